@@ -1,0 +1,99 @@
+"""Files: atomic writes, private caches, and the checks to make before a large write."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from memsim.errors import InputError
+from memsim.units import format_bytes
+
+_MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"}
+
+
+@contextmanager
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes ``path`` on success and disappears on failure.
+
+    The bytes are flushed to disk before the rename, so a reader (or a power cut) sees the old file or the new one.
+
+    Raises:
+        InputError: The directory cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            os.fchmod(file.fileno(), mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def cache_dir() -> Path:
+    """Return memsim's own cache directory, created: ``$MEMSIM_CACHE``, else ``memsim`` in the user's cache.
+
+    Raises:
+        InputError: It cannot be created or written; the message names the variable that moves it.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(os.environ.get("MEMSIM_CACHE") or Path(base) / "memsim")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the cache {directory}: {error.strerror}; set MEMSIM_CACHE to a writable directory"
+        ) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write the cache {directory}; set MEMSIM_CACHE to a writable directory")
+    return directory
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that holds ``path`` (``ext4``, ``tmpfs``, ...), from ``/proc/mounts``."""
+    target = os.path.realpath(path)
+    best, kind = "", "unknown"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        fields = line.split()
+        mount = fields[1].encode().decode("unicode_escape")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, fields[2]
+    return kind
+
+
+def require_disk(directory: Path, what: str) -> None:
+    """Refuse a directory whose files live in RAM.
+
+    Raises:
+        InputError: ``directory`` is on tmpfs or the like, where spilling would use the memory that it should free.
+    """
+    kind = file_system(directory)
+    if kind in _MEMORY_FILE_SYSTEMS:
+        raise InputError(f"{what} directory {directory} is on {kind}, which is memory; choose one on a disk")
+
+
+def require_free(directory: Path, n_bytes: int, what: str) -> None:
+    """Check free space before a large write.
+
+    Raises:
+        InputError: The file system of ``directory`` has less than ``n_bytes`` free.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < n_bytes:
+        raise InputError(
+            f"{what} needs {format_bytes(n_bytes)} in {directory}, which has {format_bytes(free)} free; "
+            f"free some space or choose another directory"
+        )

@@ -1,0 +1,66 @@
+"""LoRA adapters: which projections get one, their shapes, names and initial values.
+
+y = W x + scale * B (A x) with A [R, in_features], B [out_features, R] and scale = alpha / rank (PEFT's convention).
+"""
+
+from dataclasses import dataclass
+
+from memsim.errors import UsageError
+from memsim.models.config import ModelConfig
+
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Rank, alpha and the projections (short names such as ``q_proj``) that carry an adapter."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: tuple[str, ...] = ALL_PROJECTIONS
+
+    @property
+    def scale(self) -> float:
+        """The factor on B A x."""
+        return self.alpha / self.rank
+
+    def targets(self, projection: str) -> bool:
+        """Return whether ``projection`` (``self_attn.q_proj``) carries an adapter."""
+        return projection.rpartition(".")[2] in self.target_modules
+
+
+def check_lora(lora: LoraConfig, config: ModelConfig) -> None:
+    """Check an adapter against its model.
+
+    Raises:
+        UsageError: Rank below 1 or above a matrix, alpha not a positive number, or unknown or no target modules.
+    """
+    if lora.rank < 1:
+        raise UsageError(f"--lora-rank {lora.rank} is below 1")
+    if not 0 < lora.alpha < float("inf"):
+        raise UsageError(f"--lora-alpha {lora.alpha} must be a positive number")
+    unknown = sorted(set(lora.target_modules) - set(ALL_PROJECTIONS))
+    if unknown or not lora.target_modules:
+        raise UsageError(f"--target-modules {','.join(unknown) or '(empty)'}: choose from {','.join(ALL_PROJECTIONS)}")
+    for name, shape in config.projections().items():
+        if lora.targets(name) and lora.rank > min(shape):
+            raise UsageError(f"--lora-rank {lora.rank} is above {name}, which is {shape[0]} x {shape[1]}")
+
+
+def adapter_shapes(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int, int]]:
+    """Return the adapter tensors of **one** block, as name -> shape, in forward order.
+
+    Names are Hugging Face's module names with PEFT's suffixes: ``self_attn.q_proj.lora_A`` [R, in_features],
+    ``self_attn.q_proj.lora_B`` [out_features, R].
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, (out_features, in_features) in config.projections().items():
+        if lora.targets(name):
+            shapes[f"{name}.lora_A"] = (lora.rank, in_features)
+            shapes[f"{name}.lora_B"] = (out_features, lora.rank)
+    return shapes
+
+
+def n_trainable(config: ModelConfig, lora: LoraConfig) -> int:
+    """Return the number of trainable parameters of the whole model."""
+    return config.num_hidden_layers * sum(rows * columns for rows, columns in adapter_shapes(config, lora).values())

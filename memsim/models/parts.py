@@ -1,0 +1,92 @@
+"""What the files of a pack hold: the one description read by pack writers, pack readers and block programs.
+
+A model is cut into *parts*, one file each: ``embed`` (token embedding), ``block_000`` ... (one transformer block
+each) and ``head`` (final norm, and the output matrix unless it is tied to the embedding).
+
+A matrix of N rows (out_features) and K columns (in_features) is stored as two tensors:
+
+``<name>.q``       uint32 [N16, K8, 16]: the dword at [p, j, l] holds row 16 p + l, columns 8 j ... 8 j + 7 as
+                   two's-complement nibbles, column 8 j in the lowest four bits.
+``<name>.scales``  float16 [KG, N]: one scale for each group of ``group_size`` columns of a row.
+
+with N16 = ceil(N / 16), KG = ceil(K / group_size) and K8 = KG * group_size / 8; rows and columns beyond N and K are
+zero. weight[n, k] = q * scale. One dword of 16 neighbouring rows fills a 512-bit register, so this layout serves the
+forward product and the backward one alike.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from memsim.models.config import ModelConfig
+
+GROUP_SIZES = (32, 64)
+ROWS_PER_PANEL = 16
+
+_ITEM_BYTES = {"u32": 4, "f16": 2, "f32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape and element type (``u32``, ``f16`` or ``f32``) of one stored tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in bytes, without padding."""
+        return prod(self.shape) * _ITEM_BYTES[self.dtype]
+
+
+def packed_matrix(name: str, n_rows: int, n_columns: int, group_size: int) -> dict[str, TensorSpec]:
+    """Return the two tensors that store matrix ``name`` of shape [n_rows, n_columns]."""
+    panels = -(-n_rows // ROWS_PER_PANEL)
+    groups = -(-n_columns // group_size)
+    return {
+        f"{name}.q": TensorSpec((panels, groups * group_size // 8, ROWS_PER_PANEL), "u32"),
+        f"{name}.scales": TensorSpec((groups, n_rows), "f16"),
+    }
+
+
+def block_part(index: int) -> str:
+    """Return the part name of transformer block ``index``."""
+    return f"block_{index:03d}"
+
+
+def part_names(config: ModelConfig) -> list[str]:
+    """Return the parts of a model in forward order."""
+    return ["embed", *(block_part(index) for index in range(config.num_hidden_layers)), "head"]
+
+
+def head_matrix(config: ModelConfig) -> tuple[str, str]:
+    """Return (part, matrix name) of the output projection: the embedding itself when it is tied."""
+    return ("embed", "embed_tokens") if config.tie_word_embeddings else ("head", "lm_head")
+
+
+def matrices(config: ModelConfig, part: str) -> dict[str, tuple[int, int]]:
+    """Return the quantised matrices of ``part`` as name -> (out_features, in_features)."""
+    vocabulary = (config.vocab_size, config.hidden_size)
+    if part == "embed":
+        return {"embed_tokens": vocabulary}
+    if part == "head":
+        return {} if config.tie_word_embeddings else {"lm_head": vocabulary}
+    return config.projections()
+
+
+def vectors(config: ModelConfig, part: str) -> dict[str, int]:
+    """Return the float32 vectors of ``part`` (norm weights, biases) as name -> length."""
+    if part == "embed":
+        return {}
+    if part == "head":
+        return {"norm.weight": config.hidden_size}
+    norms = {"input_layernorm.weight": config.hidden_size, "post_attention_layernorm.weight": config.hidden_size}
+    biases = {f"{name}.bias": out for name, (out, _) in config.projections().items() if config.has_bias(name)}
+    return norms | biases
+
+
+def part_tensors(config: ModelConfig, part: str, group_size: int) -> dict[str, TensorSpec]:
+    """Return every tensor that the file of ``part`` holds, as name -> spec."""
+    specs: dict[str, TensorSpec] = {}
+    for name, (n_rows, n_columns) in matrices(config, part).items():
+        specs |= packed_matrix(name, n_rows, n_columns, group_size)
+    return specs | {name: TensorSpec((length,), "f32") for name, length in vectors(config, part).items()}

@@ -1,0 +1,39 @@
+"""Byte sizes as people write them: ``1GB`` is 10^9 bytes, ``1GiB`` is 2^30, a bare number is refused."""
+
+import re
+
+from memsim.errors import UsageError
+
+MIB = 1 << 20
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30}
+_BY_LOWER = {unit.lower(): unit for unit in _UNITS}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes that ``text`` names, such as ``1GB``, ``512MiB`` or ``1.5 GiB``.
+
+    Raises:
+        UsageError: No number, no unit (``512`` could be bytes or megabytes), or an unknown unit.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a size; write a number and a unit, such as 1GB or 512MiB")
+    number, unit = match.groups()
+    if not unit:
+        raise UsageError(f"{text!r} has no unit; write {number}MB (10^6 bytes) or {number}MiB (2^20 bytes)")
+    if unit.lower() not in _BY_LOWER:
+        raise UsageError(f"{text!r} has an unknown unit {unit!r}; use one of {', '.join(_UNITS)}")
+    return int(float(number) * _UNITS[_BY_LOWER[unit.lower()]])
+
+
+def format_bytes(n_bytes: float, decimal: bool = False) -> str:
+    """Return ``n_bytes`` for people: in MiB (``612.4 MiB``), or in MB when ``decimal``."""
+    unit, size = ("MB", 10**6) if decimal else ("MiB", MIB)
+    return f"{n_bytes / size:,.1f} {unit}"
+
+
+def is_decimal(text: str) -> bool:
+    """Return whether the user wrote a decimal unit (``1GB``), so that answers use MB too."""
+    return "i" not in text.lower()

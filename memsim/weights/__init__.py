@@ -1,0 +1,1 @@
+"""Weights on disk: INT4 quantisation, packs, importers, adapters."""
