@@ -7,7 +7,7 @@ A matrix of N rows (out_features) and K columns (in_features) is stored as two t
 
 ``<name>.q``       uint32 [N16, K8, 16]: the dword at [p, j, l] holds row 16 p + l, columns 8 j ... 8 j + 7 as
                    two's-complement nibbles, column 8 j in the lowest four bits.
-``<name>.scales``  float16 [KG, N]: one scale for each group of ``group_size`` columns of a row.
+``<name>.scales``  float16 [KG, 16 N16]: one scale for each group of ``group_size`` columns of a row.
 
 with N16 = ceil(N / 16), KG = ceil(K / group_size) and K8 = KG * group_size / 8; rows and columns beyond N and K are
 zero. weight[n, k] = q * scale. One dword of 16 neighbouring rows fills a 512-bit register, so this layout serves the
@@ -44,7 +44,7 @@ def packed_matrix(name: str, n_rows: int, n_columns: int, group_size: int) -> di
     groups = -(-n_columns // group_size)
     return {
         f"{name}.q": TensorSpec((panels, groups * group_size // 8, ROWS_PER_PANEL), "u32"),
-        f"{name}.scales": TensorSpec((groups, n_rows), "f16"),
+        f"{name}.scales": TensorSpec((groups, panels * ROWS_PER_PANEL), "f16"),
     }
 
 
