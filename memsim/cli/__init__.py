@@ -1,1 +1,56 @@
-"""cli."""
+"""The ``memsim`` command: one thin module per subcommand, imported only when it is called."""
+
+import importlib
+import sys
+
+import click
+
+from memsim import __version__
+from memsim.errors import MemsimError
+
+_COMMANDS = ("run", "pack", "models")
+
+
+class _LazyGroup(click.Group):
+    """Imports ``memsim.cli.<command>`` (attribute ``command``) on first use, so that ``--help`` starts fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the subcommands in the order in which people meet them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand, or None for an unknown name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"memsim.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="memsim")
+def cli() -> None:
+    """Run, profile and simulate on-device LoRA fine-tuning under a memory cap.
+
+    Results go to stdout, progress to stderr. Exit codes: 0 done and fits; 1 error; 2 usage; 3 a limit was broken
+    (budget refused, killed at the cap, thrashing); 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; every memsim error becomes one line on stderr and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except MemsimError as error:
+        click.echo(f"memsim: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("memsim: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our stdout (`| head`) went away: not an error of ours, and nothing more can be said.
+        sys.stderr.close()
+        sys.exit(1)
