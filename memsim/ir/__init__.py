@@ -1,1 +1,1 @@
-"""ir."""
+"""The program that everything reads: values, nodes, ops, derived backward, serialisation."""

@@ -1,1 +1,1 @@
-"""schedules."""
+"""Schedules: what a training step keeps, spills and recomputes, lowered into one step program."""

@@ -1,0 +1,110 @@
+"""Deriving the backward of a block program, one rule per op."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memsim.ir.builder import Builder
+from memsim.ir.gradients import RULES
+from memsim.ir.opset import OpError
+from memsim.ir.program import Node, Program, Value
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBackward:
+    """The backward of one block program.
+
+    Attributes:
+        values: The gradients, by name; forward values keep their types in the forward program.
+        nodes: Backward nodes in execution order. They read forward values and gradients by name.
+        seed: The name of the gradient of the block's output, an input; empty when the block ends in the loss.
+        gradients: Forward value -> the value holding its gradient, for everything that was asked for.
+        residuals: Forward values (block input included) that the nodes read, weights and adapters left out.
+    """
+
+    values: Mapping[str, Value]
+    nodes: tuple[Node, ...]
+    seed: str
+    gradients: Mapping[str, str]
+    residuals: tuple[str, ...]
+
+
+class _Derivation:
+    """Implements ``gradients.Backward`` over a builder."""
+
+    def __init__(self, forward: Program) -> None:
+        self.builder = Builder()
+        self.builder.phase = "backward"
+        self.builder.values.update(forward.values)
+        self.grads: dict[str, str] = {}
+
+    def fresh(self, wrt: str) -> str:
+        name, version = f"d.{wrt}", 1
+        while name in self.builder.values:
+            version += 1
+            name = f"d{version}.{wrt}"
+        return name
+
+    def grad(self, name: str) -> str:
+        return self.grads[name]
+
+    def emit(self, node: Node, op: str, inputs: list[str], *wrt: str) -> list[str]:
+        outputs = [self.fresh(name) for name in wrt]
+        self.builder.emit(op, inputs, outputs, **node.attrs)
+        self.grads.update({name: out for name, out in zip(wrt, outputs, strict=True) if name not in self.grads})
+        return outputs
+
+    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str) -> None:
+        so_far = [self.grads[wrt]] if wrt in self.grads else []
+        (out,) = self.builder.emit(op, [*inputs, *so_far], [self.fresh(wrt)], **node.attrs)
+        self.grads[wrt] = out
+
+    def add(self, wrt: str, gradient: str) -> None:
+        so_far = self.grads.get(wrt)
+        if so_far is None or so_far == gradient:
+            self.grads[wrt] = gradient
+            return
+        (self.grads[wrt],) = self.builder.emit("add", [so_far, gradient], [self.fresh(wrt)])
+
+
+def differentiate(forward: Program, output: str, wrt: tuple[str, ...], seed: bool = True) -> BlockBackward:
+    """Derive the gradients of ``output`` with respect to ``wrt``.
+
+    Args:
+        forward: A block program.
+        output: The value whose gradient is given (``seed``), or the loss.
+        wrt: Program inputs whose gradients are wanted; everything else is dead code and removed.
+        seed: Whether the gradient of ``output`` arrives as an input; False when ``output`` is the loss itself.
+
+    Raises:
+        OpError: An op on the path has no backward rule.
+    """
+    derivation = _Derivation(forward)
+    seed_name = ""
+    if seed:
+        seed_name = derivation.builder.input(f"d.{output}", forward.values[output].type)
+        derivation.grads[output] = seed_name
+    for node in reversed(forward.nodes):
+        if output not in node.outputs and not any(name in derivation.grads for name in node.outputs):
+            continue
+        if node.op not in RULES:
+            raise OpError(f"{node.op} has no backward rule")
+        derivation.builder.part = node.part
+        RULES[node.op](derivation, node)
+    gradients = {name: derivation.grads[name] for name in wrt}
+    nodes = eliminate_dead(tuple(derivation.builder.nodes), set(gradients.values()))
+    frozen = set(forward.inputs[1:])
+    read = {name for node in nodes for name in node.inputs}
+    residuals = tuple(name for name in forward.values if name in read and name not in frozen)
+    own = {name: value for name, value in derivation.builder.values.items() if name not in forward.values}
+    return BlockBackward(own, nodes, seed_name, gradients, residuals)
+
+
+def eliminate_dead(nodes: tuple[Node, ...], wanted: set[str]) -> tuple[Node, ...]:
+    """Return ``nodes`` without those that contribute nothing to ``wanted``."""
+    live = set(wanted)
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if any(name in live for name in node.outputs):
+            live.update(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))

@@ -1,0 +1,102 @@
+"""The backward rule of every differentiable op.
+
+A rule reads the node it differentiates, asks for the gradients of its outputs and contributes one gradient to each
+input that needs one. Frozen weights never do, so nothing is computed or kept for them.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from memsim.ir.program import Node
+
+
+class Backward(Protocol):
+    """What a rule may ask of the derivation (see ``autodiff``)."""
+
+    def grad(self, name: str) -> str:
+        """Return the value that holds the gradient of forward value ``name``."""
+
+    def emit(self, node: Node, op: str, inputs: list[str], *wrt: str) -> list[str]:
+        """Emit ``op`` with ``node``'s attributes; its outputs are named after ``wrt``. Return their names."""
+
+    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str) -> None:
+        """Emit ``op``, whose output is a contribution to the gradient of ``wrt``, added to what is there."""
+
+    def add(self, wrt: str, gradient: str) -> None:
+        """Let ``gradient`` be a contribution to the gradient of ``wrt``."""
+
+
+Rule = Callable[[Backward, Node], None]
+
+
+def _linear_q4(b: Backward, node: Node) -> None:
+    x, q, scales = node.inputs[:3]
+    b.contribute(node, "linear_q4_backward_input", [b.grad(node.outputs[0]), q, scales], x)
+
+
+def _lora_a(b: Backward, node: Node) -> None:
+    x, lora_a = node.inputs
+    dh = b.grad(node.outputs[0])
+    b.contribute(node, "lora_a_backward", [dh, x], lora_a)
+    b.contribute(node, "lora_a_backward_input", [dh, lora_a], x)
+
+
+def _lora_b(b: Backward, node: Node) -> None:
+    y, h, lora_b = node.inputs
+    dy = b.grad(node.outputs[0])
+    b.emit(node, "lora_b_backward", [dy, h, lora_b], lora_b, h)
+    b.add(y, dy)
+
+
+def _rmsnorm(b: Backward, node: Node) -> None:
+    x, weight = node.inputs
+    b.contribute(node, "rmsnorm_backward_input", [b.grad(node.outputs[0]), x, node.outputs[1], weight], x)
+
+
+def _rope(b: Backward, node: Node) -> None:
+    x, cos, sin = node.inputs
+    (dx,) = b.emit(node, "rope_backward", [b.grad(node.outputs[0]), cos, sin], x)
+    b.add(x, dx)
+
+
+def _attention(b: Backward, node: Node) -> None:
+    q, k, v = node.inputs
+    o, lse = node.outputs
+    dq, dk, dv, _ = b.emit(node, "attention_backward", [b.grad(o), q, k, v, o, lse], q, k, v, lse)
+    b.add(q, dq)
+    b.add(k, dk)
+    b.add(v, dv)
+
+
+def _swiglu(b: Backward, node: Node) -> None:
+    gate, up = node.inputs
+    dgate, dup = b.emit(node, "swiglu_backward", [b.grad(node.outputs[0]), gate, up], gate, up)
+    b.add(gate, dgate)
+    b.add(up, dup)
+
+
+def _add(b: Backward, node: Node) -> None:
+    dy = b.grad(node.outputs[0])
+    for name in node.inputs:
+        b.add(name, dy)
+
+
+def _cross_entropy(b: Backward, node: Node) -> None:
+    # The loss is the last op: its own gradient is the constant attribute `scale`, so no gradient is read.
+    logits, labels = node.inputs
+    stats, lse = node.outputs
+    (dlogits,) = b.emit(node, "cross_entropy_backward", [logits, labels, lse, stats], logits)
+    b.add(logits, dlogits)
+
+
+RULES: dict[str, Rule] = {
+    "linear_q4": _linear_q4,
+    "lora_a": _lora_a,
+    "lora_b": _lora_b,
+    "rmsnorm": _rmsnorm,
+    "rope": _rope,
+    "attention": _attention,
+    "swiglu": _swiglu,
+    "add": _add,
+    "cross_entropy": _cross_entropy,
+}

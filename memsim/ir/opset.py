@@ -1,0 +1,232 @@
+"""The ops: what each reads and defines, as one shape rule an op, and which input an output may overwrite.
+
+Shape letters: T tokens, C hidden_size, NH query heads, NKV key-value heads, D head_dim, V vocab_size, R LoRA rank,
+K in_features, N out_features. A backward op that takes one input more than its shortest form adds to that input
+(``dx = dx_in + ...``) instead of starting from zero.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from memsim.ir.program import Attr, TensorType
+
+Attrs = Mapping[str, Attr]
+ShapeRule = Callable[[Sequence[TensorType], Attrs], list[TensorType]]
+
+
+class OpError(ValueError):
+    """The inputs of an op do not fit it. A bug in whoever built the program, never the user's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One row of the op table.
+
+    Attributes:
+        shape: The types of the outputs, from those of the inputs; None where the outputs are declared by the node
+            itself (storage ops).
+        may_reuse: Pairs (output, input): the output may be written over the input's storage if nothing reads the
+            input later.
+        effect: The node is kept even when nothing reads its outputs.
+    """
+
+    name: str
+    shape: ShapeRule | None
+    may_reuse: tuple[tuple[int, int], ...] = ()
+    effect: bool = False
+
+
+OPS: dict[str, Op] = {}
+
+
+def _op(
+    name: str, may_reuse: tuple[tuple[int, int], ...] = (), effect: bool = False
+) -> Callable[[ShapeRule], ShapeRule]:
+    def register(rule: ShapeRule) -> ShapeRule:
+        OPS[name] = Op(name, rule, may_reuse, effect)
+        return rule
+
+    return register
+
+
+def _require(condition: bool, inputs: Sequence[TensorType]) -> None:
+    if not condition:
+        raise OpError(f"inputs do not fit: {', '.join(map(str, inputs))}")
+
+
+def _integer(attrs: Attrs, key: str) -> int:
+    value = attrs[key]
+    if not isinstance(value, int):
+        raise OpError(f"{key} must be an integer, not {value!r}")
+    return value
+
+
+@_op("embedding_q4")
+def _embedding_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """x [T, C] = rows ``ids`` [T] of the packed embedding (q, scales)."""
+    _require(len(i) == 3 and i[0].dtype == "u32", i)
+    return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
+
+
+@_op("unpack_q4")
+def _unpack_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """w [N, K] from the packed matrix (q, scales)."""
+    _require(len(i) == 2 and i[0].dtype == "u32" and i[1].dtype == "f16", i)
+    return [TensorType((_integer(attrs, "n_rows"), _integer(attrs, "n_columns")))]
+
+
+@_op("linear")
+def _linear(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """y [T, N] = x [T, K] w[N, K]^T (+ bias [N])."""
+    _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[1], i)
+    return [TensorType((i[0].shape[0], i[1].shape[0]))]
+
+
+@_op("linear_backward_input", may_reuse=((0, 2),))
+def _linear_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dx [T, K] = dy [T, N] w[N, K] (+ dx_in)."""
+    _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[0], i)
+    return [TensorType((i[0].shape[0], i[1].shape[1]))]
+
+
+@_op("linear_q4")
+def _linear_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """y [T, N] = x [T, K] W^T (+ bias [N]) with W packed (q, scales), unpacked tile by tile."""
+    _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_columns"], i)
+    return [TensorType((i[0].shape[0], _integer(attrs, "n_rows")))]
+
+
+@_op("linear_q4_backward_input", may_reuse=((0, 3),))
+def _linear_q4_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dx [T, K] = dy [T, N] W (+ dx_in) with W packed (q, scales), unpacked tile by tile."""
+    _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_rows"], i)
+    return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
+
+
+@_op("lora_a")
+def _lora_a(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """h [T, R] = x [T, K] A[R, K]^T."""
+    _require(len(i) == 2 and i[0].shape[1] == i[1].shape[1], i)
+    return [TensorType((i[0].shape[0], i[1].shape[0]))]
+
+
+@_op("lora_b", may_reuse=((0, 0),))
+def _lora_b(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """y [T, N] = y_in + scale h [T, R] B[N, R]^T."""
+    y, h, b = i
+    _require(y.shape == (h.shape[0], b.shape[0]) and h.shape[1] == b.shape[1], i)
+    return [y]
+
+
+@_op("lora_b_backward", may_reuse=((0, 3),))
+def _lora_b_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dB [N, R] = scale dy^T h (+ dB_in) and dh [T, R] = scale dy B, from (dy, h, B)."""
+    _require(len(i) in (3, 4) and i[0].shape == (i[1].shape[0], i[2].shape[0]), i)
+    return [i[2], i[1]]
+
+
+@_op("lora_a_backward", may_reuse=((0, 2),))
+def _lora_a_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dA [R, K] = dh^T x (+ dA_in), from (dh [T, R], x [T, K])."""
+    _require(len(i) in (2, 3) and i[0].shape[0] == i[1].shape[0], i)
+    return [TensorType((i[0].shape[1], i[1].shape[1]))]
+
+
+@_op("lora_a_backward_input", may_reuse=((0, 2),))
+def _lora_a_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dx [T, K] = dh [T, R] A [R, K] (+ dx_in)."""
+    _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[0], i)
+    return [TensorType((i[0].shape[0], i[1].shape[1]))]
+
+
+@_op("rmsnorm")
+def _rmsnorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C])."""
+    _require(i[0].shape[1:] == i[1].shape, i)
+    return [i[0], TensorType((i[0].shape[0],))]
+
+
+@_op("rmsnorm_backward_input", may_reuse=((0, 4),))
+def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dx [T, C] (+ dx_in), from (dy, x, rstd, weight)."""
+    _require(len(i) in (4, 5) and i[0] == i[1], i)
+    return [i[1]]
+
+
+@_op("rope", may_reuse=((0, 0),))
+def _rope(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Rotate each head of x [T, heads D] by position, from (x, cos [T, D/2], sin [T, D/2])."""
+    _require(i[1] == i[2] and i[0].shape[1] == _integer(attrs, "n_heads") * 2 * i[1].shape[1], i)
+    return [i[0]]
+
+
+@_op("rope_backward", may_reuse=((0, 0),))
+def _rope_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Rotate a gradient back, from (dy, cos, sin)."""
+    return _rope(i, attrs)
+
+
+@_op("attention")
+def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Causal grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v)."""
+    q, k, v = i
+    heads, kv_heads = _integer(attrs, "n_heads"), _integer(attrs, "n_kv_heads")
+    _require(k == v and q.shape[1] * kv_heads == k.shape[1] * heads, i)
+    return [q, TensorType((heads, q.shape[0]))]
+
+
+@_op("attention_backward")
+def _attention_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dq, dk, dv and the workspace delta [NH, T], from (do, q, k, v, o, lse)."""
+    _require(len(i) == 6 and i[0] == i[1], i)
+    return [i[1], i[2], i[3], i[5]]
+
+
+@_op("swiglu")
+def _swiglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """s = silu(gate) up, from (gate [T, H], up [T, H])."""
+    _require(i[0] == i[1], i)
+    return [i[0]]
+
+
+@_op("swiglu_backward", may_reuse=((0, 1), (1, 2)))
+def _swiglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dgate, dup, from (ds, gate, up)."""
+    return [i[1], i[2]]
+
+
+@_op("add", may_reuse=((0, 0), (0, 1)))
+def _add(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """y = a + b."""
+    _require(i[0] == i[1], i)
+    return [i[0]]
+
+
+@_op("cross_entropy")
+def _cross_entropy(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """stats f64 [3] = (sum of losses, number correct, number valid) and lse [T], from (logits [T, V], labels [T])."""
+    _require(i[1].dtype == "u32" and i[0].shape[0] == i[1].shape[0], i)
+    return [TensorType((3,), "f64"), TensorType((i[0].shape[0],))]
+
+
+@_op("cross_entropy_backward", may_reuse=((0, 0),))
+def _cross_entropy_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dlogits = scale (softmax - onehot) / valid, from (logits, labels, lse, stats)."""
+    _require(len(i) == 4, i)
+    return [i[0]]
+
+
+def _update_shape(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """New parameters (and state), from (step f64 [1], n parameters, n gradients, state if the optimizer has any)."""
+    n = _integer(attrs, "n_tensors")
+    _require(len(i) - 1 - 2 * n in (0, 1) and list(i[1 : n + 1]) == list(i[n + 1 : 2 * n + 1]), i)
+    return [*i[1 : n + 1], *i[2 * n + 1 :]]
+
+
+for _name in ("sgd", "momentum", "adamw"):
+    OPS[_name] = Op(_name, _update_shape, effect=True)
+
+# Storage and host ops: their outputs are declared by whoever emits them. `balloon` is the tests' rogue allocation:
+# it touches `n_bytes` that no plan knows of.
+for _name in ("page_in", "evict", "spill", "restore", "zero", "next_batch", "emit_loss", "balloon"):
+    OPS[_name] = Op(_name, None, effect=_name not in ("restore", "zero"))

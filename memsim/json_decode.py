@@ -1,0 +1,127 @@
+"""Parsed JSON into dataclasses, checked field by field: the reader of every record that comes from a file."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from memsim.errors import InputError
+
+_MAX_TEXT = 4096
+_MAX_INTEGER = (1 << 63) - 1
+
+T = TypeVar("T", bound=object)
+
+
+def parse_json(data: str | bytes, where: str) -> Any:
+    """Parse strict JSON (no NaN, no Infinity), untrusted.
+
+    Raises:
+        InputError: Not UTF-8, not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not valid JSON: {_one_line(str(error))}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def decode(kind: type[T], value: object, where: str) -> T:
+    """Build the dataclass ``kind`` from parsed JSON, checking every field against its annotation.
+
+    Integers must be non-negative and below 2^63, floats finite, strings at most 4,096 characters.
+
+    Args:
+        kind: A dataclass whose fields are numbers, strings, literals, tuples, dicts, dataclasses or optional.
+        value: What ``parse_json`` returned.
+        where: What the error messages call it.
+
+    Raises:
+        InputError: A field is missing, unknown, or not of its type.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be an object, not {shown(value)}")
+    hashable: Any = kind
+    known = _annotated(hashable)
+    for key in value:
+        if key not in known:
+            raise InputError(f"{where} has an unknown field {shown(key)}; a newer memsim may have written it")
+    arguments = {}
+    for name, (spec, hint) in known.items():
+        if name in value:
+            decoded = _decode(hint, value[name], f"{where}: {name}")
+            if spec.init:
+                arguments[name] = decoded
+        elif spec.default is MISSING and spec.default_factory is MISSING:
+            raise InputError(f"{where} has no field {name!r}")
+    return kind(**arguments)
+
+
+@cache
+def _annotated(kind: type) -> dict[str, tuple[Field[Any], Any]]:
+    hints = get_type_hints(kind)
+    return {spec.name: (spec, hints[spec.name]) for spec in fields(kind)}
+
+
+def _decode(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _decode(next(kind for kind in arguments if kind is not NoneType), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{where} must be one of {', '.join(map(str, arguments))}, not {shown(value)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{where} must be a list, not {shown(value)}")
+        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        return dict(_decode_items(arguments[1], value, where))
+    return _decode_scalar(hint, value, where) if hint in _SCALARS else decode(hint, value, where)
+
+
+def _decode_items(hint: Any, value: object, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be an object, not {shown(value)}")
+    for key, item in value.items():
+        yield _decode_scalar(str, key, f"{where} key"), _decode(hint, item, f"{where}[{shown(key)}]")
+
+
+_SCALARS = {
+    bool: "true or false",
+    int: "an integer from 0 to 2^63 - 1",
+    float: "a finite number",
+    str: f"a string of at most {_MAX_TEXT} characters",
+}
+
+
+def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
+    # Exact types, not isinstance: bool is a subclass of int, and `true` where bytes belong must not count as one byte.
+    exact = type(value)
+    if kind is float and exact in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if exact is kind and (
+        kind is bool or (kind is int and 0 <= value <= _MAX_INTEGER) or (kind is str and len(value) <= _MAX_TEXT)
+    ):
+        return value
+    raise InputError(f"{where} must be {_SCALARS[kind]}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Return ``value`` short, on one line and printable: it may come from a hostile file."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

@@ -1,0 +1,141 @@
+"""The memory plan of a step program: where everything goes, the exact peak, and whether it fits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memsim.errors import LimitError
+from memsim.ir.program import Program, Space
+from memsim.planner.arena import align, assign_offsets
+from memsim.planner.liveness import LiveRange, arena_ranges
+from memsim.units import MIB, format_bytes
+
+LIBRARY_FLOOR_BYTES = 32 * MIB
+"""File pages of the interpreter and its libraries that the worker keeps touching."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of one program, node by node.
+
+    Attributes:
+        offsets: Arena offset of each storage.
+        arena_bytes: Size of the arena.
+        live_bytes: int64 [nodes]: arena bytes live at each node (aligned), plus pinned, plus dirty scratch.
+        peak_node: The node with the most live bytes.
+        pinned_bytes: Adapters and constants.
+        dirty_bytes: The most scratch bytes that one node writes.
+        mapped_bytes: The most weight bytes between a page-in and its eviction.
+        held: Storage live at the peak node with its bytes, largest first; pinned and scratch storage included.
+    """
+
+    offsets: Mapping[str, int]
+    arena_bytes: int
+    live_bytes: NDArray[np.int64]
+    peak_node: int
+    pinned_bytes: int
+    dirty_bytes: int
+    mapped_bytes: int
+    held: tuple[tuple[str, int], ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """What the process will hold beyond its baseline: the arena stays resident once touched."""
+        return self.pinned_bytes + self.arena_bytes + self.dirty_bytes
+
+    @property
+    def file_floor_bytes(self) -> int:
+        """Clean file pages that a capped group needs beside its footprint, lest it thrash.
+
+        The pages of the largest page-in twice over (one being read, one not yet reclaimed), but no more than two
+        blocks' worth matter: a page-in of the embedding is streamed through tile by tile.
+        """
+        return LIBRARY_FLOOR_BYTES + self.mapped_bytes
+
+
+def plan_memory(program: Program) -> MemoryPlan:
+    """Place every arena value of a verified ``program`` and account for the rest."""
+    ranges = arena_ranges(program)
+    offsets, arena_bytes = assign_offsets(ranges)
+    n_nodes = len(program.nodes)
+    steps = np.zeros(n_nodes + 1, np.int64)
+    for item in ranges:
+        steps[item.first] += align(item.n_bytes)
+        steps[item.last + 1] -= align(item.n_bytes)
+    pinned = _pinned(program)
+    dirty = np.array([sum(size for _, size in _written(program, index)) for index in range(n_nodes)], np.int64)
+    live = np.cumsum(steps)[:n_nodes] + sum(pinned.values()) + dirty
+    peak = int(live.argmax()) if n_nodes else 0
+    return MemoryPlan(
+        offsets=offsets,
+        arena_bytes=arena_bytes,
+        live_bytes=live,
+        peak_node=peak,
+        pinned_bytes=sum(pinned.values()),
+        dirty_bytes=int(dirty.max(initial=0)),
+        mapped_bytes=_mapped_peak(program),
+        held=_held(program, ranges, pinned, peak),
+    )
+
+
+def _pinned(program: Program) -> dict[str, int]:
+    """Return pinned storage by source: values that share a source share bytes."""
+    values = program.values.values()
+    return {value.source: value.n_bytes for value in values if value.space is Space.PINNED}
+
+
+def _written(program: Program, index: int) -> list[tuple[str, int]]:
+    """Return the scratch storage that a node writes: dirty file pages until the node has synced them."""
+    values = [program.values[name] for name in program.nodes[index].outputs]
+    return [(value.source, value.n_bytes) for value in values if value.space is Space.SCRATCH]
+
+
+def _mapped_peak(program: Program) -> int:
+    """Return the most bytes that page-ins hold at once; an eviction releases its page-in by any of its values."""
+    owner: dict[str, int] = {}
+    live: dict[int, int] = {}
+    peak = 0
+    for index, node in enumerate(program.nodes):
+        if node.op == "page_in":
+            owner |= dict.fromkeys(node.outputs, index)
+            live[index] = int(node.attrs["n_bytes"])
+            peak = max(peak, sum(live.values()))
+        elif node.op == "evict":
+            for name in node.inputs:
+                live.pop(owner.get(name, -1), None)
+    return peak
+
+
+def _held(
+    program: Program, ranges: list[LiveRange], pinned: Mapping[str, int], peak: int
+) -> tuple[tuple[str, int], ...]:
+    if not program.nodes:
+        return ()
+    held = [(item.name, item.n_bytes) for item in ranges if item.first <= peak <= item.last]
+    return tuple(sorted([*held, *pinned.items(), *_written(program, peak)], key=lambda pair: (-pair[1], pair[0])))
+
+
+def check_budget(
+    program: Program, plan: MemoryPlan, schedule: str, baseline_bytes: int, budget_bytes: int, decimal: bool = False
+) -> None:
+    """Refuse a plan that does not fit: baseline + planned peak + file floor must be within the budget.
+
+    Raises:
+        LimitError: It does not; the message names the node at the peak, the excess and what to change.
+    """
+    needed = baseline_bytes + plan.peak_bytes + plan.file_floor_bytes
+    if needed <= budget_bytes:
+        return
+
+    def show(n_bytes: int) -> str:
+        return format_bytes(n_bytes, decimal)
+
+    largest = ", ".join(f"{name} {show(size)}" for name, size in plan.held[:3])
+    raise LimitError(
+        f"{schedule} needs {show(needed)} ({show(baseline_bytes)} interpreter and libraries, {show(plan.peak_bytes)} "
+        f"working set, {show(plan.file_floor_bytes)} for mapped files), {show(needed - budget_bytes)} over the budget of "
+        f"{show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) with {largest}. "
+        f"Raise --budget, shorten --seq-len, or lower --lora-rank"
+    )

@@ -1,0 +1,243 @@
+"""The one JSON record of planned, measured and simulated results, and its untrusted reader.
+
+``to_json`` and ``from_json`` are driven by the dataclasses below: a field is described once, by its annotation.
+A float that is not finite (a loss that diverged) is written as null, since JSON has no other word for it.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from memsim import __version__
+from memsim.errors import InputError
+from memsim.files import write_text
+from memsim.json_decode import decode, parse_json, shown
+from memsim.units import format_bytes
+
+SCHEMA: Final = "memsim.result/1"
+MAX_RECORD_BYTES = 64 << 20
+
+Source = Literal["planned", "measured", "simulated"]
+Weights = Literal["synthetic", "packed"]
+PageCache = Literal["warm", "cold"]
+Enforcement = Literal["cgroup2", "systemd", "cgroup1", "rlimit+watchdog", "watchdog"]
+ExitReason = Literal["done", "refused", "killed_at_cap", "thrashing", "killed", "interrupted", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One training step; None is what was not measured (or, for a loss, not finite).
+
+    Attributes:
+        loss: Mean cross-entropy per token, in nats.
+        accuracy: Share of next tokens predicted right, 0 to 1.
+    """
+
+    loss: float | None = None
+    accuracy: float | None = None
+    step_s: float | None = None
+    peak_footprint_bytes: int | None = None
+    bytes_paged_in: int | None = None
+    bytes_unpacked: int | None = None
+    bytes_spilled: int | None = None
+    bytes_written: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps."""
+
+    step: int
+    loss: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine that measured: nothing in it names a user, a host or a path.
+
+    Attributes:
+        cores: Logical processors that this process may use.
+        kernel: Release of the operating system's kernel.
+    """
+
+    cpu: str
+    cores: int
+    ram_bytes: int
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One planned, measured or simulated run; None (or empty) is what does not apply or was not measured.
+
+    Attributes:
+        compute: Element type of the matrix products (``f32``, ``bf16``).
+        budget_bytes: The cap, interpreter included.
+        enforcement: What held the worker to the cap.
+        baseline_footprint_bytes: Footprint before any weight: interpreter, libraries, compiled kernels.
+        peak_footprint_bytes: Highest footprint of the worker.
+        peak_working_set_bytes: Peak minus baseline, which is what a phone's figures hold.
+        planned_peak_bytes: Arena, pinned and dirty mapped bytes at the worst node.
+        planned_mapped_bytes: Clean mapped bytes, which the kernel may drop.
+        planned_footprint_bytes: Baseline plus planned peak.
+        file_floor_bytes: File pages without which the worker would thrash.
+        kernel_peak_bytes: The kernel's own maximum for the group, file cache included.
+        step_s: Median over ``steps``.
+        time_by_op_s: Seconds per op in the median step.
+        peak_by_value: Bytes of each value that lived at the peak, largest first.
+        versions: Distribution name to version.
+    """
+
+    schema: Literal["memsim.result/1"] = field(default=SCHEMA, init=False)
+    command: str
+    source: Source
+    model: str
+    schedule: str | None = None
+    seq_len: int | None = None
+    lora_rank: int | None = None
+    trainable_parameters: int | None = None
+    optimizer: str | None = None
+    compute: str | None = None
+    threads: int | None = None
+    weights: Weights | None = None
+    page_cache: PageCache | None = None
+    budget_bytes: int | None = None
+    enforcement: Enforcement | None = None
+    fits: bool | None = None
+    exit_reason: ExitReason | None = None
+    baseline_footprint_bytes: int | None = None
+    peak_footprint_bytes: int | None = None
+    peak_working_set_bytes: int | None = None
+    planned_peak_bytes: int | None = None
+    planned_mapped_bytes: int | None = None
+    planned_footprint_bytes: int | None = None
+    file_floor_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    kernel_peak_bytes: int | None = None
+    step_s: float | None = None
+    steps: tuple[StepResult, ...] = ()
+    evals: tuple[Evaluation, ...] = ()
+    time_by_op_s: dict[str, float] = field(default_factory=dict)
+    peak_by_value: dict[str, int] = field(default_factory=dict)
+    host: Host
+    versions: dict[str, str]
+
+
+def host_info() -> Host:
+    """Describe this machine."""
+    return Host(
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)),
+        ram_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        kernel=platform.release(),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    return value.strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a result, read from package metadata without importing the packages."""
+    found = {"memsim": __version__, "python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def to_json(record: Result) -> str:
+    """Return ``record`` as JSON text, one trailing newline included."""
+    return _dump(asdict(record))
+
+
+def write_result(path: Path, record: Result) -> None:
+    """Write ``record`` to ``path`` atomically.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    write_text(path, to_json(record))
+
+
+def emit_json(record: Result | Mapping[str, Any], destination: str) -> None:
+    """Serve ``--json PATH|-``: write ``record`` to the file ``destination``, or to stdout for ``-``.
+
+    Args:
+        record: A result, or plain data from a command that has no run to report (``models``).
+        destination: A path, or ``-``.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    text = to_json(record) if isinstance(record, Result) else _dump(record)
+    if destination == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(Path(destination), text)
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with every float that JSON cannot write replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def read_result(path: Path) -> Result:
+    """Read a record file, untrusted.
+
+    Raises:
+        InputError: It cannot be read, is larger than 64 MiB, or is not a record of schema 1.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_RECORD_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    return from_json(data, str(path))
+
+
+def from_json(data: str | bytes, where: str = "record") -> Result:
+    """Read a record from JSON, untrusted.
+
+    Args:
+        data: The JSON text, or its bytes in UTF-8.
+        where: What the error messages call it.
+
+    Raises:
+        InputError: Too large, not JSON, another schema, or a field that is missing, unknown or of the wrong type.
+    """
+    if len(data) > MAX_RECORD_BYTES:
+        raise InputError(f"{where} is larger than {format_bytes(MAX_RECORD_BYTES)}, too large for a result record")
+    plain = parse_json(data, where)
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"{where} has schema {shown(schema)}; this memsim reads {SCHEMA!r}")
+    return decode(Result, plain, where)
