@@ -47,7 +47,7 @@ def decode(kind: type[T], value: object, where: str) -> T:
     """
     if not isinstance(value, dict):
         raise InputError(f"{where} must be an object, not {shown(value)}")
-    hashable: Any = kind
+    hashable: Any = kind  # mypy does not accept type[T] as an argument of a cached function
     known = _annotated(hashable)
     for key in value:
         if key not in known:

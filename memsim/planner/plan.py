@@ -27,7 +27,8 @@ class MemoryPlan:
         peak_node: The node with the most live bytes.
         pinned_bytes: Adapters and constants.
         dirty_bytes: The most scratch bytes that one node writes.
-        mapped_bytes: The most weight bytes between a page-in and its eviction.
+        mapped_bytes: The most weight bytes read between a page-in and its eviction.
+        together_bytes: The most weight bytes of one page-in that are wanted at the same time.
         held: Storage live at the peak node with its bytes, largest first; pinned and scratch storage included.
     """
 
@@ -38,6 +39,7 @@ class MemoryPlan:
     pinned_bytes: int
     dirty_bytes: int
     mapped_bytes: int
+    together_bytes: int
     held: tuple[tuple[str, int], ...]
 
     @property
@@ -49,10 +51,9 @@ class MemoryPlan:
     def file_floor_bytes(self) -> int:
         """Clean file pages that a capped group needs beside its footprint, lest it thrash.
 
-        The pages of the largest page-in twice over (one being read, one not yet reclaimed), but no more than two
-        blocks' worth matter: a page-in of the embedding is streamed through tile by tile.
+        Twice the pages that are wanted together (one block in use, one being read) and the library text.
         """
-        return LIBRARY_FLOOR_BYTES + self.mapped_bytes
+        return LIBRARY_FLOOR_BYTES + 2 * self.together_bytes
 
 
 def plan_memory(program: Program) -> MemoryPlan:
@@ -76,6 +77,7 @@ def plan_memory(program: Program) -> MemoryPlan:
         pinned_bytes=sum(pinned.values()),
         dirty_bytes=int(dirty.max(initial=0)),
         mapped_bytes=_mapped_peak(program),
+        together_bytes=max((int(n.attrs["together_bytes"]) for n in program.nodes if n.op == "page_in"), default=0),
         held=_held(program, ranges, pinned, peak),
     )
 
@@ -100,7 +102,7 @@ def _mapped_peak(program: Program) -> int:
     for index, node in enumerate(program.nodes):
         if node.op == "page_in":
             owner |= dict.fromkeys(node.outputs, index)
-            live[index] = int(node.attrs["n_bytes"])
+            live[index] = int(node.attrs["reads_bytes"])
             peak = max(peak, sum(live.values()))
         elif node.op == "evict":
             for name in node.inputs:

@@ -1,7 +1,7 @@
-"""What a process costs in memory, read from the kernel. Used after every node, so it is small and only standard library.
+"""What a process costs in memory, read from the kernel. Used after every node, so small and only standard library.
 
-The footprint is the memory that the kernel cannot take back without swapping or writing: anonymous pages, shared memory,
-dirty file pages, pages being written, and swap. Clean file pages (mapped weights, library text) are not in it.
+The footprint is the memory that the kernel cannot take back without swapping or writing: anonymous pages, shared
+memory, dirty file pages, pages being written, and swap. Clean file pages (mapped weights, library text) are not in it.
 """
 
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _READ_BYTES = 1 << 16  # memory.stat is 1 to 4 KB; one read must hold it all, since two reads are two moments
-# Version 1 counts in `rss` anonymous pages only, shared memory apart in `shmem` (it is inside `cache`), and never in `dirty`.
+# Nothing is counted twice: `rss` of version 1 is anonymous pages only, and shared memory, though inside `cache`, is
+# never in `dirty`. `mapped_file` and the rest of `cache` are clean, and left out.
 _V1_FIELDS = re.compile(rb"^(?:rss|shmem|dirty|writeback|swap) (\d+)$", re.MULTILINE)
 _V2_FIELDS = re.compile(rb"^(?:anon|shmem|file_dirty|file_writeback) (\d+)$", re.MULTILINE)
 _KB_LINE = re.compile(rb"^(\w+):\s+(\d+) kB$", re.MULTILINE)
@@ -55,7 +56,7 @@ class GroupFootprint:
 
 
 def group_error_bytes() -> int:
-    """Return how far a group's reading may be off: 64 pages per CPU not yet announced, twice, per the kernel's batches."""
+    """Return how far a group's reading may be off: per CPU, two batches of 64 pages not yet added up."""
     return 2 * 64 * (os.cpu_count() or 1) * _PAGE_BYTES
 
 
@@ -105,8 +106,9 @@ class ProcessStatus:
 def process_footprint(pid: int | str = "self", proc: Path = Path("/proc")) -> int:
     """Return the footprint of one process in bytes: Swap + max(Anonymous, Private_Dirty + Shared_Dirty).
 
-    It walks the page tables (about 2 ms per GB mapped), so it has no place in the node loop, and it sees dirty file pages
-    only where they are mapped. The file is opened anew every time, since it stays bound to the program that ran when it was opened.
+    It walks the page tables (milliseconds in a large process), so it has no place in the node loop, and it sees dirty
+    file pages only where they are mapped. The file is opened anew every time: open, it stays bound to the memory of
+    the program that ran then, and the worker's process id has run a shell before.
 
     Raises:
         OSError: The process has gone, may not be read, or the kernel has no ``smaps_rollup``.

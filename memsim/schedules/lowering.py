@@ -21,6 +21,9 @@ from memsim.schedules.optimizers import OptimizerConfig
 
 Env = dict[str, str]
 
+HEAD_TILE_BYTES = 1 << 20
+"""Packed bytes that a product streaming through the embedding wants at once; generous, the kernels use less."""
+
 
 def lower(
     graph: ModelGraph,
@@ -134,7 +137,7 @@ class _Lowering:
         self._enter("embed", "forward")
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size).values()
         row_bytes = sum(spec.n_bytes for spec in specs) // self.graph.config.vocab_size
-        env = self._page_in("embed", "f", n_bytes=self.graph.n_tokens * row_bytes)
+        env = self._page_in("embed", "f", reads_bytes=self.graph.n_tokens * row_bytes)
         weights = list(env.values())
         env["ids"] = ids
         self._inline(self.graph.embed.nodes, self.graph.embed.values, "f", env)
@@ -237,8 +240,11 @@ class _Lowering:
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
-    def _page_in(self, part: str, prefix: str, n_bytes: int | None = None) -> Env:
-        """Emit the page-in of ``part``; ``n_bytes`` says how much of it will be read if not all."""
+    def _page_in(self, part: str, prefix: str, reads_bytes: int | None = None) -> Env:
+        """Emit the page-in of ``part``, of which ``reads_bytes`` are read (all of it by default).
+
+        A block's pages are wanted together; embedding and head stream through theirs, a tile at a time.
+        """
         specs = part_tensors(self.graph.config, part, self.graph.group_size)
         env = {
             name: self.builder.declare(
@@ -247,7 +253,8 @@ class _Lowering:
             for name, spec in specs.items()
         }
         total = sum(spec.n_bytes for spec in specs.values())
-        attrs = {"n_bytes": total if n_bytes is None else n_bytes, "whole": n_bytes is None}
+        together = total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
+        attrs = {"part": part, "reads_bytes": total if reads_bytes is None else reads_bytes, "together_bytes": together}
         self.builder.emit_declared("page_in", [], list(env.values()), attrs)
         return env
 

@@ -1,0 +1,64 @@
+"""Linear layers over a frozen matrix W [N, K]: dense in the arena, or INT4 unpacked tile by tile as it is used.
+
+T tokens, N out_features, K in_features. The dense and the packed form of one matrix give the same bits.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memsim_kernels.jit import F32, U32
+from memsim_kernels.matmul import NO_BIAS, NO_MATRIX, NO_Q, NO_SCALES, product
+
+F16 = NDArray[np.float16]
+
+
+def linear_forward(y: F32, x: F32, w: F32, bias: F32) -> None:
+    """Compute y = x W^T + bias.
+
+    Args:
+        y: [T, N], written.
+        x: [T, K].
+        w: [N, K].
+        bias: [N], or an empty array for none.
+    """
+    product(y, x, w, NO_Q, NO_SCALES, bias, 8, False, True, 1.0, False)
+
+
+def linear_backward_input(dx: F32, dy: F32, w: F32, accumulate: bool) -> None:
+    """Compute dx = dy W, or dx += dy W.
+
+    Args:
+        dx: [T, K], written, or added to when ``accumulate``.
+        dy: [T, N].
+        w: [N, K].
+        accumulate: Add to dx.
+    """
+    product(dx, dy, w, NO_Q, NO_SCALES, NO_BIAS, 8, False, False, 1.0, accumulate)
+
+
+def linear_q4_forward(y: F32, x: F32, q: U32, scales: F16, bias: F32, group_size: int) -> None:
+    """Compute y = x W^T + bias with W packed.
+
+    Args:
+        y: [T, N], written.
+        x: [T, K].
+        q: Packed W, uint32 [N16, K8, 16].
+        scales: float16 [KG, 16 N16].
+        bias: [N], or an empty array for none.
+        group_size: Columns of W that share a scale.
+    """
+    product(y, x, NO_MATRIX, q, scales.view(np.uint16), bias, group_size, False, True, 1.0, False)
+
+
+def linear_q4_backward_input(dx: F32, dy: F32, q: U32, scales: F16, group_size: int, accumulate: bool) -> None:
+    """Compute dx = dy W, or dx += dy W, with W packed.
+
+    Args:
+        dx: [T, K], written, or added to when ``accumulate``.
+        dy: [T, N].
+        q: Packed W, uint32 [N16, K8, 16].
+        scales: float16 [KG, 16 N16].
+        group_size: Columns of W that share a scale.
+        accumulate: Add to dx.
+    """
+    product(dx, dy, NO_MATRIX, q, scales.view(np.uint16), NO_BIAS, group_size, False, False, 1.0, accumulate)

@@ -1,0 +1,135 @@
+"""The executor: one loop over the nodes of a step program, on real arrays."""
+
+import mmap
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from memsim.ir.program import Node, Program, Space
+from memsim.runtime.kernels import KERNELS
+from memsim.runtime.paging import Array, MappedWeights, ScratchFile
+from memsim.runtime.storage import ArenaStorage
+
+Observer = Callable[[int, float, float], None]
+"""Called after each node with (node index, start, seconds)."""
+
+
+class Host(Protocol):
+    """Where batches come from and losses go to."""
+
+    def next_batch(self, ids: Array, labels: Array) -> None:
+        """Fill ids and labels (uint32 [T]) with the next micro-batch."""
+
+    def emit_loss(self, stats: Array) -> None:
+        """Take stats, f64 [3]: sum of losses, number correct, number of labels."""
+
+
+class Executor:
+    """Runs one step program, again and again.
+
+    Args:
+        program: Verified.
+        arena: Arrays of its ARENA values.
+        pinned: Arrays of its PINNED values, by source.
+        weights: Its MAPPED values.
+        scratch: Its SCRATCH values.
+        host: Source of batches, sink of losses.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        arena: ArenaStorage,
+        pinned: Mapping[str, Array],
+        weights: MappedWeights,
+        scratch: ScratchFile,
+        host: Host,
+    ) -> None:
+        self._program = program
+        self._arena = arena
+        self._pinned = pinned
+        self._weights = weights
+        self._scratch = scratch
+        self._host = host
+        self._roots = {name: program.root(name) for name in program.values}
+
+    def run(self, observe: Observer | None = None) -> None:
+        """Execute every node once, the repeated section as often as it says."""
+        for index in self._program.order():
+            node = self._program.nodes[index]
+            start = time.perf_counter()
+            self._execute(node)
+            if observe is not None:
+                observe(index, start, time.perf_counter() - start)
+            self._arena.release(index)
+
+    def array(self, name: str) -> Array:
+        """Return the array of a value."""
+        root = self._roots[name]
+        value = self._program.values[root]
+        if value.space is Space.ARENA:
+            return self._arena.array(root)
+        if value.space is Space.PINNED:
+            return self._pinned[value.source]
+        if value.space is Space.MAPPED:
+            return self._weights.array(value.source)
+        return self._scratch.array(value.source, value.type.dtype, value.type.shape)
+
+    def _execute(self, node: Node) -> None:
+        kernel = KERNELS.get(node.op)
+        if kernel is None:
+            _STORAGE_OPS[node.op](self, node)
+            return
+        outputs = [self.array(name) for name in node.outputs]
+        kernel(outputs, [self.array(name) for name in node.inputs], node.attrs)
+        for name in node.outputs:
+            value = self._program.values[name]
+            if value.space is Space.SCRATCH:
+                self._scratch.write_back(value.source)
+
+    def _page_in(self, node: Node) -> None:
+        everything = node.attrs["reads_bytes"] == sum(self._program.values[name].n_bytes for name in node.outputs)
+        self._weights.page_in(str(node.attrs["part"]), everything)
+
+    def _evict(self, node: Node) -> None:
+        values = (self._program.values[name] for name in node.inputs)
+        for part in sorted({value.source.split("/", 1)[0] for value in values if value.space is Space.MAPPED}):
+            self._weights.evict(part)
+
+    def _spill(self, node: Node) -> None:
+        np.copyto(self.array(node.outputs[0]), self.array(node.inputs[0]))
+        self._scratch.write_back(self._program.values[node.outputs[0]].source)
+
+    def _restore(self, node: Node) -> None:
+        np.copyto(self.array(node.outputs[0]), self.array(node.inputs[0]))
+        self._scratch.drop(self._program.values[node.inputs[0]].source)
+
+    def _zero(self, node: Node) -> None:
+        self.array(node.outputs[0]).fill(0)
+
+    def _next_batch(self, node: Node) -> None:
+        self._host.next_batch(self.array(node.outputs[0]), self.array(node.outputs[1]))
+
+    def _emit_loss(self, node: Node) -> None:
+        self._host.emit_loss(self.array(node.inputs[0]))
+
+    def _balloon(self, node: Node) -> None:
+        """Touch memory that no plan knows of, so that tests can break the cap."""
+        rogue = mmap.mmap(-1, int(node.attrs["n_bytes"]))
+        for offset in range(0, len(rogue), mmap.PAGESIZE):
+            rogue[offset] = 1
+        rogue.close()
+
+
+_STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
+    "page_in": Executor._page_in,
+    "evict": Executor._evict,
+    "spill": Executor._spill,
+    "restore": Executor._restore,
+    "zero": Executor._zero,
+    "next_batch": Executor._next_batch,
+    "emit_loss": Executor._emit_loss,
+    "balloon": Executor._balloon,
+}

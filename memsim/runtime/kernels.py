@@ -1,0 +1,178 @@
+"""The op table of execution: op name -> a call of a compiled kernel. The only importer of ``memsim_kernels``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import memsim_kernels as k
+import numpy as np
+
+from memsim.ir.program import Attr
+from memsim.runtime.paging import Array
+
+Kernel = Callable[[Sequence[Array], Sequence[Array], Mapping[str, Attr]], None]
+"""Called as kernel(outputs, inputs, attrs)."""
+
+_NO_BIAS = np.zeros(0, np.float32)
+_NO_BIAS.flags.writeable = False  # the kernels are compiled for mapped, read-only biases
+
+
+def _start(out: Array, so_far: Sequence[Array]) -> bool:
+    """Prepare an output that adds to an optional input; return whether there is one."""
+    if so_far and so_far[0] is not out:
+        np.copyto(out, so_far[0])
+    return bool(so_far)
+
+
+def _embedding_q4(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.embedding_q4_forward(o[0], i[0], i[1], i[2], a["group_size"])
+
+
+def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.unpack_q4(o[0], i[0], i[1], a["group_size"])
+
+
+def _linear(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.linear_forward(o[0], i[0], i[1], i[2] if len(i) > 2 else _NO_BIAS)
+
+
+def _linear_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.linear_backward_input(o[0], i[0], i[1], _start(o[0], i[2:]))
+
+
+def _linear_q4(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.linear_q4_forward(o[0], i[0], i[1], i[2], i[3] if len(i) > 3 else _NO_BIAS, a["group_size"])
+
+
+def _linear_q4_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.linear_q4_backward_input(o[0], i[0], i[1], i[2], a["group_size"], _start(o[0], i[3:]))
+
+
+def _lora_a(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.lora_a_forward(o[0], i[0], i[1])
+
+
+def _lora_b(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    _start(o[0], i[:1])
+    k.lora_b_forward(o[0], i[1], i[2], a["scale"])
+
+
+def _lora_b_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.lora_b_backward(o[0], o[1], i[0], i[1], i[2], a["scale"], _start(o[0], i[3:]))
+
+
+def _lora_a_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.lora_a_backward(o[0], i[0], i[1], _start(o[0], i[2:]))
+
+
+def _lora_a_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.lora_a_backward_input(o[0], i[0], i[1], _start(o[0], i[2:]))
+
+
+def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.rmsnorm_forward(o[0], o[1], i[0], i[1], a["eps"])
+
+
+def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.rmsnorm_backward_input(o[0], i[0], i[1], i[2], i[3], _start(o[0], i[4:]))
+
+
+def _rope(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.rope_forward(o[0], i[0], i[1], i[2], a["n_heads"])
+
+
+def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.rope_backward(o[0], i[0], i[1], i[2], a["n_heads"])
+
+
+def _attention(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.attention_forward(o[0], o[1], i[0], i[1], i[2], a["n_heads"], a["n_kv_heads"])
+
+
+def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.attention_backward(*o, *i, a["n_heads"], a["n_kv_heads"])
+
+
+def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.swiglu_forward(o[0], i[0], i[1])
+
+
+def _swiglu_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.swiglu_backward(o[0], o[1], i[0], i[1], i[2])
+
+
+def _add(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.add(o[0], i[0], i[1])
+
+
+def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.cross_entropy_forward(o[0], o[1], i[0], i[1])
+
+
+def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    k.cross_entropy_backward(o[0], i[0], i[1], i[2], i[3], a["scale"])
+
+
+def _parameters(i: Sequence[Array], a: Mapping[str, Attr]) -> list[tuple[Array, Array, slice]]:
+    """Return (parameter, gradient, its slice of one state vector) for each tensor of an update, all flat."""
+    n, start, rows = int(a["n_tensors"]), 0, []
+    for parameter, gradient in zip(i[1 : n + 1], i[n + 1 : 2 * n + 1], strict=True):
+        rows.append((parameter.reshape(-1), gradient.reshape(-1), slice(start, start + parameter.size)))
+        start += parameter.size
+    return rows
+
+
+def _sgd(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    for parameter, gradient, _ in _parameters(i, a):
+        k.sgd_update(parameter, gradient, a["lr"], a["weight_decay"])
+
+
+def _momentum(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    for parameter, gradient, where in _parameters(i, a):
+        k.momentum_update(parameter, i[-1][where], gradient, a["lr"], a["momentum"], a["weight_decay"])
+
+
+def _adamw(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+    first, second = i[-1].reshape(2, -1)
+    step = int(i[0][0])
+    settings = (a["lr"], a["beta1"], a["beta2"], a["eps"], a["weight_decay"])
+    for parameter, gradient, where in _parameters(i, a):
+        k.adamw_update(parameter, first[where], second[where], gradient, *settings, step)
+
+
+KERNELS: dict[str, Kernel] = {
+    "embedding_q4": _embedding_q4,
+    "unpack_q4": _unpack_q4,
+    "linear": _linear,
+    "linear_backward_input": _linear_backward_input,
+    "linear_q4": _linear_q4,
+    "linear_q4_backward_input": _linear_q4_backward_input,
+    "lora_a": _lora_a,
+    "lora_b": _lora_b,
+    "lora_b_backward": _lora_b_backward,
+    "lora_a_backward": _lora_a_backward,
+    "lora_a_backward_input": _lora_a_backward_input,
+    "rmsnorm": _rmsnorm,
+    "rmsnorm_backward_input": _rmsnorm_backward_input,
+    "rope": _rope,
+    "rope_backward": _rope_backward,
+    "attention": _attention,
+    "attention_backward": _attention_backward,
+    "swiglu": _swiglu,
+    "swiglu_backward": _swiglu_backward,
+    "add": _add,
+    "cross_entropy": _cross_entropy,
+    "cross_entropy_backward": _cross_entropy_backward,
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "adamw": _adamw,
+}
+
+
+def warm_up(threads: int) -> None:
+    """Run every kernel once on tiny inputs, so that threads, code and constants are in memory before a step.
+
+    Args:
+        threads: Threads that the kernels use from now on.
+    """
+    k.set_threads(threads)
+    k.warm_up()

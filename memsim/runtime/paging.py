@@ -1,0 +1,135 @@
+"""Pages on disk: weights mapped read-only, and the scratch file that spilled values and optimizer state live in."""
+
+import errno
+import mmap
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memsim.errors import InputError
+from memsim.files import require_disk
+from memsim.ir.program import Program, Space
+from memsim.units import format_bytes
+from memsim.weights.pack import Pack, verify_part
+
+NUMPY_DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "f64": np.float64}
+
+Array = NDArray[Any]
+
+
+class MappedWeights:
+    """The parts of a pack, mapped read-only on first use; their pages come and go with page_in and evict.
+
+    Args:
+        pack: The weights.
+        cold: Also drop evicted pages from the system's page cache, so that the next page-in reads the disk.
+    """
+
+    def __init__(self, pack: Pack, cold: bool = False) -> None:
+        self._pack = pack
+        self._cold = cold
+        self._maps: dict[str, tuple[mmap.mmap, int]] = {}
+        self._views: dict[str, Array] = {}
+
+    def array(self, source: str) -> Array:
+        """Return the read-only view of ``part/tensor``."""
+        if source not in self._views:
+            part, name = source.split("/", 1)
+            entry = self._pack.part(part).tensors[name]
+            raw = np.frombuffer(self._mapped(part), np.uint8, entry.n_bytes, entry.start)
+            self._views[source] = raw.view(NUMPY_DTYPES[entry.dtype]).reshape(entry.shape)
+        return self._views[source]
+
+    def page_in(self, part: str, everything: bool) -> None:
+        """Ask the kernel to read ``part`` ahead; the first time, check its bytes against the pack's checksum."""
+        first = part not in self._maps
+        mapped = self._mapped(part)
+        if everything:
+            mapped.madvise(mmap.MADV_WILLNEED)
+        if first:
+            verify_part(self._pack, part, memoryview(mapped))
+
+    def evict(self, part: str) -> None:
+        """Let go of the pages of ``part``."""
+        mapped, descriptor = self._maps[part]
+        mapped.madvise(mmap.MADV_DONTNEED)
+        if self._cold:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _mapped(self, part: str) -> mmap.mmap:
+        if part not in self._maps:
+            path = self._pack.part(part).path
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._maps[part] = (mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), descriptor)
+            except (OSError, ValueError) as error:
+                raise InputError(f"cannot map {path}: {error}; pack the model again") from error
+        return self._maps[part][0]
+
+
+class ScratchFile:
+    """One unlinked file that holds every SCRATCH value of the programs that share it.
+
+    Its pages are written back and dropped after each use, so that spilled bytes do not stay in memory. Being unlinked,
+    the file disappears with the process, however that ends.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], directory: Path) -> None:
+        """Reserve disk space for ``sizes`` (bytes by source) under ``directory``.
+
+        Raises:
+            InputError: The directory is memory (tmpfs), cannot be written, or the disk is full.
+        """
+        page = mmap.PAGESIZE
+        self._offsets: dict[str, tuple[int, int]] = {}
+        total = 0
+        for source, n_bytes in sizes.items():
+            rounded = -(-n_bytes // page) * page
+            self._offsets[source] = (total, rounded)
+            total += rounded
+        self.n_bytes = total
+        if not total:
+            return
+        require_disk(directory, "the scratch")
+        try:
+            self._file = tempfile.TemporaryFile(dir=directory, prefix=".memsim-scratch-")  # noqa: SIM115
+            os.posix_fallocate(self._file.fileno(), 0, total)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise InputError(
+                    f"the scratch directory {directory} is full: spilling needs {format_bytes(total)}; "
+                    f"free some space or choose another with --scratch"
+                ) from error
+            raise InputError(f"cannot write scratch files in {directory}: {error.strerror}") from error
+        self._map = mmap.mmap(self._file.fileno(), total)
+
+    def array(self, source: str, dtype: str, shape: tuple[int, ...]) -> Array:
+        """Return the writable view of ``source``."""
+        count = int(np.prod(shape))
+        offset, _ = self._offsets[source]
+        return np.frombuffer(self._map, NUMPY_DTYPES[dtype], count, offset).reshape(shape)
+
+    def write_back(self, source: str) -> None:
+        """Write the pages of ``source`` to disk and drop them from memory."""
+        offset, n_bytes = self._offsets[source]
+        self._map.flush(offset, n_bytes)
+        self._drop(offset, n_bytes)
+
+    def drop(self, source: str) -> None:
+        """Drop the (clean) pages of ``source`` from memory."""
+        self._drop(*self._offsets[source])
+
+    def _drop(self, offset: int, n_bytes: int) -> None:
+        self._map.madvise(mmap.MADV_DONTNEED, offset, n_bytes)
+        os.posix_fadvise(self._file.fileno(), offset, n_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def scratch_sizes(*programs: Program) -> dict[str, int]:
+    """Return the bytes of every SCRATCH source of ``programs``."""
+    values = (value for program in programs for value in program.values.values())
+    return {value.source: value.n_bytes for value in values if value.space is Space.SCRATCH}

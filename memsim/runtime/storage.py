@@ -1,0 +1,116 @@
+"""Arrays of a program's values: in one arena, or one allocation a value."""
+
+import mmap
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from memsim.ir.program import Program, Space, Value
+from memsim.ir.serialize import PlacedProgram
+from memsim.planner.arena import align
+from memsim.planner.liveness import arena_ranges
+from memsim.runtime.paging import NUMPY_DTYPES, Array
+
+
+class ArenaStorage(Protocol):
+    """Gives ARENA values their arrays, by the name of their storage."""
+
+    def array(self, root: str) -> Array:
+        """Return the array of storage ``root``, which is live."""
+
+    def release(self, index: int) -> None:
+        """Note that node ``index`` has run."""
+
+
+class PlannedArena:
+    """Every value at its planned offset in one anonymous mapping.
+
+    Args:
+        placed: The program; several programs may share one ``buffer``.
+        buffer: At least ``placed.arena_bytes`` bytes.
+        poison: Fill storage with NaN after its last use, so that a value freed too early changes the result.
+    """
+
+    def __init__(self, placed: PlacedProgram, buffer: mmap.mmap, poison: bool = False) -> None:
+        self._values = placed.program.values
+        self._offsets = placed.offsets
+        self._buffer = buffer
+        self._arrays: dict[str, Array] = {}
+        self._ending = _endings(placed.program) if poison else {}
+
+    def array(self, root: str) -> Array:
+        """Return the view of storage ``root``."""
+        if root not in self._arrays:
+            self._arrays[root] = _view(self._buffer, self._values[root], self._offsets[root])
+        return self._arrays[root]
+
+    def release(self, index: int) -> None:
+        """Poison what dies with node ``index``, if asked to."""
+        for root in self._ending.get(index, ()):
+            self.array(root).view(np.uint8).fill(0xFF)
+
+
+class SeparateArrays:
+    """One allocation a value, made at its definition and freed after its last use.
+
+    Attributes:
+        live_bytes: Bytes allocated now, aligned as the planner counts them.
+    """
+
+    def __init__(self, program: Program, keep_all: bool = False) -> None:
+        self._values = program.values
+        self._arrays: dict[str, Array] = {}
+        self._ending = {} if keep_all else _endings(program)
+        self.live_bytes = 0
+
+    def array(self, root: str) -> Array:
+        """Return the array of storage ``root``, allocated on first use."""
+        if root not in self._arrays:
+            value = self._values[root]
+            self._arrays[root] = np.empty(value.type.shape, NUMPY_DTYPES[value.type.dtype])
+            self.live_bytes += align(value.n_bytes)
+        return self._arrays[root]
+
+    def release(self, index: int) -> None:
+        """Free what dies with node ``index``."""
+        for root in self._ending.get(index, ()):
+            if self._arrays.pop(root, None) is not None:
+                self.live_bytes -= align(self._values[root].n_bytes)
+
+
+def allocate_arena(n_bytes: int) -> mmap.mmap:
+    """Return zeroed anonymous memory; its pages count only once they are touched."""
+    return mmap.mmap(-1, max(n_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def allocate_pinned(programs: Mapping[str, Program]) -> dict[str, Array]:
+    """Return the arrays of every PINNED source of ``programs``, zeroed."""
+    values = {
+        value.source: value
+        for program in programs.values()
+        for value in program.values.values()
+        if value.space is Space.PINNED and not value.alias_of
+    }
+    buffer = allocate_arena(sum(align(value.n_bytes) for value in values.values()))
+    arrays: dict[str, Array] = {}
+    offset = 0
+    for source, value in values.items():
+        arrays[source] = _view(buffer, value, offset)
+        offset += align(value.n_bytes)
+    return arrays
+
+
+def _view(buffer: mmap.mmap, value: Value, offset: int) -> Array:
+    raw = np.frombuffer(buffer, np.uint8, value.n_bytes, offset)
+    return raw.view(NUMPY_DTYPES[value.type.dtype]).reshape(value.type.shape)
+
+
+def _endings(program: Program) -> dict[int, tuple[str, ...]]:
+    """Return node index -> storage that dies after it; program outputs never do."""
+    keep = {program.root(name) for name in program.outputs if program.values[name].space is Space.ARENA}
+    endings: dict[int, list[str]] = {}
+    for item in arena_ranges(program):
+        if item.name not in keep:
+            endings.setdefault(item.last, []).append(item.name)
+    return {index: tuple(roots) for index, roots in endings.items()}

@@ -1,0 +1,181 @@
+"""LoRA adapters on disk, in PEFT's format, so that other tools can load what memsim trained."""
+
+import json
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memsim.errors import InputError, UsageError
+from memsim.files import atomic_write, write_text
+from memsim.models.config import ModelConfig
+from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, adapter_shapes, check_lora
+from memsim.models.parts import TensorSpec
+from memsim.weights.json_file import quoted, read_object
+from memsim.weights.tensor_file import TensorEntry, TensorFileWriter, map_file, read_header, view
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 16 << 20
+# Features of PEFT that change y = W x + scale * B (A x), with the value that leaves them out.
+_UNSUPPORTED = {"use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none"}
+_UNSUPPORTED_LISTS = (
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "exclude_modules",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+)
+
+Adapter = Mapping[tuple[int, str], NDArray[np.float32]]
+
+
+def tensor_key(block: int, name: str) -> str:
+    """Return PEFT's key for adapter tensor ``name`` (``self_attn.q_proj.lora_A``) of ``block``."""
+    return f"base_model.model.model.layers.{block}.{name}.weight"
+
+
+def write_adapter(
+    directory: Path,
+    tensors: Iterable[tuple[int, str, NDArray[np.float32]]],
+    config: ModelConfig,
+    lora: LoraConfig,
+    base_model: str,
+) -> None:
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json`` into ``directory``, each atomically.
+
+    Args:
+        directory: Created if missing.
+        tensors: (block, name, values) by block, and within a block in the order of ``adapter_shapes``; taken one at a
+            time, so that the footprint is that of one tensor plus 16 MiB of unwritten file.
+        config: The base model.
+        lora: Rank, alpha and targets.
+        base_model: What PEFT shall call the base model.
+
+    Raises:
+        InputError: The directory cannot be written, or the disk is full.
+        ValueError: ``tensors`` are not those of the model and LoRA configuration, in order.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {directory}: {error.strerror or error}") from error
+    specs = {tensor_key(*name): TensorSpec(shape, "f32") for name, shape in _shapes(config, lora).items()}
+    with atomic_write(directory / WEIGHTS_FILE) as file:
+        # No pad tensors: PEFT would report them as unexpected keys.
+        writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8)
+        for block, name, values in tensors:
+            key = tensor_key(block, name)
+            if key not in specs or values.shape != specs[key].shape:
+                raise ValueError(f"{key} of shape {values.shape} is not a tensor of this adapter")
+            writer.write(key, values)
+        writer.finish()
+    write_text(directory / CONFIG_FILE, json.dumps(_peft_config(lora, base_model), indent=2) + "\n")
+
+
+def read_adapter(directory: Path, config: ModelConfig) -> tuple[LoraConfig, Adapter]:
+    """Read an adapter in PEFT's format, untrusted.
+
+    Returns:
+        Its LoRA configuration and (block, name) -> values in the order of ``write_adapter``. Float32 tensors are
+        read-only views of the mapped file; others are converted.
+
+    Raises:
+        InputError: Malformed, a feature that memsim does not have, or tensors that do not fit the model.
+    """
+    lora = _lora_config(directory / CONFIG_FILE, config)
+    path = directory / WEIGHTS_FILE
+    entries = read_header(path, _MAX_HEADER_BYTES)
+    shapes = _shapes(config, lora)
+    for (block, name), shape in shapes.items():
+        entry = entries.pop(tensor_key(block, name), None)
+        if entry is None:
+            raise InputError(f"{path} has no tensor {tensor_key(block, name)!r}")
+        if entry.shape != shape or entry.dtype not in ("F32", "F16", "BF16"):
+            found = f"{entry.dtype} {list(entry.shape)}"
+            raise InputError(f"{path}: {tensor_key(block, name)!r} is {found}; the model needs F32 {list(shape)}")
+    if entries:
+        raise InputError(f"{path} holds the unknown tensor {quoted(next(iter(entries)))}")
+    return lora, _values(path, shapes)
+
+
+def _shapes(config: ModelConfig, lora: LoraConfig) -> dict[tuple[int, str], tuple[int, int]]:
+    shapes = adapter_shapes(config, lora)
+    return {(block, name): shape for block in range(config.num_hidden_layers) for name, shape in shapes.items()}
+
+
+def _values(path: Path, shapes: Mapping[tuple[int, str], tuple[int, int]]) -> Adapter:
+    entries, mapped = read_header(path, _MAX_HEADER_BYTES), map_file(path)
+    values = {}
+    for block, name in shapes:
+        key = tensor_key(block, name)
+        values[block, name] = _as_float32(view(mapped, entries[key]), entries[key])
+        if not np.isfinite(values[block, name]).all():
+            raise InputError(f"{path}: {key!r} holds NaN or infinite values")
+    return values
+
+
+def _as_float32(stored: NDArray[Any], entry: TensorEntry) -> NDArray[np.float32]:
+    if entry.dtype == "BF16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    # Another tool's header may leave the data unaligned, which compiled kernels refuse: that takes a copy.
+    return np.require(stored, np.float32, "A")
+
+
+def _peft_config(lora: LoraConfig, base_model: str) -> dict[str, Any]:
+    alpha = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "target_modules": [name for name in ALL_PROJECTIONS if name in lora.target_modules],
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _lora_config(path: Path, config: ModelConfig) -> LoraConfig:
+    data = read_object(path, _MAX_CONFIG_BYTES)
+    if data.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type {quoted(data.get('peft_type'))} is not supported; memsim reads LORA")
+    for key, neutral in _UNSUPPORTED.items():
+        if data.get(key, neutral) != neutral:
+            raise InputError(f"{path}: {key} = {quoted(data[key])} is not supported")
+    if data.get("init_lora_weights", True) not in (True, False, "gaussian", "orthogonal"):
+        # PiSSA and its like change the base weights, too.
+        raise InputError(f"{path}: init_lora_weights {quoted(data['init_lora_weights'])} is not supported")
+    for key in _UNSUPPORTED_LISTS:
+        if data.get(key):
+            raise InputError(f"{path}: {key} is not supported")
+    rank, alpha, targets = data.get("r"), data.get("lora_alpha"), data.get("target_modules")
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise InputError(f"{path}: r must be an integer, not {quoted(rank)}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > 1e9 or not isfinite(alpha):
+        raise InputError(f"{path}: lora_alpha must be a positive number, not {quoted(alpha)}")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise InputError(f"{path}: target_modules must be a list of names, not {quoted(targets)}")
+    lora = LoraConfig(rank, float(alpha), tuple(name for name in ALL_PROJECTIONS if name in targets))
+    unknown = [target for target in targets if target not in ALL_PROJECTIONS]
+    if unknown:
+        raise InputError(f"{path}: target_modules {quoted(unknown[0])} is unknown; known: {', '.join(ALL_PROJECTIONS)}")
+    try:
+        check_lora(lora, config)
+    except UsageError as error:
+        raise InputError(f"{path} does not fit the model: {error}") from error
+    return lora

@@ -1,0 +1,146 @@
+"""The packs that memsim keeps in the user's cache, and how ``--model`` finds one.
+
+Each is built once, under a lock, in a staging directory: two commands at once share the work, and a killed one leaves
+nothing that the next does not clean up.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from memsim.errors import InputError
+from memsim.files import cache_dir
+from memsim.models.config import ModelConfig
+from memsim.models.presets import PRESETS, preset
+from memsim.weights.checkpoint import CONFIG_FILE, TOKENIZER_FILES, is_checkpoint, open_checkpoint
+from memsim.weights.huggingface import write_packed
+from memsim.weights.pack import Pack, is_pack, open_pack
+from memsim.weights.staging import discard, locked
+from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
+
+DEFAULT_GROUP_SIZE = 32
+
+_PACKER_VERSION = 1  # raise it when the same checkpoint packs to other bytes
+
+Progress = Callable[[str, int, int], None]
+
+
+def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int, progress: Progress) -> Pack:
+    """Return the synthetic pack of a model, written to the cache on first use.
+
+    Args:
+        name: What its directory in the cache starts with.
+        config: Dimensions.
+        group_size: Columns that share a scale.
+        seed: Of the weights.
+        progress: Called with (label, bytes done, bytes in all); a total of 0 while waiting for another process.
+
+    Raises:
+        InputError: The cache cannot be written, or its disk is too small (checked first).
+    """
+    identity = json.dumps([GENERATOR_VERSION, config.to_dict(), group_size, seed])
+    directory = _packs_dir() / f"{_slug(name)}-synthetic-{_digest(identity)}"
+    return _built_once(directory, progress, lambda: write_synthetic(directory, config, group_size, seed, progress))
+
+
+def find_model(name: str, progress: Progress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
+    """Return the pack that ``--model name`` means, and the model's name for people and records.
+
+    A preset gives its synthetic weights; a pack directory is opened; a Hugging Face directory is packed into the
+    cache, once for each state of its files.
+
+    Args:
+        name: A preset, or a directory (``./NAME`` if it is called like a preset).
+        progress: As for ``cached_synthetic``.
+        group_size: 32 or 64; None takes a pack's own, and 32 otherwise.
+        seed: Of synthetic weights.
+
+    Raises:
+        InputError: No such model (the message lists the presets), or its files cannot be used.
+    """
+    if name.lower() in PRESETS:
+        pack = cached_synthetic(name.lower(), preset(name), group_size or DEFAULT_GROUP_SIZE, seed, progress)
+        return pack, name.lower()
+    try:
+        return _open_directory(Path(name).absolute(), progress, group_size), Path(name).absolute().name
+    except OSError as error:  # of asking whether a file is there: no permission, a name that is too long
+        raise InputError(f"cannot read model {name!r}: {error.strerror or error}") from error
+
+
+def _open_directory(directory: Path, progress: Progress, group_size: int | None) -> Pack:
+    if is_pack(directory):
+        pack = open_pack(directory)
+        if group_size not in (None, pack.group_size):
+            raise InputError(f"{directory} is packed in groups of {pack.group_size}, not {group_size}; pack it again")
+        return pack
+    if is_checkpoint(directory):
+        return _cached_checkpoint(directory, group_size or DEFAULT_GROUP_SIZE, progress)
+    problem = "is neither a pack nor a Hugging Face directory" if directory.is_dir() else "is no preset or directory"
+    raise InputError(
+        f"model {str(directory)!r} {problem}; presets: {', '.join(PRESETS)}; a directory must hold pack.json, or "
+        f"config.json and model.safetensors"
+    )
+
+
+def _cached_checkpoint(source: Path, group_size: int, progress: Progress) -> Pack:
+    directory = _packs_dir() / f"{_slug(source.name)}-packed-{_digest(_fingerprint(source, group_size))}"
+
+    def build() -> Pack:
+        return write_packed(open_checkpoint(source), directory, group_size, progress).pack
+
+    return _built_once(directory, progress, build)
+
+
+def _fingerprint(source: Path, group_size: int) -> str:
+    """Return what identifies the present state of a checkpoint: path, and sizes and times of the files that count."""
+    names = {CONFIG_FILE, *TOKENIZER_FILES}
+    try:
+        paths = [p for p in source.iterdir() if p.name in names or ".safetensors" in p.suffixes]
+        files = sorted((path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in paths)
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
+    return json.dumps([_PACKER_VERSION, os.path.realpath(source), files, group_size])
+
+
+def _built_once(directory: Path, progress: Progress, build: Callable[[], Pack]) -> Pack:
+    """Open the pack in ``directory``, after building it if no process has, or if it is broken."""
+    if pack := _usable(directory):
+        return pack
+    with locked(directory, on_wait=lambda: progress("waiting for another memsim that writes the same pack", 0, 0)):
+        if pack := _usable(directory):
+            return pack
+        if directory.exists():
+            progress("the pack in the cache is damaged; writing it again", 0, 0)
+            discard(directory)
+        return build()
+
+
+def _usable(directory: Path) -> Pack | None:
+    if not directory.exists():
+        return None
+    try:
+        return open_pack(directory)
+    except InputError:
+        return None
+
+
+def _packs_dir() -> Path:
+    directory = cache_dir() / "packs"
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create {directory}: {error.strerror}; set MEMSIM_CACHE to a writable directory"
+        ) from error
+    return directory
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:60] or "model"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,212 @@
+"""From a Hugging Face checkpoint to a pack, streamed by rows: the footprint does not depend on the size of a matrix."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memsim.errors import InputError
+from memsim.files import atomic_write, require_free
+from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.units import format_bytes
+from memsim.weights.checkpoint import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor, open_checkpoint, row_reader
+from memsim.weights.json_file import open_regular
+from memsim.weights.pack import Pack, open_pack
+from memsim.weights.pack_writer import PackWriter, pack_bytes
+from memsim.weights.quantize import dequantize, group_scales, quantize
+from memsim.weights.staging import locked, staged_directory
+from memsim.weights.tensor_file import TensorFileWriter
+
+_CHUNK_WEIGHTS = 1 << 20  # 4 MiB of float32 rows, some five times that with all temporaries
+_KEPT_SCALES_BYTES = 64 << 20
+_MAX_TOKENIZER_BYTES = 128 << 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """What quantising one matrix lost.
+
+    Attributes:
+        name: Hugging Face's name.
+        shape: (out_features, in_features).
+        squared_error: Sum of (stored - original)^2.
+        squared_norm: Sum of original^2.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    squared_error: float
+    squared_norm: float
+
+    @property
+    def relative_error(self) -> float:
+        """||stored - original|| / ||original||, 0 for a matrix of zeros."""
+        return sqrt(self.squared_error / self.squared_norm) if self.squared_norm else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """A finished pack and the quantisation error of each of its matrices, in forward order."""
+
+    pack: Pack
+    errors: tuple[TensorError, ...]
+
+    @property
+    def relative_error(self) -> float:
+        """Error over all matrices together."""
+        total = sum(error.squared_norm for error in self.errors)
+        return sqrt(sum(error.squared_error for error in self.errors) / total) if total else 0.0
+
+
+def pack_checkpoint(source: Path, out: Path, group_size: int, progress: Progress) -> PackReport:
+    """Quantise the Hugging Face directory ``source`` into the pack ``out``.
+
+    Args:
+        source: ``config.json``, ``model.safetensors`` or its index and shards, and perhaps ``tokenizer.json``.
+        out: Must not exist; it appears only when it is complete.
+        group_size: Columns that share a scale, 32 or 64.
+        progress: Called with (label, source bytes done, source bytes in all).
+
+    Raises:
+        InputError: ``out`` exists, the disk is too small (checked first), or the checkpoint is not usable.
+    """
+    out = out.absolute()
+    _refuse_existing(out)
+    checkpoint = open_checkpoint(source)
+    with locked(out):
+        _refuse_existing(out)  # another process may have made it meanwhile
+        return write_packed(checkpoint, out, group_size, progress)
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists already; choose another directory or delete it")
+
+
+def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: Progress) -> PackReport:
+    """Quantise an opened checkpoint into ``out``; call this while holding ``staging.locked(out)``.
+
+    Raises:
+        InputError: As ``pack_checkpoint``.
+    """
+    total, done = checkpoint.n_bytes, 0
+    config = checkpoint.config
+    errors = []
+    with staged_directory(out) as staging:
+        tokenizer_bytes = _tokenizer_bytes(checkpoint.directory)
+        require_free(staging, pack_bytes(config, group_size) + tokenizer_bytes, "the pack")
+        pack = PackWriter(staging, config, group_size)
+        for part in part_names(config):
+            with pack.part(part) as writer:
+                for name in matrices(config, part):
+                    tensor = checkpoint.tensors[part, f"{name}.weight"]
+                    report = _Step(progress, tensor.name, done, total)
+                    errors.append(_pack_matrix(writer, name, tensor, group_size, report))
+                    done += tensor.entry.n_bytes
+                for name in vectors(config, part):
+                    tensor = checkpoint.tensors[part, name]
+                    writer.write(name, _read_vector(tensor))
+                    done += tensor.entry.n_bytes
+                    progress(tensor.name, done, total)
+        _copy_tokenizer(checkpoint.directory, staging)
+        pack.finish("packed", eos_token_id=checkpoint.eos_token_id)
+    return PackReport(open_pack(out), tuple(errors))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Progress inside one tensor."""
+
+    progress: Progress
+    label: str
+    done_before: int
+    total: int
+
+    def at(self, n_bytes: int) -> None:
+        self.progress(self.label, self.done_before + n_bytes, self.total)
+
+
+def _pack_matrix(
+    writer: TensorFileWriter, name: str, tensor: SourceTensor, group_size: int, step: _Step
+) -> TensorError:
+    """Quantise one matrix chunk by chunk: q as the rows come, scales (stored by column) at the end."""
+    n_rows, n_columns = tensor.rows
+    n_groups, padded_rows = packed_matrix(name, n_rows, n_columns, group_size)[f"{name}.scales"].shape
+    # Scales of later groups, in a matrix of billions of weights, come from reading the rows again.
+    n_kept = min(n_groups, max(1, _KEPT_SCALES_BYTES // (2 * padded_rows)))
+    kept = np.empty((n_kept, padded_rows), np.float16)
+    squared_error = squared_norm = 0.0
+    with row_reader(tensor) as reader:
+        for first, count in _chunks(n_rows, n_columns):
+            rows = reader.read(first, count)
+            q, scales = quantize(rows, group_size, tensor.name)
+            writer.write(f"{name}.q", q)
+            kept[:, first : first + scales.shape[1]] = scales[:n_kept]
+            squared_norm += _sum_of_squares(rows)
+            squared_error += _sum_of_squares(dequantize(q, scales, count, n_columns) - rows)
+            step.at((first + count) * tensor.entry.n_bytes // n_rows)
+        writer.write(f"{name}.scales", kept)
+        for start in range(n_kept, n_groups, n_kept):
+            again = kept[: min(n_kept, n_groups - start)]
+            _read_scales(reader, again, start, tensor, group_size)
+            writer.write(f"{name}.scales", again)
+    return TensorError(tensor.name, (n_rows, n_columns), squared_error, squared_norm)
+
+
+def _read_scales(
+    reader: RowReader, scales: NDArray[np.float16], start: int, tensor: SourceTensor, group_size: int
+) -> None:
+    """Fill ``scales`` [n, 16 N16] with those of groups ``start`` ... ``start + n - 1``, reading the matrix again."""
+    columns = slice(start * group_size, (start + len(scales)) * group_size)
+    for first, count in _chunks(*tensor.rows):
+        rows = reader.read(first, count)[:, columns]
+        some = group_scales(rows, group_size, tensor.name)
+        scales[:, first : first + some.shape[1]] = some
+
+
+def _chunks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
+    """Return (first row, count) of chunks of whole panels."""
+    rows = max(1, _CHUNK_WEIGHTS // (n_columns * ROWS_PER_PANEL)) * ROWS_PER_PANEL
+    return [(first, min(rows, n_rows - first)) for first in range(0, n_rows, rows)]
+
+
+def _sum_of_squares(values: NDArray[np.float32]) -> float:
+    flat = values.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def _read_vector(tensor: SourceTensor) -> NDArray[np.float32]:
+    with row_reader(tensor) as reader:
+        values = reader.read(0, 1)[0]
+    if not np.isfinite(values).all():
+        raise InputError(f"{tensor.name} holds NaN or infinite weights; the checkpoint is corrupt")
+    return values
+
+
+def _tokenizer_bytes(directory: Path) -> int:
+    """Return the size of the tokenizer's files.
+
+    Raises:
+        InputError: One is absurdly large.
+    """
+    total = 0
+    for path in (directory / name for name in TOKENIZER_FILES):
+        n_bytes = path.stat().st_size if path.is_file() else 0
+        if n_bytes > _MAX_TOKENIZER_BYTES:
+            raise InputError(f"{path} has {format_bytes(n_bytes)}; no tokenizer is that large")
+        total += n_bytes
+    return total
+
+
+def _copy_tokenizer(source: Path, out: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            with open_regular(source / name) as original, atomic_write(out / name) as copy:
+                shutil.copyfileobj(original, copy)

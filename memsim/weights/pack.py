@@ -1,0 +1,208 @@
+"""A pack: a directory with ``pack.json``, one safetensors file per part, and perhaps a tokenizer.
+
+``memsim.models.parts`` says what each file holds. A pack may come from anywhere, so everything in it is checked
+before use: descriptions and headers when it is opened (no tensor is read), tensor data by its SHA-256 when it is mapped.
+"""
+
+import hashlib
+import json
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memsim.errors import InputError
+from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.parts import GROUP_SIZES, part_names, part_tensors
+from memsim.weights.json_file import quoted, read_object
+from memsim.weights.tensor_file import PAD_PREFIX, TENSOR_ALIGNMENT, TensorEntry, read_header
+
+SCHEMA = "memsim.pack/1"
+PACK_FILE = "pack.json"
+TOKENIZER_FILE = "tokenizer.json"
+SOURCES = ("synthetic", "packed")
+
+_MAX_JSON_BYTES = 4 << 20
+_MAX_PART_HEADER_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PartFile:
+    """One file of a pack.
+
+    Attributes:
+        path: The safetensors file.
+        n_bytes: Its size.
+        sha256: What its bytes must hash to.
+        tensors: Name -> place in the file, without pads.
+    """
+
+    path: Path
+    n_bytes: int
+    sha256: str
+    tensors: Mapping[str, TensorEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """An opened pack whose descriptions and headers have been checked.
+
+    Attributes:
+        directory: Where it is.
+        config: The model's dimensions.
+        group_size: Columns that share a scale.
+        source: ``synthetic`` or ``packed`` (from a real checkpoint).
+        seed: Of synthetic weights.
+        model_hash: SHA-256 over the configuration, the group size and the checksums of all parts.
+        eos_token_id: End-of-text token, when the checkpoint named one.
+        parts: Part name -> file, in forward order.
+        tokenizer: Its ``tokenizer.json``, when it has one.
+    """
+
+    directory: Path
+    config: ModelConfig
+    group_size: int
+    source: str
+    seed: int | None
+    model_hash: str
+    eos_token_id: int | None
+    parts: Mapping[str, PartFile]
+    tokenizer: Path | None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all parts together."""
+        return sum(part.n_bytes for part in self.parts.values())
+
+    def part(self, name: str) -> PartFile:
+        """Return the file of part ``name`` (``embed``, ``block_000``, ..., ``head``)."""
+        return self.parts[name]
+
+
+def part_file_name(part: str) -> str:
+    """Return the file name of ``part``."""
+    return f"{part}.safetensors"
+
+
+def model_hash(config: ModelConfig, group_size: int, checksums: Mapping[str, str]) -> str:
+    """Return the SHA-256 that names a model: configuration, group size and part name -> checksum."""
+    identity = {"config": config.to_dict(), "group_size": group_size, "parts": dict(checksums)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def is_pack(directory: Path) -> bool:
+    """Return whether ``directory`` looks like a pack."""
+    return (directory / PACK_FILE).is_file()
+
+
+def open_pack(directory: Path) -> Pack:
+    """Open a pack, untrusted, without reading any tensor.
+
+    Raises:
+        InputError: Something is missing, malformed, of the wrong size, or not what the configuration demands.
+    """
+    where = directory / PACK_FILE
+    data = read_object(where, _MAX_JSON_BYTES)
+    if data.get("schema") != SCHEMA:
+        raise InputError(f"{where}: schema {quoted(data.get('schema'))} is not {SCHEMA!r}; pack the checkpoint again")
+    config = _config(data, where)
+    group_size = _choice(data, "group_size", GROUP_SIZES, where)
+    described = data.get("parts")
+    # Before any name is built: a hostile layer count must not make a list of billions.
+    if not isinstance(described, dict) or len(described) != config.num_hidden_layers + 2:
+        raise InputError(f"{where}: 'parts' must describe embed, {config.num_hidden_layers} blocks and head")
+    parts = {name: _part(directory, config, name, group_size, described, where) for name in part_names(config)}
+    found_hash = model_hash(config, group_size, {name: part.sha256 for name, part in parts.items()})
+    if data.get("model_hash") != found_hash:
+        raise InputError(f"{where}: model_hash does not belong to its config and parts; the file was edited")
+    tokenizer = directory / TOKENIZER_FILE
+    return Pack(
+        directory=directory,
+        config=config,
+        group_size=group_size,
+        source=_choice(data, "source", SOURCES, where),
+        seed=_integer_or_none(data, "seed", where, 1 << 64),
+        model_hash=found_hash,
+        eos_token_id=_integer_or_none(data, "eos_token_id", where, config.vocab_size),
+        parts=parts,
+        tokenizer=tokenizer if tokenizer.is_file() else None,
+    )
+
+
+def verify_part(part: PartFile, mapped: bytes | memoryview | mmap.mmap) -> None:
+    """Check the bytes of a part, usually a map of its file, against its checksum.
+
+    Raises:
+        InputError: They differ.
+    """
+    if hashlib.sha256(mapped).hexdigest() != part.sha256:
+        raise InputError(
+            f"{part.path} does not match its checksum: it changed since it was packed; "
+            f"delete {part.path.parent} and pack again"
+        )
+
+
+def _config(data: Mapping[str, Any], where: Path) -> ModelConfig:
+    config = data.get("config")
+    if not isinstance(config, dict):
+        raise InputError(f"{where}: 'config' must be an object")
+    return config_from_dict(config, str(where))
+
+
+def _choice(data: Mapping[str, Any], key: str, choices: tuple[Any, ...], where: Path) -> Any:
+    value = data.get(key)
+    if isinstance(value, bool) or value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise InputError(f"{where}: {key!r} must be {allowed}, not {quoted(value)}")
+    return value
+
+
+def _integer_or_none(data: Mapping[str, Any], key: str, where: Path, end: int) -> int | None:
+    value = data.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < end):
+        raise InputError(f"{where}: {key!r} must be null or an integer below {end}, not {quoted(value)}")
+    return value
+
+
+def _part(
+    directory: Path, config: ModelConfig, name: str, group_size: int, described: Mapping[str, Any], where: Path
+) -> PartFile:
+    """Check one part: its description, its size on disk, and its header against the configuration."""
+    description = described.get(name)
+    if not isinstance(description, dict) or description.get("file") != part_file_name(name):
+        raise InputError(f"{where}: part {name!r} must be described, with file {part_file_name(name)!r}")
+    sha256, n_bytes = description.get("sha256"), description.get("n_bytes")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise InputError(f"{where}: part {name!r} has no valid sha256")
+    path = directory / part_file_name(name)
+    tensors = read_header(path, _MAX_PART_HEADER_BYTES)
+    size = max(entry.end for entry in tensors.values()) if tensors else 0
+    if isinstance(n_bytes, bool) or n_bytes != size:
+        raise InputError(f"{path} has {size} bytes, but {where} says {quoted(n_bytes)}; it is truncated or corrupt")
+    return PartFile(path, size, sha256, _expected_tensors(tensors, config, name, group_size, path))
+
+
+def _expected_tensors(
+    found: Mapping[str, TensorEntry], config: ModelConfig, part: str, group_size: int, path: Path
+) -> dict[str, TensorEntry]:
+    """Return the tensors of ``part`` without pads, once they are exactly those that the configuration demands."""
+    specs = part_tensors(config, part, group_size)
+    tensors = {}
+    for name, spec in specs.items():
+        entry = found.get(name)
+        if entry is None:
+            raise InputError(f"{path} has no tensor {name!r}")
+        if (entry.dtype, entry.shape) != (spec.dtype.upper(), spec.shape):
+            raise InputError(
+                f"{path}: {name!r} is {entry.dtype} {entry.shape}, but the model needs {spec.dtype.upper()} {spec.shape}"
+            )
+        if entry.start % TENSOR_ALIGNMENT:
+            raise InputError(f"{path}: {name!r} starts at byte {entry.start}, not a multiple of {TENSOR_ALIGNMENT}")
+        tensors[name] = entry
+    extra = [name for name in found if name not in specs and not name.startswith(PAD_PREFIX)]
+    if extra:
+        raise InputError(f"{path} holds the unknown tensor {quoted(extra[0])}")
+    return tensors
