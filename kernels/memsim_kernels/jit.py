@@ -26,6 +26,7 @@ READ_Q = types.Array(uint32, 3, "C", readonly=True)
 READ_SCALES = types.Array(uint16, 2, "C", readonly=True)
 WRITE_1D = types.Array(float32, 1, "C")
 WRITE_2D = types.Array(float32, 2, "C")
+READ_STATS = types.Array(float64, 1, "C", readonly=True)
 WRITE_STATS = types.Array(float64, 1, "C")
 BOOL, FLOAT, INT = boolean, float64, int64
 

@@ -46,6 +46,32 @@ def lora_backward(
     _multiply(dx, dh, a, False, False, 1.0, True)
 
 
+def lora_a_forward(h: F32, x: F32, a: F32) -> None:
+    """Compute h = x A^T; h [T, R] written, x [T, K], a [R, K]."""
+    _multiply(h, x, a, False, True, 1.0, False)
+
+
+def lora_b_forward(y: F32, h: F32, b: F32, scale: float) -> None:
+    """Compute y += scale * h B^T; y [T, N] added to, h [T, R], b [N, R]."""
+    _multiply(y, h, b, False, True, scale, True)
+
+
+def lora_b_backward(db: F32, dh: F32, dy: F32, h: F32, b: F32, scale: float, accumulate: bool) -> None:
+    """Compute dB = scale * dy^T h (added to when ``accumulate``) and dh = scale * dy B; dy [T, N], h and dh [T, R]."""
+    _multiply(db, dy, h, True, False, scale, accumulate)
+    _multiply(dh, dy, b, False, False, scale, False)
+
+
+def lora_a_backward(da: F32, dh: F32, x: F32, accumulate: bool) -> None:
+    """Compute dA = dh^T x, or dA += dh^T x when ``accumulate``; da [R, K], dh [T, R], x [T, K]."""
+    _multiply(da, dh, x, True, False, 1.0, accumulate)
+
+
+def lora_a_backward_input(dx: F32, dh: F32, a: F32, accumulate: bool) -> None:
+    """Compute dx = dh A, or dx += dh A when ``accumulate``; dx [T, K], dh [T, R], a [R, K]."""
+    _multiply(dx, dh, a, False, False, 1.0, accumulate)
+
+
 def _multiply(
     c: F32, a: F32, b: F32, a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool
 ) -> None:

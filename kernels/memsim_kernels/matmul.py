@@ -41,33 +41,17 @@ def _start(c: F32, bias: F32, row: int, rows: int, column: int, columns: int) ->
             out[:] = np.float32(0.0)
 
 
-@kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL)
-def product(
+@kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL, INT)
+def _product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
-    a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool,
+    a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool, workers: int,
 ) -> None:  # fmt: skip
-    """Compute c = scale * op(a) op(b) + bias, or c += scale * op(a) op(b).
-
-    Args:
-        c: [M, N], written.
-        a: [M, K], or [K, M] when ``a_transposed``.
-        b: [K, N], or [N, K] when ``b_transposed``; empty when the matrix is packed in ``q`` and ``scales``.
-        q: Packed b (see ``panel``), or empty.
-        scales: Its scales, float16 bits, or empty.
-        bias: [N], or empty. Not read when accumulating.
-        group_size: Columns that share a scale; a multiple of 8.
-        a_transposed: Multiply the transpose of ``a``.
-        b_transposed: Multiply the transpose of ``b``, or of the packed matrix.
-        scale: Factor of the product; rounds every element of a dense b once. Must be 1 for a packed b.
-        accumulate: Add to c instead of overwriting it.
-    """
     m, n = c.shape
     depth_total = a.shape[0] if a_transposed else a.shape[1]
     a_row, a_k = (1, a.shape[1]) if a_transposed else (a.shape[1], 1)
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     factor = np.float32(scale)
     tiles = (n + WIDTH - 1) // WIDTH
-    workers = get_num_threads()
     for worker in prange(workers):
         panel = aligned(DEPTH * WIDTH)
         edge = aligned(WIDTH)
@@ -97,3 +81,27 @@ def product(
                             edge, 0, 0, flat_a, k_at * a_k + i * a_row, 0, a_k, panel, 0, WIDTH, 1, depth, WIDTH
                         )
                         c[i, column:] = edge[:inside]
+
+
+def product(
+    c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
+    a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool,
+) -> None:  # fmt: skip
+    """Compute c = scale * op(a) op(b) + bias, or c += scale * op(a) op(b).
+
+    Args:
+        c: [M, N], written.
+        a: [M, K], or [K, M] when ``a_transposed``.
+        b: [K, N], or [N, K] when ``b_transposed``; empty when the matrix is packed in ``q`` and ``scales``.
+        q: Packed b (see ``panel``), or empty.
+        scales: Its scales, float16 bits, or empty.
+        bias: [N], or empty. Not read when accumulating.
+        group_size: Columns that share a scale; a multiple of 8.
+        a_transposed: Multiply the transpose of ``a``.
+        b_transposed: Multiply the transpose of ``b``, or of the packed matrix.
+        scale: Factor of the product; rounds every element of a dense b once. Must be 1 for a packed b.
+        accumulate: Add to c instead of overwriting it.
+    """
+    _product(
+        c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, scale, accumulate, get_num_threads()
+    )

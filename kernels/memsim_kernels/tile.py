@@ -8,10 +8,27 @@ how many rows or columns there are, how they are cut into tiles, or which thread
 from typing import Any
 
 import numpy as np
+from numba import config, types
+from numba.extending import intrinsic
 
 from memsim_kernels.jit import F32, helper
 
 LANES = 16
+
+if config.DISABLE_JIT:
+
+    def _address(array: Any) -> int:
+        return int(array.ctypes.data)
+
+else:
+
+    @intrinsic
+    def _address(typing_context: Any, array: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            return builder.ptrtoint(data, context.get_value_type(types.int64))
+
+        return types.int64(array), codegen
 
 
 @helper
@@ -37,5 +54,5 @@ def multiply(
 def aligned(size: int) -> Any:
     """Return a new float32 array of ``size`` elements that begins on a cache line."""
     block = np.empty(size + LANES, np.float32)
-    skip = (-block.ctypes.data // 4) % LANES
+    skip = (-_address(block) // 4) % LANES
     return block[skip : skip + size]

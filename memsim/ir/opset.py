@@ -63,56 +63,56 @@ def _integer(attrs: Attrs, key: str) -> int:
 
 @_op("embedding_q4")
 def _embedding_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """x [T, C] = rows ``ids`` [T] of the packed embedding (q, scales)."""
+    """X [T, C] = rows ``ids`` [T] of the packed embedding (q, scales)."""
     _require(len(i) == 3 and i[0].dtype == "u32", i)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
 
 
 @_op("unpack_q4")
 def _unpack_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """w [N, K] from the packed matrix (q, scales)."""
+    """W [N, K] from the packed matrix (q, scales)."""
     _require(len(i) == 2 and i[0].dtype == "u32" and i[1].dtype == "f16", i)
     return [TensorType((_integer(attrs, "n_rows"), _integer(attrs, "n_columns")))]
 
 
 @_op("linear")
 def _linear(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """y [T, N] = x [T, K] w[N, K]^T (+ bias [N])."""
+    """Y [T, N] = x [T, K] w[N, K]^T (+ bias [N])."""
     _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[1], i)
     return [TensorType((i[0].shape[0], i[1].shape[0]))]
 
 
 @_op("linear_backward_input", may_reuse=((0, 2),))
 def _linear_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dx [T, K] = dy [T, N] w[N, K] (+ dx_in)."""
+    """Dx [T, K] = dy [T, N] w[N, K] (+ dx_in)."""
     _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[0], i)
     return [TensorType((i[0].shape[0], i[1].shape[1]))]
 
 
 @_op("linear_q4")
 def _linear_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """y [T, N] = x [T, K] W^T (+ bias [N]) with W packed (q, scales), unpacked tile by tile."""
+    """Y [T, N] = x [T, K] W^T (+ bias [N]) with W packed (q, scales), unpacked tile by tile."""
     _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_columns"], i)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_rows")))]
 
 
 @_op("linear_q4_backward_input", may_reuse=((0, 3),))
 def _linear_q4_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dx [T, K] = dy [T, N] W (+ dx_in) with W packed (q, scales), unpacked tile by tile."""
+    """Dx [T, K] = dy [T, N] W (+ dx_in) with W packed (q, scales), unpacked tile by tile."""
     _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_rows"], i)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
 
 
 @_op("lora_a")
 def _lora_a(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """h [T, R] = x [T, K] A[R, K]^T."""
+    """H [T, R] = x [T, K] A[R, K]^T."""
     _require(len(i) == 2 and i[0].shape[1] == i[1].shape[1], i)
     return [TensorType((i[0].shape[0], i[1].shape[0]))]
 
 
 @_op("lora_b", may_reuse=((0, 0),))
 def _lora_b(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """y [T, N] = y_in + scale h [T, R] B[N, R]^T."""
+    """Y [T, N] = y_in + scale h [T, R] B[N, R]^T."""
     y, h, b = i
     _require(y.shape == (h.shape[0], b.shape[0]) and h.shape[1] == b.shape[1], i)
     return [y]
@@ -120,35 +120,35 @@ def _lora_b(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("lora_b_backward", may_reuse=((0, 3),))
 def _lora_b_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dB [N, R] = scale dy^T h (+ dB_in) and dh [T, R] = scale dy B, from (dy, h, B)."""
+    """DB [N, R] = scale dy^T h (+ dB_in) and dh [T, R] = scale dy B, from (dy, h, B)."""
     _require(len(i) in (3, 4) and i[0].shape == (i[1].shape[0], i[2].shape[0]), i)
     return [i[2], i[1]]
 
 
 @_op("lora_a_backward", may_reuse=((0, 2),))
 def _lora_a_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dA [R, K] = dh^T x (+ dA_in), from (dh [T, R], x [T, K])."""
+    """DA [R, K] = dh^T x (+ dA_in), from (dh [T, R], x [T, K])."""
     _require(len(i) in (2, 3) and i[0].shape[0] == i[1].shape[0], i)
     return [TensorType((i[0].shape[1], i[1].shape[1]))]
 
 
 @_op("lora_a_backward_input", may_reuse=((0, 2),))
 def _lora_a_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dx [T, K] = dh [T, R] A [R, K] (+ dx_in)."""
+    """Dx [T, K] = dh [T, R] A [R, K] (+ dx_in)."""
     _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[0], i)
     return [TensorType((i[0].shape[0], i[1].shape[1]))]
 
 
 @_op("rmsnorm")
 def _rmsnorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C])."""
+    """Y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C])."""
     _require(i[0].shape[1:] == i[1].shape, i)
     return [i[0], TensorType((i[0].shape[0],))]
 
 
 @_op("rmsnorm_backward_input", may_reuse=((0, 4),))
 def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dx [T, C] (+ dx_in), from (dy, x, rstd, weight)."""
+    """Dx [T, C] (+ dx_in), from (dy, x, rstd, weight)."""
     _require(len(i) in (4, 5) and i[0] == i[1], i)
     return [i[1]]
 
@@ -184,7 +184,7 @@ def _attention_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorTyp
 
 @_op("swiglu")
 def _swiglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """s = silu(gate) up, from (gate [T, H], up [T, H])."""
+    """S = silu(gate) up, from (gate [T, H], up [T, H])."""
     _require(i[0] == i[1], i)
     return [i[0]]
 
@@ -197,21 +197,21 @@ def _swiglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("add", may_reuse=((0, 0), (0, 1)))
 def _add(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """y = a + b."""
+    """Y = a + b."""
     _require(i[0] == i[1], i)
     return [i[0]]
 
 
 @_op("cross_entropy")
 def _cross_entropy(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """stats f64 [3] = (sum of losses, number correct, number valid) and lse [T], from (logits [T, V], labels [T])."""
+    """Stats f64 [3] = (sum of losses, number correct, number valid) and lse [T], from (logits [T, V], labels [T])."""
     _require(i[1].dtype == "u32" and i[0].shape[0] == i[1].shape[0], i)
     return [TensorType((3,), "f64"), TensorType((i[0].shape[0],))]
 
 
 @_op("cross_entropy_backward", may_reuse=((0, 0),))
 def _cross_entropy_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dlogits = scale (softmax - onehot) / valid, from (logits, labels, lse, stats)."""
+    """Dlogits = scale (softmax - onehot) / valid, from (logits, labels, lse, stats)."""
     _require(len(i) == 4, i)
     return [i[0]]
 

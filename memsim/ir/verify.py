@@ -60,7 +60,9 @@ def _check_aliases(program: Program) -> None:
                 continue
             target = program.values.get(value.alias_of)
             if target is None or value.alias_of not in node.inputs:
-                raise OpError(f"node {index} ({node}): {name} overwrites {value.alias_of}, which the node does not read")
+                raise OpError(
+                    f"node {index} ({node}): {name} overwrites {value.alias_of}, which the node does not read"
+                )
             if target.type != value.type or target.space != value.space:
                 raise OpError(f"node {index} ({node}): {name} and {value.alias_of} differ in type or space")
             overwritten[value.alias_of] = index

@@ -1,5 +1,6 @@
 """The configuration of a decoder-only language model, with Hugging Face's field names."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,7 +78,7 @@ def _integer(data: Mapping[str, Any], key: str, where: str, default: int | None 
 
 def _number(data: Mapping[str, Any], key: str, where: str) -> float:
     value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise InputError(f"{where}: {key!r} must be a positive number, not {value!r}")
     return float(value)
 

@@ -4,6 +4,10 @@ y = W x + scale * B (A x) with A [R, in_features], B [out_features, R] and scale
 """
 
 from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
@@ -64,3 +68,18 @@ def adapter_shapes(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int
 def n_trainable(config: ModelConfig, lora: LoraConfig) -> int:
     """Return the number of trainable parameters of the whole model."""
     return config.num_hidden_layers * sum(rows * columns for rows, columns in adapter_shapes(config, lora).values())
+
+
+def fill_initial(tensor: NDArray[np.float32], name: str, seed: int, block: int, position: int) -> None:
+    """Fill one adapter tensor with PEFT's initial values: A uniform in +-1 / sqrt(in_features), B zero.
+
+    Each tensor has a random stream of its own, keyed by (seed, block, position in the block), so that values do not
+    depend on which other tensors are trained or in which order they are filled.
+    """
+    if name.endswith(".lora_B"):
+        tensor.fill(0)
+        return
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, block, position))))
+    generator.random(dtype=np.float32, out=tensor)
+    tensor -= np.float32(0.5)
+    tensor *= np.float32(2 / sqrt(tensor.shape[1]))

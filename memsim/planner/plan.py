@@ -137,7 +137,7 @@ def check_budget(
     largest = ", ".join(f"{name} {show(size)}" for name, size in plan.held[:3])
     raise LimitError(
         f"{schedule} needs {show(needed)} ({show(baseline_bytes)} interpreter and libraries, {show(plan.peak_bytes)} "
-        f"working set, {show(plan.file_floor_bytes)} for mapped files), {show(needed - budget_bytes)} over the budget of "
-        f"{show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) with {largest}. "
+        f"working set, {show(plan.file_floor_bytes)} for mapped files), {show(needed - budget_bytes)} over the budget "
+        f"of {show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) with {largest}. "
         f"Raise --budget, shorten --seq-len, or lower --lora-rank"
     )

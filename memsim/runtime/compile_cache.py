@@ -14,6 +14,9 @@ def kernel_environment() -> dict[str, str]:
     return os.environ | {"NUMBA_CACHE_DIR": str(directory), "OPENBLAS_NUM_THREADS": "1"}
 
 
+NOT_COMPILED = "is not in the kernel cache"
+
+
 @contextmanager
 def forbid_compilation() -> Iterator[None]:
     """Raise on the first kernel that Numba would compile inside this block.
@@ -26,7 +29,7 @@ def forbid_compilation() -> Iterator[None]:
     class _Abort(event.Listener):  # type: ignore[misc]
         def on_start(self, event: event.Event) -> None:
             name = event.data["dispatcher"].py_func.__qualname__
-            raise WorkerError(f"kernel {name} is not in the cache; run `memsim run` again to compile it outside the cap")
+            raise WorkerError(f"kernel {name} {NOT_COMPILED}; run the command again to compile it")
 
         def on_end(self, event: event.Event) -> None:
             """Nothing ends that did not start."""

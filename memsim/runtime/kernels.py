@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import memsim_kernels as k
 import numpy as np
 
-from memsim.ir.program import Attr
+import memsim_kernels as k
 from memsim.runtime.paging import Array
 
-Kernel = Callable[[Sequence[Array], Sequence[Array], Mapping[str, Attr]], None]
+Attrs = Mapping[str, Any]
+Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
 """Called as kernel(outputs, inputs, attrs)."""
 
 _NO_BIAS = np.zeros(0, np.float32)
@@ -23,96 +23,97 @@ def _start(out: Array, so_far: Sequence[Array]) -> bool:
     return bool(so_far)
 
 
-def _embedding_q4(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _embedding_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.embedding_q4_forward(o[0], i[0], i[1], i[2], a["group_size"])
 
 
-def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.unpack_q4(o[0], i[0], i[1], a["group_size"])
 
 
-def _linear(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _linear(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.linear_forward(o[0], i[0], i[1], i[2] if len(i) > 2 else _NO_BIAS)
 
 
-def _linear_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _linear_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.linear_backward_input(o[0], i[0], i[1], _start(o[0], i[2:]))
 
 
-def _linear_q4(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _linear_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.linear_q4_forward(o[0], i[0], i[1], i[2], i[3] if len(i) > 3 else _NO_BIAS, a["group_size"])
 
 
-def _linear_q4_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _linear_q4_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.linear_q4_backward_input(o[0], i[0], i[1], i[2], a["group_size"], _start(o[0], i[3:]))
 
 
-def _lora_a(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _lora_a(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.lora_a_forward(o[0], i[0], i[1])
 
 
-def _lora_b(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _lora_b(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     _start(o[0], i[:1])
     k.lora_b_forward(o[0], i[1], i[2], a["scale"])
 
 
-def _lora_b_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _lora_b_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.lora_b_backward(o[0], o[1], i[0], i[1], i[2], a["scale"], _start(o[0], i[3:]))
 
 
-def _lora_a_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _lora_a_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.lora_a_backward(o[0], i[0], i[1], _start(o[0], i[2:]))
 
 
-def _lora_a_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _lora_a_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.lora_a_backward_input(o[0], i[0], i[1], _start(o[0], i[2:]))
 
 
-def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rmsnorm_forward(o[0], o[1], i[0], i[1], a["eps"])
 
 
-def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rmsnorm_backward_input(o[0], i[0], i[1], i[2], i[3], _start(o[0], i[4:]))
 
 
-def _rope(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rope_forward(o[0], i[0], i[1], i[2], a["n_heads"])
 
 
-def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rope_backward(o[0], i[0], i[1], i[2], a["n_heads"])
 
 
-def _attention(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.attention_forward(o[0], o[1], i[0], i[1], i[2], a["n_heads"], a["n_kv_heads"])
 
 
-def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
-    k.attention_backward(*o, *i, a["n_heads"], a["n_kv_heads"])
+def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    dq, dk, dv, delta = o
+    k.attention_backward(dq, dk, dv, delta, i[0], i[1], i[2], i[3], i[4], i[5], a["n_heads"], a["n_kv_heads"])
 
 
-def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.swiglu_forward(o[0], i[0], i[1])
 
 
-def _swiglu_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _swiglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.swiglu_backward(o[0], o[1], i[0], i[1], i[2])
 
 
-def _add(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.add(o[0], i[0], i[1])
 
 
-def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.cross_entropy_forward(o[0], o[1], i[0], i[1])
 
 
-def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.cross_entropy_backward(o[0], i[0], i[1], i[2], i[3], a["scale"])
 
 
-def _parameters(i: Sequence[Array], a: Mapping[str, Attr]) -> list[tuple[Array, Array, slice]]:
+def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
     """Return (parameter, gradient, its slice of one state vector) for each tensor of an update, all flat."""
     n, start, rows = int(a["n_tensors"]), 0, []
     for parameter, gradient in zip(i[1 : n + 1], i[n + 1 : 2 * n + 1], strict=True):
@@ -121,17 +122,17 @@ def _parameters(i: Sequence[Array], a: Mapping[str, Attr]) -> list[tuple[Array, 
     return rows
 
 
-def _sgd(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _sgd(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     for parameter, gradient, _ in _parameters(i, a):
         k.sgd_update(parameter, gradient, a["lr"], a["weight_decay"])
 
 
-def _momentum(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _momentum(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     for parameter, gradient, where in _parameters(i, a):
         k.momentum_update(parameter, i[-1][where], gradient, a["lr"], a["momentum"], a["weight_decay"])
 
 
-def _adamw(o: Sequence[Array], i: Sequence[Array], a: Mapping[str, Attr]) -> None:
+def _adamw(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     first, second = i[-1].reshape(2, -1)
     step = int(i[0][0])
     settings = (a["lr"], a["beta1"], a["beta2"], a["eps"], a["weight_decay"])

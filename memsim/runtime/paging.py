@@ -16,6 +16,7 @@ from memsim.files import require_disk
 from memsim.ir.program import Program, Space
 from memsim.units import format_bytes
 from memsim.weights.pack import Pack, verify_part
+from memsim.weights.tensor_file import map_file, view
 
 NUMPY_DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "f64": np.float64}
 
@@ -33,43 +34,36 @@ class MappedWeights:
     def __init__(self, pack: Pack, cold: bool = False) -> None:
         self._pack = pack
         self._cold = cold
-        self._maps: dict[str, tuple[mmap.mmap, int]] = {}
+        self._maps: dict[str, mmap.mmap] = {}
         self._views: dict[str, Array] = {}
 
     def array(self, source: str) -> Array:
         """Return the read-only view of ``part/tensor``."""
         if source not in self._views:
             part, name = source.split("/", 1)
-            entry = self._pack.part(part).tensors[name]
-            raw = np.frombuffer(self._mapped(part), np.uint8, entry.n_bytes, entry.start)
-            self._views[source] = raw.view(NUMPY_DTYPES[entry.dtype]).reshape(entry.shape)
+            self._views[source] = view(self._maps[part], self._pack.part(part).tensors[name])
         return self._views[source]
 
     def page_in(self, part: str, everything: bool) -> None:
-        """Ask the kernel to read ``part`` ahead; the first time, check its bytes against the pack's checksum."""
+        """Map ``part`` and ask the kernel to read it ahead; the first time, check its bytes against the checksum.
+
+        Raises:
+            InputError: The file cannot be mapped, or it changed since it was packed.
+        """
         first = part not in self._maps
-        mapped = self._mapped(part)
-        if everything:
-            mapped.madvise(mmap.MADV_WILLNEED)
         if first:
-            verify_part(self._pack, part, memoryview(mapped))
+            self._maps[part] = map_file(self._pack.part(part).path)
+        if everything:
+            self._maps[part].madvise(mmap.MADV_WILLNEED)
+        if first:
+            verify_part(self._pack, part, self._maps[part])
 
     def evict(self, part: str) -> None:
         """Let go of the pages of ``part``."""
-        mapped, descriptor = self._maps[part]
-        mapped.madvise(mmap.MADV_DONTNEED)
+        self._maps[part].madvise(mmap.MADV_DONTNEED)
         if self._cold:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def _mapped(self, part: str) -> mmap.mmap:
-        if part not in self._maps:
-            path = self._pack.part(part).path
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                self._maps[part] = (mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), descriptor)
-            except (OSError, ValueError) as error:
-                raise InputError(f"cannot map {path}: {error}; pack the model again") from error
-        return self._maps[part][0]
+            with self._pack.part(part).path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class ScratchFile:

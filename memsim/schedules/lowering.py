@@ -10,7 +10,7 @@ from memsim.ir.autodiff import BlockBackward
 from memsim.ir.builder import Builder
 from memsim.ir.in_place import reuse_in_place
 from memsim.ir.opset import OpError
-from memsim.ir.program import Node, Program, Repeat, Space, TensorType, Value
+from memsim.ir.program import Attr, Node, Program, Repeat, Space, TensorType, Value
 from memsim.ir.verify import verify
 from memsim.models.decoder import CONSTANTS
 from memsim.models.graph import ModelGraph
@@ -254,7 +254,7 @@ class _Lowering:
         }
         total = sum(spec.n_bytes for spec in specs.values())
         together = total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
-        attrs = {"part": part, "reads_bytes": total if reads_bytes is None else reads_bytes, "together_bytes": together}
+        attrs: dict[str, Attr] = {"part": part, "reads_bytes": total if reads_bytes is None else reads_bytes, "together_bytes": together}
         self.builder.emit_declared("page_in", [], list(env.values()), attrs)
         return env
 

@@ -100,9 +100,9 @@ def read_adapter(directory: Path, config: ModelConfig) -> tuple[LoraConfig, Adap
         entry = entries.pop(tensor_key(block, name), None)
         if entry is None:
             raise InputError(f"{path} has no tensor {tensor_key(block, name)!r}")
-        if entry.shape != shape or entry.dtype not in ("F32", "F16", "BF16"):
+        if entry.shape != shape or entry.dtype not in ("f32", "f16", "bf16"):
             found = f"{entry.dtype} {list(entry.shape)}"
-            raise InputError(f"{path}: {tensor_key(block, name)!r} is {found}; the model needs F32 {list(shape)}")
+            raise InputError(f"{path}: {tensor_key(block, name)!r} is {found}; the model needs f32 {list(shape)}")
     if entries:
         raise InputError(f"{path} holds the unknown tensor {quoted(next(iter(entries)))}")
     return lora, _values(path, shapes)
@@ -125,7 +125,7 @@ def _values(path: Path, shapes: Mapping[tuple[int, str], tuple[int, int]]) -> Ad
 
 
 def _as_float32(stored: NDArray[Any], entry: TensorEntry) -> NDArray[np.float32]:
-    if entry.dtype == "BF16":
+    if entry.dtype == "bf16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     # Another tool's header may leave the data unaligned, which compiled kernels refuse: that takes a copy.
     return np.require(stored, np.float32, "A")

@@ -29,7 +29,7 @@ _INDEX_FILE = "model.safetensors.index.json"
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
-_SOURCE_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
+_SOURCE_DTYPES = {"bf16": "<u2", "f16": "<f2", "f32": "<f4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +166,9 @@ def _eos_token_id(data: Mapping[str, Any], config: ModelConfig) -> int | None:
     value = data.get("eos_token_id")
     if isinstance(value, list) and value:
         value = value[0]
-    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < config.vocab_size
-    return value if usable else None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < config.vocab_size:
+        return value
+    return None
 
 
 class RowReader:
@@ -188,9 +189,9 @@ class RowReader:
         columns = self._tensor.rows[1]
         stored = np.empty((count, columns), self._dtype)
         offset = self._tensor.entry.start + first * columns * self._dtype.itemsize
-        self._fill(memoryview(stored.reshape(-1)).cast("B"), offset)
+        self._fill(stored.reshape(-1).view(np.uint8).data, offset)
         os.posix_fadvise(self._descriptor, offset, stored.nbytes, os.POSIX_FADV_DONTNEED)
-        if self._tensor.entry.dtype == "BF16":
+        if self._tensor.entry.dtype == "bf16":
             return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return stored.astype(np.float32, copy=False)
 

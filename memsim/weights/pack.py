@@ -1,7 +1,7 @@
 """A pack: a directory with ``pack.json``, one safetensors file per part, and perhaps a tokenizer.
 
 ``memsim.models.parts`` says what each file holds. A pack may come from anywhere, so everything in it is checked
-before use: descriptions and headers when it is opened (no tensor is read), tensor data by its SHA-256 when it is mapped.
+before use: descriptions and headers when it is opened (no tensor is read), tensor data by its SHA-256 once mapped.
 """
 
 import hashlib
@@ -132,16 +132,17 @@ def open_pack(directory: Path) -> Pack:
     )
 
 
-def verify_part(part: PartFile, mapped: bytes | memoryview | mmap.mmap) -> None:
-    """Check the bytes of a part, usually a map of its file, against its checksum.
+def verify_part(pack: Pack, name: str, mapped: bytes | memoryview | mmap.mmap) -> None:
+    """Check the bytes of part ``name``, usually a map of its file, against their checksum.
 
     Raises:
         InputError: They differ.
     """
+    part = pack.part(name)
     if hashlib.sha256(mapped).hexdigest() != part.sha256:
         raise InputError(
             f"{part.path} does not match its checksum: it changed since it was packed; "
-            f"delete {part.path.parent} and pack again"
+            f"delete {pack.directory} and pack again"
         )
 
 
@@ -179,7 +180,7 @@ def _part(
         raise InputError(f"{where}: part {name!r} has no valid sha256")
     path = directory / part_file_name(name)
     tensors = read_header(path, _MAX_PART_HEADER_BYTES)
-    size = max(entry.end for entry in tensors.values()) if tensors else 0
+    size = max((entry.end for entry in tensors.values()), default=0)
     if isinstance(n_bytes, bool) or n_bytes != size:
         raise InputError(f"{path} has {size} bytes, but {where} says {quoted(n_bytes)}; it is truncated or corrupt")
     return PartFile(path, size, sha256, _expected_tensors(tensors, config, name, group_size, path))
@@ -195,10 +196,9 @@ def _expected_tensors(
         entry = found.get(name)
         if entry is None:
             raise InputError(f"{path} has no tensor {name!r}")
-        if (entry.dtype, entry.shape) != (spec.dtype.upper(), spec.shape):
-            raise InputError(
-                f"{path}: {name!r} is {entry.dtype} {entry.shape}, but the model needs {spec.dtype.upper()} {spec.shape}"
-            )
+        if (entry.dtype, entry.shape) != (spec.dtype, spec.shape):
+            needed = f"{spec.dtype} {list(spec.shape)}"
+            raise InputError(f"{path}: {name!r} is {entry.dtype} {list(entry.shape)}, but the model needs {needed}")
         if entry.start % TENSOR_ALIGNMENT:
             raise InputError(f"{path}: {name!r} starts at byte {entry.start}, not a multiple of {TENSOR_ALIGNMENT}")
         tensors[name] = entry

@@ -33,7 +33,7 @@ def _row_scales(groups: NDArray[np.float32], name: str) -> Scales:
     largest = np.maximum(groups.max(axis=2), -groups.min(axis=2))
     if not np.isfinite(largest).all():  # max and min hand on a NaN
         raise InputError(f"{name} holds NaN or infinite weights; the checkpoint is corrupt")
-    scales = largest / np.float32(_LARGEST_Q)
+    scales: Rows = largest / np.float32(_LARGEST_Q)
     if scales.max(initial=0.0) > _LARGEST_SCALE:
         raise InputError(
             f"{name} holds a weight of magnitude {largest.max():.3g}; INT4 with float16 scales reaches "

@@ -28,10 +28,10 @@ DATA_ALIGNMENT = 16_384  # a page: 16 KiB on Apple devices, a multiple of 4 KiB 
 FLUSH_BYTES = 16 << 20
 PAD_PREFIX = "_pad"
 
-_ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
-_ITEM_BYTES |= {"U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
-_ITEM_BYTES |= {"U64": 8, "I64": 8, "F64": 8, "C64": 8}
-_NUMPY_TYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "F16": "<f2", "F32": "<f4", "BF16": "<u2"}
+_ITEM_BYTES = {"bool": 1, "u8": 1, "i8": 1, "f8_e4m3": 1, "f8_e5m2": 1, "f8_e8m0": 1}
+_ITEM_BYTES |= {"u16": 2, "i16": 2, "f16": 2, "bf16": 2, "u32": 4, "i32": 4, "f32": 4}
+_ITEM_BYTES |= {"u64": 8, "i64": 8, "f64": 8, "c64": 8}
+_NUMPY_TYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "f16": "<f2", "f32": "<f4", "bf16": "<u2"}
 _MAX_DIMENSIONS = 16
 _MAX_LENGTH = 1 << 48
 
@@ -41,7 +41,7 @@ class TensorEntry:
     """Where one tensor lies in its file.
 
     Attributes:
-        dtype: Safetensors' name of the element type, such as ``F32`` or ``BF16``.
+        dtype: Element type: safetensors' name in lower case, such as ``f32`` or ``bf16``.
         shape: Lengths of its dimensions.
         start: Offset of the first byte from the beginning of the **file**.
         n_bytes: Size.
@@ -64,20 +64,20 @@ def _is_length(value: Any) -> bool:
 
 def _entry(description: Any, data_start: int, where: str) -> TensorEntry:
     """Check one tensor's description by itself."""
-    if not isinstance(description, dict) or set(description) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(description, dict) or not {"dtype", "shape", "data_offsets"} <= set(description):
         raise InputError(f"{where} must have dtype, shape and data_offsets")
     dtype, shape, offsets = description["dtype"], description["shape"], description["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype != dtype.upper() or dtype.lower() not in _ITEM_BYTES:
         raise InputError(f"{where} has the unknown dtype {quoted(dtype)}")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_length, shape)):
         raise InputError(f"{where} has the impossible shape {quoted(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_length, offsets)):
         raise InputError(f"{where} has the impossible data_offsets {quoted(offsets)}")
     begin, end = offsets
-    n_bytes = prod(shape) * _ITEM_BYTES[dtype]
+    n_bytes = prod(shape) * _ITEM_BYTES[dtype.lower()]
     if end - begin != n_bytes:
         raise InputError(f"{where}: {dtype} {shape} takes {n_bytes} bytes, but data_offsets span {end - begin}")
-    return TensorEntry(dtype, tuple(shape), data_start + begin, n_bytes)
+    return TensorEntry(dtype.lower(), tuple(shape), data_start + begin, n_bytes)
 
 
 def _check_coverage(entries: Mapping[str, TensorEntry], data_start: int, file_bytes: int, path: Path) -> None:
@@ -140,7 +140,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def view(mapped: mmap.mmap, entry: TensorEntry) -> NDArray[Any]:
-    """Return a tensor of a mapped file as a read-only array that shares its pages; BF16 comes as uint16 bits."""
+    """Return a tensor of a mapped file as a read-only array that shares its pages; bf16 comes as uint16 bits."""
     dtype = np.dtype(_NUMPY_TYPES[entry.dtype])
     return np.frombuffer(mapped, dtype, count=prod(entry.shape), offset=entry.start).reshape(entry.shape)
 
@@ -172,14 +172,14 @@ def layout(
     header += b" " * (-(8 + len(header)) % data_alignment)
     data_start = 8 + len(header)
     entries = {
-        name: TensorEntry(spec.dtype.upper(), spec.shape, data_start + start, _spec_bytes(spec))
+        name: TensorEntry(spec.dtype, spec.shape, data_start + start, _spec_bytes(spec))
         for name, (spec, start) in placed.items()
     }
     return len(header).to_bytes(8, "little") + header, entries
 
 
 def _spec_bytes(spec: TensorSpec) -> int:
-    return prod(spec.shape) * _ITEM_BYTES[spec.dtype.upper()]
+    return prod(spec.shape) * _ITEM_BYTES[spec.dtype]
 
 
 def file_bytes(specs: Mapping[str, TensorSpec]) -> int:
@@ -234,7 +234,7 @@ class TensorFileWriter:
         self._advance_to(name)
         if chunk.dtype != np.dtype(_NUMPY_TYPES[entry.dtype]) or self.n_bytes + chunk.nbytes > entry.end:
             raise ValueError(f"{chunk.dtype} {chunk.shape} does not fit what is left of {name}: {entry}")
-        self._append(memoryview(np.ascontiguousarray(chunk).reshape(-1)).cast("B"))
+        self._append(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
 
     def finish(self) -> str:
         """Check that nothing is missing, bring everything to disk and return the SHA-256 of the file.

@@ -1,0 +1,53 @@
+"""Numba kernels of a fine-tuning step, forward and backward, on float32 and packed INT4.
+
+Importing the package compiles every kernel (half a minute) or loads it from Numba's cache (under a second).
+
+Every array is C-contiguous; float32 and [T, features] unless its kernel says otherwise; written arguments come
+first, and inputs may be read-only. Any T >= 1. Bits do not depend on the number of threads or rows, nor on addresses.
+"""
+
+from memsim_kernels.activation import swiglu_backward, swiglu_forward
+from memsim_kernels.attention import attention_backward, attention_forward
+from memsim_kernels.elementwise import add
+from memsim_kernels.linear import (
+    linear_backward_input,
+    linear_forward,
+    linear_q4_backward_input,
+    linear_q4_forward,
+)
+from memsim_kernels.lora import lora_a_backward, lora_a_backward_input, lora_a_forward, lora_b_backward, lora_b_forward, lora_backward, lora_forward
+from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
+from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
+from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
+from memsim_kernels.quant import embedding_q4_forward, unpack_q4
+from memsim_kernels.rope import rope_backward, rope_forward
+
+__all__ = [
+    "adamw_update",
+    "add",
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "embedding_q4_forward",
+    "linear_backward_input",
+    "linear_forward",
+    "linear_q4_backward_input",
+    "linear_q4_forward",
+    "lora_a_backward",
+    "lora_a_backward_input",
+    "lora_a_forward",
+    "lora_b_backward",
+    "lora_b_forward",
+    "lora_backward",
+    "lora_forward",
+    "momentum_update",
+    "rmsnorm_backward_input",
+    "rmsnorm_forward",
+    "rope_backward",
+    "rope_forward",
+    "sgd_update",
+    "swiglu_backward",
+    "swiglu_forward",
+    "unpack_q4",
+]

@@ -1,0 +1,55 @@
+"""SwiGLU: s = silu(gate) * up, silu(g) = g / (1 + exp(-g)). T tokens, H intermediate_size."""
+
+import numpy as np
+from numba import prange
+
+from memsim_kernels.exponential import exp
+from memsim_kernels.jit import F32, READ_2D, WRITE_2D, kernel
+
+PIECE = 1024
+
+
+@kernel(WRITE_2D, READ_2D, READ_2D)
+def swiglu_forward(s: F32, gate: F32, up: F32) -> None:
+    """Compute s = silu(gate) * up.
+
+    Args:
+        s: [T, H], written; may be ``gate`` or ``up`` itself.
+        gate: [T, H].
+        up: [T, H].
+    """
+    one = np.float32(1.0)
+    flat_s, flat_gate, flat_up = s.reshape(-1), gate.reshape(-1), up.reshape(-1)
+    for piece in prange((flat_s.size + PIECE - 1) // PIECE):
+        start = piece * PIECE
+        out, g, u = flat_s[start : start + PIECE], flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
+        for i in range(out.size):
+            out[i] = g[i] / (one + exp(-g[i])) * u[i]
+
+
+@kernel(WRITE_2D, WRITE_2D, READ_2D, READ_2D, READ_2D)
+def swiglu_backward(dgate: F32, dup: F32, ds: F32, gate: F32, up: F32) -> None:
+    """Compute dup = ds * silu(gate) and dgate = ds * up * silu'(gate).
+
+    Args:
+        dgate: [T, H], written; may be ``gate`` itself.
+        dup: [T, H], written; may be ``up`` itself.
+        ds: [T, H].
+        gate: [T, H].
+        up: [T, H].
+    """
+    one = np.float32(1.0)
+    flat_dgate, flat_dup, flat_ds = dgate.reshape(-1), dup.reshape(-1), ds.reshape(-1)
+    flat_gate, flat_up = gate.reshape(-1), up.reshape(-1)
+    for piece in prange((flat_ds.size + PIECE - 1) // PIECE):
+        start = piece * PIECE
+        d, g, u = flat_ds[start : start + PIECE], flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
+        # Through a buffer of its own: in place, the loop could not become vector code.
+        buffer = np.empty((2, PIECE), np.float32)
+        for i in range(d.size):
+            sigmoid = one / (one + exp(-g[i]))
+            silu = g[i] * sigmoid
+            buffer[0, i] = d[i] * u[i] * (sigmoid + silu * (one - sigmoid))
+            buffer[1, i] = d[i] * silu
+        flat_dgate[start : start + PIECE] = buffer[0, : d.size]
+        flat_dup[start : start + PIECE] = buffer[1, : d.size]

@@ -1,0 +1,52 @@
+"""Progress on stderr: rich bars on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from memsim.units import format_bytes
+
+BytesProgress = Callable[[str, int, int], None]
+"""Called with (label, bytes done, bytes in all)."""
+
+
+@contextmanager
+def bytes_progress(task: str) -> Iterator[BytesProgress]:
+    """Yield a callback that shows how far a job over many bytes has come."""
+    if not sys.stderr.isatty():
+        yield _Lines(task)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(task, total=None, visible=False)
+
+        def update(label: str, done_bytes: int, total_bytes: int) -> None:
+            description = f"{task}: {label}"
+            bars.update(bar, description=description, completed=done_bytes, total=total_bytes or None, visible=True)
+
+        yield update
+
+
+class _Lines:
+    """Prints one line for every tenth of the work."""
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._tenths = -1
+
+    def __call__(self, label: str, done_bytes: int, total_bytes: int) -> None:
+        tenths = 10 * done_bytes // total_bytes if total_bytes else 0
+        if tenths > self._tenths:
+            self._tenths = tenths
+            done = f"{10 * tenths} % of {format_bytes(total_bytes)}, " if total_bytes else ""
+            click.echo(f"{self._task}: {done}{label}", err=True)
+
+
+def stage(text: str) -> None:
+    """Say what is being done, when it may take over a second."""
+    click.echo(f"{text} ...", err=True)

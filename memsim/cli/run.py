@@ -1,0 +1,218 @@
+"""``memsim run``: one fine-tuning run in a capped process."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from memsim.cli.progress import bytes_progress, stage
+from memsim.errors import InputError
+from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
+from memsim.models.presets import PRESETS
+from memsim.results import Result, emit_json
+from memsim.runtime.cap import ENFORCEMENTS
+from memsim.runtime.run import RunConfig, RunProgress, run
+from memsim.runtime.supervise import StepDone, exit_code
+from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.units import format_bytes, is_decimal, parse_bytes
+
+SYNTHETIC = "synthetic weights: memory and time are real, loss is not"
+
+
+@click.command(name="run", context_settings={"show_default": True})
+@click.option("--budget", required=True, metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB.")
+@click.option(
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    help=f"A preset ({', '.join(PRESETS)}), a pack, or a Hugging Face directory.",
+)
+@click.option(
+    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps, spills and recomputes."
+)
+@click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
+@click.option("--steps", type=int, default=5, metavar="N", help="Optimizer steps.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="UTF-8 text or JSONL (field `text`) to train on.  [default: CPython's own documentation]",
+)
+@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@click.option("--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank.")
+@click.option(
+    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+)
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+)
+@click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
+@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
+@click.option("--seed", type=int, default=0, metavar="N", help="Of adapters, data order and synthetic weights.")
+@click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
+@click.option(
+    "--page-cache",
+    type=click.Choice(["warm", "cold"]),
+    default="warm",
+    help="Cold drops weight pages from the page cache at every eviction.",
+)
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
+@click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
+@click.option("--eval-sequences", type=int, default=8, metavar="N", help="Sequences of an evaluation, at most.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New directory for the results.  [default: runs/<time>-<model>-<schedule>]",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where spilled values and optimizer state go; a disk, not tmpfs.  [default: the --out directory]",
+)
+@click.option("--plan-check/--no-plan-check", default=True, help="Refuse a plan that does not fit the budget.")
+@click.option(
+    "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
+)
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
+def command(
+    budget: str,
+    model: str,
+    schedule: str,
+    seq_len: int,
+    steps: int,
+    data: Path | None,
+    lora_rank: int,
+    lora_alpha: float,
+    target_modules: str,
+    optimizer: str,
+    lr: float,
+    accumulate: int,
+    seed: int,
+    threads: int,
+    page_cache: str,
+    eval_data: Path | None,
+    eval_every: int,
+    eval_sequences: int,
+    out: Path | None,
+    scratch: Path | None,
+    plan_check: bool,
+    enforcement: str | None,
+    json_path: str | None,
+    test_balloon: str | None,
+) -> None:
+    """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
+
+    Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
+    same shapes and bytes. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+    """
+    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
+        raise InputError(f"cannot write {json_path}: its directory does not exist")
+    budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
+    config = RunConfig(
+        budget_bytes=budget_bytes,
+        decimal=decimal,
+        model=model,
+        schedule=schedule,
+        seq_len=seq_len,
+        steps=steps,
+        data=data,
+        eval_data=eval_data,
+        eval_every=eval_every,
+        eval_sequences=eval_sequences,
+        lora=LoraConfig(lora_rank, lora_alpha, tuple(name for name in target_modules.split(",") if name)),
+        optimizer=OptimizerConfig(optimizer, lr),
+        accumulate=accumulate,
+        seed=seed,
+        threads=threads,
+        cold=page_cache == "cold",
+        out=out,
+        scratch=scratch,
+        plan_check=plan_check,
+        enforcement=enforcement,
+        balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
+    )
+    with bytes_progress("packing") as packing:
+        outcome = run(config, _Drawing(config, packing).callbacks())
+    result = outcome.result
+    if json_path is not None:
+        emit_json(result, json_path)
+    if json_path != "-":
+        click.echo(_summary(result, decimal))
+        click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
+    if outcome.message:
+        click.echo(f"memsim: {outcome.message}", err=True)
+    if result.exit_reason is not None and result.exit_reason != "done":
+        sys.exit(exit_code(result.exit_reason))
+
+
+class _Drawing:
+    """Draws a run on stderr, one line a step."""
+
+    def __init__(self, config: RunConfig, packing: object) -> None:
+        self._config = config
+        self._packing = packing
+
+    def callbacks(self) -> RunProgress:
+        return RunProgress(
+            stage=stage,
+            packing=self._packing,  # type: ignore[arg-type]
+            planned=self._planned,
+            step=self._step,
+            note=lambda text: click.echo(text, err=True),
+        )
+
+    def _size(self, n_bytes: int) -> str:
+        return format_bytes(n_bytes, self._config.decimal)
+
+    def _planned(self, footprint_bytes: int, source: str) -> None:
+        config = self._config
+        click.echo(
+            f"{config.model} {config.schedule}, seq {config.seq_len}, LoRA rank {config.lora.rank}: planned footprint "
+            f"{self._size(footprint_bytes)} under a budget of {self._size(config.budget_bytes)}",
+            err=True,
+        )
+        if source == "synthetic":
+            click.echo(SYNTHETIC, err=True)
+
+    def _step(self, done: StepDone) -> None:
+        result, config = done.result, self._config
+        seconds = result.step_s or float("nan")
+        rate = config.seq_len * config.accumulate / seconds
+        click.echo(
+            f"step {done.step}/{config.steps}  loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  {seconds:.2f} s  "
+            f"{rate:.0f} tokens/s  footprint {self._size(done.footprint_bytes)} of {self._size(config.budget_bytes)}",
+            err=True,
+        )
+
+
+def _summary(result: Result, decimal: bool) -> str:
+    """Return the result for people."""
+
+    def size(n_bytes: int | None) -> str:
+        return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
+
+    rows = [
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
+        ("verdict", f"{result.exit_reason} under {size(result.budget_bytes)} ({result.enforcement})"),
+        ("peak footprint", f"{size(result.peak_footprint_bytes)} (planned {size(result.planned_footprint_bytes)})"),
+        ("  baseline", f"{size(result.baseline_footprint_bytes)} interpreter, libraries, kernels"),
+        ("  working set", size(result.peak_working_set_bytes)),
+        ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
+    ]
+    if result.step_s is not None:
+        rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))
+    losses = [step.loss for step in result.steps if step.loss is not None]
+    if losses:
+        rows.append(("loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
+    rows += [
+        (f"eval at {e.step}", f"loss {e.loss:.4f}, accuracy {e.accuracy:.1%}")
+        for e in result.evals
+        if e.loss is not None and e.accuracy is not None
+    ]
+    if result.weights == "synthetic":
+        rows.append(("weights", SYNTHETIC))
+    return "\n".join(f"{name:<16}{text}" for name, text in rows)

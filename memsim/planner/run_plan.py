@@ -1,0 +1,69 @@
+"""Planning a run: its step programs lowered, placed and added up, before anything is allocated."""
+
+from dataclasses import dataclass
+
+from memsim.ir.program import Program
+from memsim.ir.serialize import PlacedProgram
+from memsim.models.config import ModelConfig
+from memsim.models.graph import build_graph
+from memsim.models.lora import LoraConfig
+from memsim.planner.plan import MemoryPlan, plan_memory
+from memsim.schedules.choices import choices_for
+from memsim.schedules.lowering import lower, lower_evaluation
+from memsim.schedules.optimizers import OptimizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSetup:
+    """What decides the programs of a run, the weights' values aside.
+
+    Attributes:
+        n_tokens: Sequence length.
+        accumulate: Micro-batches a step.
+        evaluate: Whether an evaluation program is needed.
+        balloon_bytes: Unplanned bytes that a test node touches.
+    """
+
+    config: ModelConfig
+    group_size: int
+    lora: LoraConfig
+    schedule: str
+    n_tokens: int
+    optimizer: OptimizerConfig
+    accumulate: int = 1
+    evaluate: bool = False
+    balloon_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The programs of a run and their memory.
+
+    Attributes:
+        memory: The plan with the higher peak of the two programs.
+        program: The program that this plan is of.
+    """
+
+    train: PlacedProgram
+    evaluate: PlacedProgram | None
+    memory: MemoryPlan
+    program: Program
+
+
+def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
+    """Lower and place the programs of a run.
+
+    Raises:
+        UsageError: Unknown schedule.
+    """
+    graph = build_graph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate)
+    choices = choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
+    train = lower(graph, choices, setup.optimizer, setup.accumulate, setup.balloon_bytes)
+    programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]
+    plans = [plan_memory(program) for program in programs]
+    placed = [
+        PlacedProgram(program, model_hash, plan.offsets, plan.arena_bytes)
+        for program, plan in zip(programs, plans, strict=True)
+    ]
+    worst = max(range(len(plans)), key=lambda index: plans[index].peak_bytes)
+    return RunPlan(placed[0], placed[1] if setup.evaluate else None, plans[worst], programs[worst])

@@ -1,0 +1,78 @@
+"""What the parent tells the worker, and what the worker tells the parent: JSON, one object a line."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob:
+    """The worker's orders, a JSON file.
+
+    Attributes:
+        parent_pid: The worker dies with this process.
+        group: The worker's own cgroup, to read its footprint from; None without one.
+        data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
+        eval_every: Evaluate after every so many steps; 0 only at the end.
+        cold: Drop weight pages from the page cache at every eviction.
+    """
+
+    parent_pid: int
+    group: str | None
+    data_limit_bytes: int | None
+    threads: int
+    pack: str
+    program: str
+    eval_program: str | None
+    tokens: str
+    eval_tokens: str | None
+    eval_sequences: int
+    eval_every: int
+    steps: int
+    seq_len: int
+    accumulate: int
+    seed: int
+    cold: bool
+    scratch: str
+    adapter: str
+    lora_rank: int
+    lora_alpha: float
+    target_modules: tuple[str, ...]
+    base_model: str
+
+
+class Messages:
+    """The worker's end of the pipe. Every message is written at once: the last one says where a killed worker was."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send one message of ``kind``."""
+        self._write(json.dumps({"kind": kind, **fields}))
+
+    def send_node(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> None:
+        """Send the message that thousands of nodes a step send: a bare list."""
+        self._write(f"[{index},{start_s:.6f},{seconds:.6f},{footprint_bytes}]")
+
+    def _write(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def read_messages(pipe: BinaryIO) -> Iterator[Any]:
+    """Yield the worker's messages until it closes the pipe; a last line cut short by a kill is dropped."""
+    for line in pipe:
+        if line.endswith(b"\n"):
+            yield json.loads(line)
+
+
+def read_job(path: Path) -> WorkerJob:
+    """Read the orders that the parent of this process wrote."""
+    data = json.loads(path.read_bytes())
+    data["target_modules"] = tuple(data["target_modules"])
+    return WorkerJob(**data)

@@ -1,0 +1,95 @@
+"""Before the first run: compile the kernels outside any cap, and measure what a process costs before any weight.
+
+``python -m memsim.runtime.prepare THREADS compile|measure`` is the process that does one of the two.
+"""
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from memsim.errors import InputError, WorkerError
+from memsim.files import cache_dir, write_text
+from memsim.results import host_info, versions
+from memsim.runtime.compile_cache import forbid_compilation, kernel_environment
+from memsim.runtime.footprint import process_footprint
+
+Progress = Callable[[str], None]
+
+
+def prepare_kernels(threads: int, progress: Progress) -> int:
+    """Make sure that the kernels are in the cache; return the footprint of a process that has loaded them, in bytes.
+
+    The figure is measured once for each version of the kernels, Python, NumPy, Numba and CPU, and remembered.
+
+    Raises:
+        WorkerError: Compiling or loading failed; the message holds the last line that the process wrote.
+        InputError: The cache cannot be written.
+    """
+    marker = _marker(threads)
+    try:
+        return int(json.loads(marker.read_text())["footprint_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    progress("compiling kernels (once; about a minute)")
+    _child(threads, "compile")
+    progress("measuring the baseline")
+    footprint = int(_child(threads, "measure"))
+    write_text(marker, json.dumps({"footprint_bytes": footprint}) + "\n")
+    return footprint
+
+
+def forget_kernels(threads: int) -> None:
+    """Forget that the kernels were compiled, so that the next run compiles them again."""
+    _marker(threads).unlink(missing_ok=True)
+
+
+def _marker(threads: int) -> Path:
+    digest = hashlib.sha256(json.dumps([versions(), host_info().cpu, threads]).encode())
+    spec = importlib.util.find_spec("memsim_kernels")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("the package memsim_kernels is not installed; run `pip install -e .` in memsim's checkout")
+    for source in sorted(Path(spec.submodule_search_locations[0]).glob("*.py")):
+        digest.update(source.read_bytes())
+    directory = cache_dir() / "kernels"
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write the cache {directory}: {error.strerror}; set MEMSIM_CACHE") from error
+    return directory / f"baseline-{digest.hexdigest()[:16]}.json"
+
+
+def _child(threads: int, task: str) -> str:
+    command = [sys.executable, "-m", "memsim.runtime.prepare", str(threads), task]
+    done = subprocess.run(command, env=kernel_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise WorkerError(f"cannot {task} the kernels: {last or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def main() -> None:
+    """Compile every kernel, or load it from the cache and print this process's footprint."""
+    threads = int(sys.argv[1])
+    if sys.argv[2] == "compile":
+        from memsim.runtime.kernels import warm_up
+
+        warm_up(threads)
+        return
+    with forbid_compilation():
+        from memsim.runtime.kernels import warm_up as load
+
+        load(threads)
+    # What the worker imports besides, so that the figure is the worker's.
+    import memsim.runtime.session
+    import memsim.runtime.worker
+    import memsim.weights.adapters  # noqa: F401
+
+    print(process_footprint())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""One capped fine-tuning run, seen from the parent: plan, refuse or launch, watch, record."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import psutil
+
+from memsim.errors import InputError, UsageError
+from memsim.files import require_disk, write_text
+from memsim.ir.serialize import save_program
+from memsim.models.lora import LoraConfig, check_lora, n_trainable
+from memsim.planner.plan import check_budget
+from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
+from memsim.results import Enforcement, Result, host_info, versions, write_result
+from memsim.runtime.cap import Cap, open_cap
+from memsim.runtime.job import WorkerJob
+from memsim.runtime.prepare import forget_kernels, prepare_kernels
+from memsim.runtime.supervise import NotCompiled, Outcome, StepDone, supervise
+from memsim.runtime.tokenize import prepare_tokens
+from memsim.schedules.optimizers import OptimizerConfig
+from memsim.units import format_bytes
+from memsim.weights.cache import find_model
+from memsim.weights.pack import Pack
+
+RESULT_FILE = "result.json"
+EVENTS_FILE = "events.jsonl"
+PROGRAM_FILE = "program.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """What ``memsim run`` was asked for.
+
+    Attributes:
+        budget_bytes: The cap, interpreter included.
+        decimal: Whether the user wrote decimal units (1GB), so that messages do too.
+        data: Training text; None is CPython's own documentation.
+        out: Directory to create; None names one under ``runs``.
+        scratch: Where spilled values go; None is the output directory.
+        plan_check: Refuse a plan that does not fit.
+        enforcement: One way of capping; None takes the best available.
+        balloon_bytes: Unplanned bytes that a node touches, to test the cap.
+    """
+
+    budget_bytes: int
+    decimal: bool = True
+    model: str = "qwen2.5-0.5b"
+    schedule: str = "mebp"
+    seq_len: int = 256
+    steps: int = 5
+    data: Path | None = None
+    eval_data: Path | None = None
+    eval_every: int = 0
+    eval_sequences: int = 8
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    accumulate: int = 1
+    seed: int = 0
+    threads: int = 0
+    cold: bool = False
+    out: Path | None = None
+    scratch: Path | None = None
+    plan_check: bool = True
+    enforcement: str | None = None
+    balloon_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """Callbacks that draw a run; every one may do nothing.
+
+    Attributes:
+        stage: A part of the preparation begins.
+        packing: (label, bytes done, bytes in all) while weights are written.
+        planned: The plan is made: (planned footprint in bytes, weights' source).
+        step: A step is done.
+        note: A line worth reading.
+    """
+
+    stage: Callable[[str], None] = lambda text: None
+    packing: Callable[[str, int, int], None] = lambda label, done, total: None
+    planned: Callable[[int, str], None] = lambda footprint_bytes, source: None
+    step: Callable[[StepDone], None] = lambda step: None
+    note: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A finished run.
+
+    Attributes:
+        result: Its record, as written to ``result.json``.
+        directory: Its output directory.
+        message: What ended it, in one line; empty when it is done.
+    """
+
+    result: Result
+    directory: Path
+    message: str
+
+
+def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
+    """Run one fine-tuning job in a capped child process.
+
+    Returns:
+        The record of the run, also when it ended at the cap, was thrashing, or failed; the caller turns
+        ``result.exit_reason`` into an exit code.
+
+    Raises:
+        UsageError: A value that can never work.
+        InputError: A file or this machine cannot serve.
+        LimitError: The plan does not fit the budget.
+    """
+    _check(config)
+    pack, name = find_model(config.model, progress.packing)
+    setup = _setup(config, pack)
+    plan = plan_run(setup, pack.model_hash)
+    threads = config.threads or len(os.sched_getaffinity(0))
+    baseline = prepare_kernels(threads, progress.stage)
+    if config.plan_check:
+        check_budget(plan.program, plan.memory, config.schedule, baseline, config.budget_bytes, config.decimal)
+    progress.planned(baseline + plan.memory.peak_bytes, pack.source)
+    with _out_directory(config, name) as out, _work_directory(out) as work:
+        scratch = config.scratch or out
+        if not scratch.is_dir():
+            raise InputError(f"the scratch directory {scratch} does not exist; create it or choose another")
+        require_disk(scratch, "the scratch")
+        job = _prepare_job(config, pack, name, plan, threads, out, work, scratch, progress)
+        with open_cap(config.budget_bytes, config.enforcement) as cap:
+            if cap.needs_watchdog:
+                progress.note(
+                    f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
+                )
+            outcome = _launch(job, cap, config, plan, out, work, progress)
+            enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
+        result = _record(config, setup, pack, name, plan, threads, baseline, enforcement, kernel_peak, outcome)
+        write_result(out / RESULT_FILE, result)
+    return RunOutcome(result, out, outcome.message)
+
+
+def _check(config: RunConfig) -> None:
+    ram = psutil.virtual_memory().total
+    if config.budget_bytes <= 0:
+        raise UsageError("--budget 0 cannot hold a process; write a size such as 1GB")
+    if config.budget_bytes > ram:
+        raise UsageError(
+            f"--budget {format_bytes(config.budget_bytes, config.decimal)} is above this machine's "
+            f"{format_bytes(ram, config.decimal)} of RAM"
+        )
+    limits = {"--seq-len": config.seq_len, "--steps": config.steps, "--accumulate": config.accumulate}
+    limits["--eval-sequences"] = config.eval_sequences
+    for option, value in limits.items():
+        if value < 1:
+            raise UsageError(f"{option} {value} is below 1")
+    for option, value in {
+        "--seed": config.seed,
+        "--eval-every": config.eval_every,
+        "--threads": config.threads,
+    }.items():
+        if value < 0:
+            raise UsageError(f"{option} {value} is below 0")
+    if config.threads > (available := len(os.sched_getaffinity(0))):
+        raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
+    if config.out is not None and config.out.exists():
+        raise InputError(f"--out {config.out} exists; choose a directory that does not")
+    for path in (config.data, config.eval_data):
+        if path is not None and not path.is_file():
+            raise InputError(f"no text file at {path}")
+    if config.eval_every and config.eval_data is None:
+        raise UsageError("--eval-every needs --eval-data")
+
+
+def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
+    check_lora(config.lora, pack.config)
+    if config.seq_len > pack.config.max_position_embeddings:
+        raise UsageError(
+            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
+            f"{pack.config.max_position_embeddings}"
+        )
+    return TrainingSetup(
+        config=pack.config,
+        group_size=pack.group_size,
+        lora=config.lora,
+        schedule=config.schedule,
+        n_tokens=config.seq_len,
+        optimizer=config.optimizer,
+        accumulate=config.accumulate,
+        evaluate=config.eval_data is not None,
+        balloon_bytes=config.balloon_bytes,
+    )
+
+
+@contextmanager
+def _out_directory(config: RunConfig, model: str) -> Iterator[Path]:
+    """Create the output directory; remove it again if the run never gets to its record."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model.replace('/', '-')}-{config.schedule}"
+    try:
+        if config.out is not None:
+            out = config.out.absolute()
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.mkdir()
+        else:
+            runs = Path("runs").absolute()
+            runs.mkdir(exist_ok=True)
+            out = _unused(runs, stem)
+    except OSError as error:
+        raise InputError(f"cannot create the output directory: {error}; choose another with --out") from error
+    try:
+        yield out
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _unused(runs: Path, stem: str) -> Path:
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        try:
+            (runs / f"{stem}{suffix}").mkdir()
+        except FileExistsError:
+            continue
+        return runs / f"{stem}{suffix}"
+    raise InputError(f"{runs} holds a thousand runs of this second; choose a directory with --out")
+
+
+@contextmanager
+def _work_directory(out: Path) -> Iterator[Path]:
+    """Files that only the worker needs: token ids, orders."""
+    with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as work:
+        yield Path(work)
+
+
+def _prepare_job(
+    config: RunConfig,
+    pack: Pack,
+    name: str,
+    plan: RunPlan,
+    threads: int,
+    out: Path,
+    work: Path,
+    scratch: Path,
+    progress: RunProgress,
+) -> WorkerJob:
+    progress.stage("tokenizing")
+    tokens = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
+    for file, text in tokens.items():
+        prepare_tokens(
+            text,
+            pack.tokenizer,
+            work / file,
+            vocab_size=pack.config.vocab_size,
+            seq_len=config.seq_len,
+            eos_id=pack.eos_token_id,
+        )
+    save_program(plan.train, out / PROGRAM_FILE)
+    if plan.evaluate is not None:
+        save_program(plan.evaluate, work / PROGRAM_FILE)
+    return WorkerJob(
+        parent_pid=os.getpid(),
+        group=None,
+        data_limit_bytes=None,
+        threads=threads,
+        pack=str(pack.directory),
+        program=str(out / PROGRAM_FILE),
+        eval_program=str(work / PROGRAM_FILE) if plan.evaluate else None,
+        tokens=str(work / "tokens.bin"),
+        eval_tokens=str(work / "eval.bin") if plan.evaluate else None,
+        eval_sequences=config.eval_sequences,
+        eval_every=config.eval_every,
+        steps=config.steps,
+        seq_len=config.seq_len,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        cold=config.cold,
+        scratch=str(scratch.absolute()),
+        adapter=str(out),
+        lora_rank=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        target_modules=config.lora.target_modules,
+        base_model=name,
+    )
+
+
+def _launch(
+    job: WorkerJob, cap: Cap, config: RunConfig, plan: RunPlan, out: Path, work: Path, progress: RunProgress
+) -> Outcome:
+    group = str(cap.group_path) if cap.group_path else None
+    limit = config.budget_bytes if cap.needs_data_limit else None
+    orders = work / "job.json"
+    write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
+
+    def admit(baseline_bytes: int) -> None:
+        if config.plan_check:
+            check_budget(
+                plan.program, plan.memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal
+            )
+
+    try:
+        return supervise(orders, cap, plan.train.program, out / EVENTS_FILE, admit, progress.step, config.decimal)
+    except NotCompiled:
+        forget_kernels(job.threads)
+        raise
+
+
+def _record(
+    config: RunConfig,
+    setup: TrainingSetup,
+    pack: Pack,
+    name: str,
+    plan: RunPlan,
+    threads: int,
+    baseline: int,
+    enforcement: Enforcement,
+    kernel_peak: int | None,
+    outcome: Outcome,
+) -> Result:
+    memory = plan.memory
+    measured_baseline = outcome.baseline_bytes
+    working_set = outcome.peak_footprint_bytes - measured_baseline if measured_baseline else None
+    return Result(
+        command="run",
+        source="measured",
+        model=name,
+        schedule=config.schedule,
+        seq_len=config.seq_len,
+        lora_rank=config.lora.rank,
+        trainable_parameters=n_trainable(setup.config, config.lora),
+        optimizer=config.optimizer.name,
+        compute="f32",
+        threads=threads,
+        weights="synthetic" if pack.source == "synthetic" else "packed",
+        page_cache="cold" if config.cold else "warm",
+        budget_bytes=config.budget_bytes,
+        enforcement=enforcement,
+        fits=outcome.reason == "done",
+        exit_reason=outcome.reason,
+        baseline_footprint_bytes=measured_baseline,
+        peak_footprint_bytes=outcome.peak_footprint_bytes,
+        peak_working_set_bytes=working_set,
+        planned_peak_bytes=memory.peak_bytes,
+        planned_mapped_bytes=memory.mapped_bytes,
+        planned_footprint_bytes=baseline + memory.peak_bytes,
+        file_floor_bytes=memory.file_floor_bytes,
+        peak_rss_bytes=outcome.peak_rss_bytes,
+        kernel_peak_bytes=kernel_peak,
+        step_s=outcome.step_s,
+        steps=tuple(outcome.steps),
+        evals=tuple(outcome.evals),
+        time_by_op_s=outcome.time_by_op_s,
+        peak_by_value=dict(memory.held),
+        host=host_info(),
+        versions=versions(),
+    )

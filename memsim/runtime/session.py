@@ -1,0 +1,148 @@
+"""A training session: programs bound to weights, adapters, scratch and data, in this process.
+
+The capped worker runs one; tests run it directly.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memsim.errors import WorkerError
+from memsim.ir.serialize import PlacedProgram
+from memsim.models.config import ModelConfig
+from memsim.models.decoder import rope_tables
+from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
+from memsim.models.parts import block_part
+from memsim.runtime.data import Batches, TokenFile
+from memsim.runtime.executor import Executor, Observer
+from memsim.runtime.paging import Array, MappedWeights, ScratchFile, scratch_sizes
+from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
+from memsim.weights.pack import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Mean loss (nats a token) and next-token accuracy over some tokens."""
+
+    loss: float
+    accuracy: float
+
+
+class _Losses:
+    """The executor's host: hands out windows and sums what the loss nodes emit."""
+
+    def __init__(self, windows: Iterator[tuple[Array, Array]]) -> None:
+        self._windows = windows
+        self._total = np.zeros(3)
+
+    def next_batch(self, ids: Array, labels: Array) -> None:
+        window = next(self._windows)
+        np.copyto(ids, window[0])
+        np.copyto(labels, window[1])
+
+    def emit_loss(self, stats: Array) -> None:
+        self._total += stats
+
+    def take(self) -> Score:
+        loss, correct, valid = self._total.tolist()
+        self._total[:] = 0
+        return Score(loss / valid, correct / valid) if valid else Score(float("nan"), 0.0)
+
+
+class Session:
+    """Adapters, optimizer state and executors of one run.
+
+    Args:
+        pack: The weights; must be the ones that the programs were lowered for.
+        train: The step program.
+        evaluate: The evaluation program, if any.
+        scratch_directory: Where spilled values and optimizer state go; on a disk.
+        seed: Of the adapters' initial values.
+        cold: Drop evicted weight pages from the page cache too.
+        arena: Storage of the step program's arena values; the planned arena by default.
+
+    Raises:
+        WorkerError: A program belongs to other weights.
+        InputError: The scratch directory cannot serve.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        lora: LoraConfig,
+        train: PlacedProgram,
+        evaluate: PlacedProgram | None,
+        scratch_directory: Path,
+        seed: int,
+        cold: bool = False,
+        arena: ArenaStorage | None = None,
+    ) -> None:
+        placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
+        if any(item.model_hash != pack.model_hash for item in placed.values()):
+            raise WorkerError(
+                f"the step program was lowered for other weights than {pack.directory}; plan the run again"
+            )
+        programs = {name: item.program for name, item in placed.items()}
+        self._config, self._lora = pack.config, lora
+        self._pinned = allocate_pinned(programs)
+        self._weights = MappedWeights(pack, cold)
+        self._scratch = ScratchFile(scratch_sizes(*programs.values()), scratch_directory)
+        buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
+        self._windows: Iterator[tuple[Array, Array]] = iter(())
+        self._losses = _Losses(iter(self._next_window, None))
+        self._train = self._executor(train, arena or PlannedArena(train, buffer))
+        self._evaluate = self._executor(evaluate, PlannedArena(evaluate, buffer)) if evaluate else None
+        _fill_constants(self._pinned, pack.config)
+        for block, name, position, tensor in self._adapter_tensors():
+            fill_initial(tensor, name, seed, block, position)
+
+    def _executor(self, placed: PlacedProgram, arena: ArenaStorage) -> Executor:
+        return Executor(placed.program, arena, self._pinned, self._weights, self._scratch, self._losses)
+
+    def _next_window(self) -> tuple[Array, Array]:
+        return next(self._windows)
+
+    def train_step(self, step: int, batches: Batches, accumulate: int, observe: Observer | None = None) -> Score:
+        """Run one step (numbered from 0) on ``accumulate`` windows; return its loss and accuracy before the update.
+
+        Raises:
+            WorkerError: The loss is not finite.
+        """
+        self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
+        self._pinned["step"][0] = step + 1
+        self._train.run(observe)
+        score = self._losses.take()
+        if not np.isfinite(score.loss):
+            raise WorkerError(f"the loss is {score.loss} at step {step}; lower --lr")
+        return score
+
+    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int) -> Score:
+        """Return the score over the first ``n_sequences`` windows of ``tokens``."""
+        if self._evaluate is None:
+            raise WorkerError("this session has no evaluation program")
+        count = min(n_sequences, tokens.n_windows(seq_len))
+        self._windows = (tokens.window(index, seq_len) for index in range(count))
+        for _ in range(count):
+            self._evaluate.run()
+        return self._losses.take()
+
+    def adapters(self) -> Iterator[tuple[int, str, Array]]:
+        """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every adapter tensor."""
+        return ((block, name, tensor) for block, name, _, tensor in self._adapter_tensors())
+
+    def _adapter_tensors(self) -> Iterator[tuple[int, str, int, Array]]:
+        for block in range(self._config.num_hidden_layers):
+            for position, name in enumerate(adapter_shapes(self._config, self._lora)):
+                yield block, name, position, self._pinned[f"{block_part(block)}/{name}"]
+
+    def array(self, name: str) -> Array:
+        """Return the array of a value of the step program, for inspection."""
+        return self._train.array(name)
+
+
+def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:
+    n_tokens = len(pinned["rope.cos"])
+    for name, table in rope_tables(config, n_tokens).items():
+        np.copyto(pinned[name], table)

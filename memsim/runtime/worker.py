@@ -1,0 +1,95 @@
+"""The capped worker: ``python -m memsim.runtime.worker JOB.json FD`` trains and reports on the pipe FD.
+
+It joins its cgroup before this file is read, so everything counts: interpreter, libraries, compiled kernels.
+Nothing here may import what a step does not need.
+"""
+
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+
+from memsim.errors import MemsimError
+from memsim.runtime.compile_cache import forbid_compilation
+from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
+from memsim.runtime.footprint import GroupFootprint, process_footprint
+from memsim.runtime.job import Messages, WorkerJob, read_job
+
+
+def main() -> None:
+    """Run the job; report its end as a message and an exit code."""
+    messages = Messages(int(sys.argv[2]))
+    try:
+        job = read_job(Path(sys.argv[1]))
+        die_with_parent(job.parent_pid)
+        _train(job, messages)
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)
+    except MemsimError as error:
+        messages.send("error", message=str(error))
+        sys.exit(error.exit_code)
+
+
+def _train(job: WorkerJob, messages: Messages) -> None:
+    with forbid_compilation():
+        from memsim.runtime.kernels import warm_up
+
+        warm_up(job.threads)
+    from memsim.ir.serialize import load_program
+    from memsim.models.lora import LoraConfig
+    from memsim.runtime.data import Batches, TokenFile
+    from memsim.runtime.session import Session
+    from memsim.weights.adapters import write_adapter
+    from memsim.weights.pack import open_pack
+
+    footprint = _Footprint(job.group)
+    train = load_program(Path(job.program))
+    evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
+    gc.collect()
+    gc.freeze()
+    if job.data_limit_bytes is not None:
+        limit_data(job.data_limit_bytes)
+    messages.send("ready", baseline_bytes=footprint.read_bytes())
+    if sys.stdin.buffer.read(1) != b"g":
+        return
+
+    pack = open_pack(Path(job.pack))
+    lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
+    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold)
+    tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
+    eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
+    batches = Batches(tokens, job.seq_len, job.seed)
+
+    def observe(index: int, start: float, seconds: float) -> None:
+        messages.send_node(index, start, seconds, footprint.read_in_loop())
+
+    for step in range(job.steps):
+        start = time.perf_counter()
+        score = session.train_step(step, batches, job.accumulate, observe)
+        seconds = time.perf_counter() - start
+        messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
+        due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
+        if eval_tokens is not None and due:
+            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences)
+            messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+    write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
+    messages.send("done")
+
+
+class _Footprint:
+    """Footprint of this process: its group's, or without one smaps_rollup's."""
+
+    def __init__(self, group: str | None) -> None:
+        self._group = GroupFootprint(Path(group)) if group else None
+
+    def read_bytes(self) -> int:
+        return self._group.read_bytes() if self._group else process_footprint()
+
+    def read_in_loop(self) -> int:
+        """Return the footprint if it is cheap to read (24 us), else 0: smaps_rollup takes milliseconds."""
+        return self._group.read_bytes() if self._group else 0
+
+
+if __name__ == "__main__":
+    main()

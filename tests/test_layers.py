@@ -1,0 +1,175 @@
+"""The rooms of the project: who may import whom, and what no file may hold."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Top to bottom; a room imports itself and the rooms below its line, never one above or beside it.
+LAYERS: list[set[str]] = [
+    {"__main__"},
+    {"cli"},
+    {"reports"},
+    {"runtime", "search"},
+    {"simulator"},
+    {"planner"},
+    {"schedules"},
+    {"weights"},
+    {"models"},
+    {"ir"},
+    {"results"},
+    {"files", "json_decode"},
+    {"units"},
+    {"errors"},
+    {""},  # the package itself: __version__
+]
+LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+# What plans, simulates and reports starts without a compiler.
+WITHOUT_COMPILER = LEVELS["simulator"]
+
+MEMSIM = sorted((ROOT / "memsim").rglob("*.py"))
+KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
+
+
+def module_name(path: Path, source_root: Path) -> str:
+    parts = path.relative_to(source_root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(path: Path, source_root: Path) -> Iterator[str]:
+    """Yield every module that a file imports, inside functions too, as absolute dotted names."""
+    package = module_name(path, source_root).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            # `from memsim import files` names a room, `from memsim import __version__` does not.
+            names = [f"{name}.{alias.name}" for alias in node.names]
+            yield from [full if name == "memsim" and room_of(full) in LEVELS else name for full in names]
+
+
+def layer_breaks(path: Path, source_root: Path) -> list[str]:
+    room = room_of(module_name(path, source_root))
+    imported = [name for name in imports_of(path, source_root) if name.split(".")[0] == "memsim"]
+    return [name for name in imported if room_of(name) != room and LEVELS[room_of(name)] <= LEVELS[room]]
+
+
+def identifier(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MEMSIM, ids=identifier)
+def test_imports_run_downward(path: Path) -> None:
+    room = room_of(module_name(path, ROOT))
+    assert room in LEVELS, f"{room} is a new room: give it a line in LAYERS"
+    assert layer_breaks(path, ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "line", "broken"),
+    [
+        ("planner", "from memsim.schedules import lowering", []),
+        ("planner", "import memsim.runtime.cap", ["memsim.runtime.cap"]),
+        ("planner", "def f():\n    from memsim.cli import main", ["memsim.cli"]),
+        ("runtime", "from memsim import search", ["memsim.search"]),
+        ("runtime", "from ..reports import html", ["memsim.reports"]),
+        ("runtime", "from . import cap", []),
+        ("files", "from memsim import __version__", []),
+        ("errors", "from memsim.units import MIB", ["memsim.units"]),
+    ],
+)
+def test_a_broken_layer_is_seen(tmp_path: Path, room: str, line: str, broken: list[str]) -> None:
+    path = tmp_path / "memsim" / room / "new.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(line)
+    assert layer_breaks(path, tmp_path) == broken
+
+
+@pytest.mark.parametrize("path", MEMSIM, ids=identifier)
+def test_memsim_needs_no_torch_and_one_file_knows_the_kernels(path: Path) -> None:
+    imported = {name.split(".")[0] for name in imports_of(path, ROOT)}
+    assert not imported & {"torch", "transformers", "peft"}
+    if path != ROOT / "memsim" / "runtime" / "kernels.py":
+        assert "memsim_kernels" not in imported
+    if LEVELS[room_of(module_name(path, ROOT))] >= WITHOUT_COMPILER:
+        assert not imported & {"numba", "llvmlite"}
+
+
+def test_kernels_import_only_numpy_and_numba() -> None:
+    assert KERNELS
+    allowed = {"numpy", "numba", "llvmlite", "memsim_kernels"} | sys.stdlib_module_names
+    for path in KERNELS:
+        imported = {name.split(".")[0] for name in imports_of(path, ROOT / "kernels")}
+        assert imported <= allowed, f"{identifier(path)} imports {sorted(imported - allowed)}"
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """Import ``modules`` in a fresh interpreter and return the top-level names that it holds then."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    return set(out.stdout.split())
+
+
+def test_the_worker_holds_nothing_that_it_does_not_need() -> None:
+    if not (ROOT / "memsim" / "runtime" / "worker.py").exists():
+        pytest.skip("there is no worker yet")
+    heavy = {"torch", "transformers", "matplotlib", "tokenizers", "rich", "click", "memray", "hypothesis"}
+    assert not loaded_by(["memsim.runtime.worker"]) & heavy
+
+
+def test_planning_and_reporting_load_no_compiler() -> None:
+    names = [module_name(path, ROOT) for path in MEMSIM]
+    light = [name for name in names if LEVELS[room_of(name)] >= WITHOUT_COMPILER]
+    assert not loaded_by(light) & {"numba", "llvmlite", "torch", "transformers", "tokenizers", "matplotlib", "rich"}
+
+
+def own_files() -> list[Path]:
+    folders = ("memsim", "kernels", "tools", "tests", "docs", "traces", ".ci")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    text = [
+        path for path in found if path.suffix in {".py", ".md", ".toml", ".json", ".sh"} or path.parent.name == ".ci"
+    ]
+    return sorted([*text, ROOT / "README.md", ROOT / "pyproject.toml"])
+
+
+def test_every_file_says_in_its_name_what_it_holds() -> None:
+    assert [
+        identifier(path) for path in own_files() if path.stem in {"utils", "util", "helpers", "common", "misc"}
+    ] == []
+
+
+# Written so that this file does not match itself.
+FORBIDDEN = {
+    "something left for later": re.compile(r"\b(?:TO[D]O|FIX[M]E|XX[X])\b"),
+    "a path of somebody's machine": re.compile(r"(?<![\w.])/(?:root|home|Users|work|mnt|opt)/"),
+    "a path out of the checkout": re.compile(r"\.\./(?:shared|\.\.)"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_holds(what: str) -> None:
+    for path in own_files():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not FORBIDDEN[what].search(line), f"{identifier(path)}:{number} holds {what}: {line.strip()}"
+
+
+def test_what_is_forbidden_is_seen() -> None:
+    assert FORBIDDEN["something left for later"].search("# TO" + "DO: later")
+    assert FORBIDDEN["a path of somebody's machine"].search("open('/ho" + "me/someone/x')")
+    assert FORBIDDEN["a path out of the checkout"].search("see .." + "/shared/x")
+    assert not any(pattern.search("/proc/self/status, docs/work/x, ../README.md") for pattern in FORBIDDEN.values())

@@ -1,0 +1,81 @@
+"""Small models that use every feature: GQA, biases, sizes that are not multiples of 16 or 32."""
+
+from pathlib import Path
+
+import numpy as np
+from memsim.ir.serialize import PlacedProgram
+from memsim.models.config import ModelConfig
+from memsim.models.lora import LoraConfig
+from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.runtime.data import Batches, TokenFile
+from memsim.runtime.session import Session
+from memsim.schedules.optimizers import OptimizerConfig
+from memsim.weights.pack import Pack
+
+SEQ_LEN = 13  # odd, and no multiple of any tile
+
+
+def toy_config(**changes: object) -> ModelConfig:
+    fields = {
+        "model_type": "qwen2",
+        "vocab_size": 301,
+        "hidden_size": 48,
+        "intermediate_size": 88,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+    }
+    return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
+
+
+def plan_toy(
+    pack: Pack,
+    schedule: str = "mebp",
+    seq_len: int = SEQ_LEN,
+    lora: LoraConfig | None = None,
+    optimizer: OptimizerConfig | None = None,
+    accumulate: int = 1,
+    evaluate: bool = False,
+):  # type: ignore[no-untyped-def]
+    setup = TrainingSetup(
+        config=pack.config,
+        group_size=pack.group_size,
+        lora=lora or LoraConfig(rank=3, alpha=6),
+        schedule=schedule,
+        n_tokens=seq_len,
+        optimizer=optimizer or OptimizerConfig(lr=1e-2),
+        accumulate=accumulate,
+        evaluate=evaluate,
+    )
+    return plan_run(setup, pack.model_hash)
+
+
+def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3) -> TokenFile:
+    np.random.default_rng(seed).integers(0, vocab_size, n_tokens, dtype=np.uint32).tofile(path)
+    return TokenFile(path, vocab_size)
+
+
+def randomize_adapters(session: Session, seed: int = 5) -> None:
+    """Make A and B random and non-zero: with B = 0 every dA is zero and proves nothing."""
+    generator = np.random.default_rng(seed)
+    for _, _, tensor in session.adapters():
+        tensor[...] = generator.normal(0, 0.3, tensor.shape)
+
+
+def gradient_names(placed: PlacedProgram) -> dict[str, str]:
+    """Return adapter source -> value that holds its gradient, as the update nodes read them."""
+    names: dict[str, str] = {}
+    for node in placed.program.nodes:
+        if node.phase == "update":
+            n = int(node.attrs["n_tensors"])
+            names |= dict(zip(node.inputs[1 : n + 1], node.inputs[n + 1 : 2 * n + 1], strict=True))
+    return names
+
+
+__all__ = ["Batches", "SEQ_LEN", "gradient_names", "plan_toy", "randomize_adapters", "token_file", "toy_config"]

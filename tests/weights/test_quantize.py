@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from toy_checkpoints import naive_dequantized
+
+from memsim.errors import InputError
+from memsim.weights.quantize import dequantize, group_scales, quantize
+
+group_sizes = st.sampled_from([32, 64])
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 100))
+# Wide enough to meet scales that are float16 subnormals, or round to zero, and close to the largest.
+weights = st.one_of(
+    st.floats(-4, 4, width=32), st.floats(-(2.0**-17), 2.0**-17, width=32), st.floats(-4e5, 4e5, width=32)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes.flatmap(lambda shape: arrays(np.float32, shape, elements=weights)), group_sizes)
+def test_round_trip_stays_within_half_a_step(rows, group_size):
+    q, scales = quantize(rows, group_size, "w")
+    stored = dequantize(q, scales, *rows.shape)
+    steps = np.repeat(scales.T.astype(np.float64), group_size, axis=1)[: rows.shape[0], : rows.shape[1]]
+    # Half a step, plus what rounding absmax / 7 to a float16 subnormal (2^-25) cuts off its seven steps.
+    assert (np.abs(stored - rows.astype(np.float64)) <= 0.5 * steps * (1 + 1e-5) + 7 * 2.0**-25).all()
+
+
+@pytest.mark.parametrize("group_size", [32, 64])
+@pytest.mark.parametrize("shape", [(1, 1), (8, 40), (77, 40), (16, 64), (33, 100)])
+def test_equals_the_obvious_quantiser(shape, group_size):
+    rows = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    stored = dequantize(*quantize(rows, group_size, "w"), *shape)
+    # The product q * scale is exact in float32 (3 + 11 bits).
+    np.testing.assert_array_equal(stored, naive_dequantized(rows, group_size))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, group_sizes, st.integers(0, 2**32 - 1))
+def test_stored_weights_quantise_to_themselves(shape, group_size, seed):
+    rng = np.random.default_rng(seed)
+    q = rng.integers(-7, 8, shape)
+    q[:, ::group_size] = 7  # every group reaches the largest q, so its scale is found again exactly
+    steps = np.repeat(2.0 ** rng.integers(-10, 3, (shape[0], -(-shape[1] // group_size))), group_size, axis=1)
+    rows = (q * steps[:, : shape[1]]).astype(np.float32)
+    np.testing.assert_array_equal(dequantize(*quantize(rows, group_size, "w"), *shape), rows)
+
+
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_layout_is_as_described_by_parts(group_size):
+    n_rows, n_columns = 21, 75
+    rng = np.random.default_rng(2)
+    rows = rng.integers(-7, 8, (n_rows, n_columns)).astype(np.float32)
+    rows[:, ::group_size] = 7  # scale 1: the stored nibbles are the weights
+    q, scales = quantize(rows, group_size, "w")
+    n_groups = -(-n_columns // group_size)
+    assert (q.shape, q.dtype) == ((2, n_groups * group_size // 8, 16), np.uint32)
+    assert (scales.shape, scales.dtype) == ((n_groups, 32), np.float16)
+    for row in range(32):
+        for column in range(n_groups * group_size):
+            nibble = int(q[row // 16, column // 8, row % 16]) >> (4 * (column % 8)) & 0xF
+            expected = int(rows[row, column]) if row < n_rows and column < n_columns else 0
+            assert (nibble ^ 8) - 8 == expected
+    assert (scales[:, n_rows:] == 0).all()
+
+
+def test_dequantize_reads_every_nibble_as_twos_complement():
+    q = np.random.default_rng(3).integers(0, 2**32, (2, 8, 16), dtype=np.uint32)
+    scales = np.random.default_rng(4).uniform(0.1, 2, (2, 32)).astype(np.float16)
+    stored = dequantize(q, scales, 30, 63)
+    for row, column in [(0, 0), (15, 7), (16, 8), (29, 62), (5, 31), (5, 32)]:
+        nibble = int(q[row // 16, column // 8, row % 16]) >> (4 * (column % 8)) & 0xF
+        assert stored[row, column] == ((nibble ^ 8) - 8) * np.float32(scales[column // 32, row])
+
+
+def test_chunks_of_whole_panels_are_independent():
+    rows = np.random.default_rng(5).standard_normal((77, 72)).astype(np.float32)
+    q, scales = quantize(rows, 32, "w")
+    pieces = [quantize(rows[first : first + 32], 32, "w") for first in (0, 32, 64)]
+    np.testing.assert_array_equal(q, np.concatenate([piece[0] for piece in pieces]))
+    np.testing.assert_array_equal(scales, np.concatenate([piece[1] for piece in pieces], axis=1))
+
+
+def test_scales_alone_are_those_of_quantize():
+    rows = np.random.default_rng(6).standard_normal((77, 72)).astype(np.float32)
+    np.testing.assert_array_equal(group_scales(rows, 32, "w"), quantize(rows, 32, "w")[1])
+    np.testing.assert_array_equal(group_scales(rows[:, 32:64], 32, "w"), quantize(rows, 32, "w")[1][1:2])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_refused_by_name(bad):
+    rows = np.ones((20, 40), np.float32)
+    rows[17, 39] = bad
+    with pytest.raises(InputError, match="model.norm holds NaN or infinite"):
+        quantize(rows, 32, "model.norm")
+
+
+def test_weights_beyond_float16_scales_are_refused():
+    rows = np.ones((3, 40), np.float32)
+    rows[1, 2] = -7 * 65504
+    assert quantize(rows, 32, "w")[1].max() == 65504
+    rows[1, 2] = -7.01 * 65504
+    with pytest.raises(InputError, match="w holds a weight of magnitude 4.59e\\+05"):
+        quantize(rows, 32, "w")
