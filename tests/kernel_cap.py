@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,17 +27,25 @@ def kernel_cap(budget_bytes: int) -> Cap:
     pytest.skip(f"no memory cgroup can be made: {refusals}")
 
 
-def start(cap: Cap, code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Start Python under ``cap`` with ``code``; its stdin and stdout are pipes of text."""
+@contextmanager
+def start(cap: Cap, code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """Run Python under ``cap`` with ``code``, its stdin, stdout and stderr pipes of text; killed if it outlives the block."""
     argv = cap.command([sys.executable, "-c", code, *map(str, arguments)])
-    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def tell(process: "subprocess.Popen[str]", line: str) -> None:
-    """Have an `OBEDIENT` process execute ``line``, and wait until it did."""
+def tell(process: "subprocess.Popen[str]", line: str) -> str:
+    """Have an `OBEDIENT` process execute ``line``, wait until it did, and return the line that it printed, if any."""
+    assert process.stdin is not None and process.stdout is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()
-    assert process.stdout.readline() == "done\n", process.stderr.read()
+    printed = process.stdout.readline()
+    return "" if printed == "done\n" else printed + process.stdout.readline().removesuffix("done\n")
 
 
 def uncached_file(path: Path, n_bytes: int) -> Path:

@@ -126,8 +126,6 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 
 def test_the_worker_holds_nothing_that_it_does_not_need() -> None:
-    if not (ROOT / "memsim" / "runtime" / "worker.py").exists():
-        pytest.skip("there is no worker yet")
     heavy = {"torch", "transformers", "matplotlib", "tokenizers", "rich", "click", "memray", "hypothesis"}
     assert not loaded_by(["memsim.runtime.worker"]) & heavy
 

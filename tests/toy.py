@@ -65,7 +65,7 @@ def randomize_adapters(session: Session, seed: int = 5) -> None:
     """Make A and B random and non-zero: with B = 0 every dA is zero and proves nothing."""
     generator = np.random.default_rng(seed)
     for _, _, tensor in session.adapters():
-        tensor[...] = generator.normal(0, 0.3, tensor.shape)
+        tensor[...] = generator.normal(0, 0.1, tensor.shape)
 
 
 def gradient_names(placed: PlacedProgram) -> dict[str, str]:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numba import set_num_threads
 
 import memsim_kernels as k
 from memsim.runtime.paging import Array
+from memsim_kernels import warmup
 
 Attrs = Mapping[str, Any]
 Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
@@ -175,5 +177,5 @@ def warm_up(threads: int) -> None:
     Args:
         threads: Threads that the kernels use from now on.
     """
-    k.set_threads(threads)
-    k.warm_up()
+    set_num_threads(threads)
+    warmup.warm_up()

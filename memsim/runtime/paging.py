@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,10 @@ class ScratchFile:
             return
         require_disk(directory, "the scratch")
         try:
-            self._file = tempfile.TemporaryFile(dir=directory, prefix=".memsim-scratch-")  # noqa: SIM115
-            os.posix_fallocate(self._file.fileno(), 0, total)
+            with tempfile.TemporaryFile(dir=directory, prefix=".memsim-scratch-") as file:
+                os.posix_fallocate(file.fileno(), 0, total)
+                self._map = mmap.mmap(file.fileno(), total)
+                self._descriptor = os.dup(file.fileno())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise InputError(
@@ -100,7 +103,7 @@ class ScratchFile:
                     f"free some space or choose another with --scratch"
                 ) from error
             raise InputError(f"cannot write scratch files in {directory}: {error.strerror}") from error
-        self._map = mmap.mmap(self._file.fileno(), total)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def array(self, source: str, dtype: str, shape: tuple[int, ...]) -> Array:
         """Return the writable view of ``source``."""
@@ -120,7 +123,7 @@ class ScratchFile:
 
     def _drop(self, offset: int, n_bytes: int) -> None:
         self._map.madvise(mmap.MADV_DONTNEED, offset, n_bytes)
-        os.posix_fadvise(self._file.fileno(), offset, n_bytes, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(self._descriptor, offset, n_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def scratch_sizes(*programs: Program) -> dict[str, int]:

@@ -137,9 +137,12 @@ class Session:
             for position, name in enumerate(adapter_shapes(self._config, self._lora)):
                 yield block, name, position, self._pinned[f"{block_part(block)}/{name}"]
 
-    def array(self, name: str) -> Array:
-        """Return the array of a value of the step program, for inspection."""
-        return self._train.array(name)
+    def array(self, name: str, evaluation: bool = False) -> Array:
+        """Return the array of a value of the step program (or the evaluation program), for inspection."""
+        executor = self._evaluate if evaluation else self._train
+        if executor is None:
+            raise WorkerError("this session has no evaluation program")
+        return executor.array(name)
 
 
 def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:

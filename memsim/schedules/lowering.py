@@ -254,7 +254,11 @@ class _Lowering:
         }
         total = sum(spec.n_bytes for spec in specs.values())
         together = total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
-        attrs: dict[str, Attr] = {"part": part, "reads_bytes": total if reads_bytes is None else reads_bytes, "together_bytes": together}
+        attrs: dict[str, Attr] = {
+            "part": part,
+            "reads_bytes": total if reads_bytes is None else reads_bytes,
+            "together_bytes": together,
+        }
         self.builder.emit_declared("page_in", [], list(env.values()), attrs)
         return env
 

@@ -32,7 +32,6 @@ def worker():
     with kernel_cap(1000 * MB) as cap, start(cap, OBEDIENT) as process:
         tell(process, "import mmap, os")
         yield process, GroupFootprint(cap.group_path)
-        process.kill()
 
 
 def grown(worker, line):

@@ -1,0 +1,81 @@
+"""The list of all kernels, and one small call of each, so that a capped process compiles nothing later."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import memsim_kernels as kernels
+
+Array = TypeVar("Array", bound=NDArray[Any])
+
+KERNELS: tuple[Callable[..., None], ...] = tuple(getattr(kernels, name) for name in kernels.__all__)
+
+
+def warm_up() -> None:
+    """Call every kernel once on tiny arrays of the production types, after which threads and code are in memory."""
+    tokens, size, rank, group_size = 3, 32, 2, 32
+    n_heads, n_kv_heads, vocabulary = 4, 2, 48
+    bias, weight = _frozen(np.zeros(size, np.float32)), _frozen(np.ones(size, np.float32))
+    q = _frozen(np.zeros((vocabulary // 16, size // 8, 16), np.uint32))
+    scales = _frozen(np.ones((size // group_size, vocabulary), np.float16))
+    ids = _frozen(np.zeros(tokens, np.uint32))
+    x, y, dy, gate = (np.ones((tokens, size), np.float32) for _ in range(4))
+    w = np.empty((size, size), np.float32)
+
+    kernels.embedding_q4_forward(x, ids, q, scales, group_size)
+    kernels.unpack_q4(w, q, scales, group_size)
+    kernels.linear_forward(y, x, w, bias)
+    kernels.linear_backward_input(x, y, w, False)
+    kernels.linear_q4_forward(y, x, q[:2], np.ascontiguousarray(scales[:, :size]), bias, group_size)
+    kernels.linear_q4_backward_input(x, y, q[:2], np.ascontiguousarray(scales[:, :size]), group_size, True)
+    kernels.add(y, x, dy)
+    kernels.swiglu_forward(y, gate, dy)
+    kernels.swiglu_backward(gate, dy, y, gate, dy)
+    rstd = np.empty(tokens, np.float32)
+    kernels.rmsnorm_forward(y, rstd, x, weight, 1e-6)
+    kernels.rmsnorm_backward_input(x, dy, y, rstd, weight, True)
+    _warm_up_lora(tokens, size, rank)
+    _warm_up_attention(tokens, n_heads, n_kv_heads, size // n_heads)
+    _warm_up_loss(tokens, vocabulary, ids)
+    _warm_up_optimizers(size)
+
+
+def _warm_up_lora(tokens: int, size: int, rank: int) -> None:
+    x, y, dy = (np.ones((tokens, size), np.float32) for _ in range(3))
+    h, dh = np.empty((tokens, rank), np.float32), np.empty((tokens, rank), np.float32)
+    a, b = np.ones((rank, size), np.float32), np.ones((size, rank), np.float32)
+    kernels.lora_forward(y, h, x, a, b, 2.0)
+    kernels.lora_backward(np.empty_like(a), np.empty_like(b), y, dh, dy, x, h, a, b, 2.0, False)
+
+
+def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int) -> None:
+    q, o, do, dq = (np.ones((tokens, n_heads * head_dim), np.float32) for _ in range(4))
+    k, v, dk, dv = (np.ones((tokens, n_kv_heads * head_dim), np.float32) for _ in range(4))
+    lse, delta = np.empty((n_heads, tokens), np.float32), np.empty((n_heads, tokens), np.float32)
+    cos, sin = (_frozen(np.ones((tokens, head_dim // 2), np.float32)) for _ in range(2))
+    kernels.rope_forward(q, q, cos, sin, n_heads)
+    kernels.rope_backward(k, k, cos, sin, n_kv_heads)
+    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads)
+    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads)
+
+
+def _warm_up_loss(tokens: int, vocabulary: int, labels: NDArray[np.uint32]) -> None:
+    logits = np.zeros((tokens, vocabulary), np.float32)
+    stats, lse = np.empty(3, np.float64), np.empty(tokens, np.float32)
+    kernels.cross_entropy_forward(stats, lse, logits, labels)
+    kernels.cross_entropy_backward(logits, logits, labels, lse, stats, 1.0)
+
+
+def _warm_up_optimizers(size: int) -> None:
+    p, m, v, g = (np.ones(size, np.float32) for _ in range(4))
+    kernels.sgd_update(p, g, 0.1, 0.0)
+    kernels.momentum_update(p, m, g, 0.1, 0.9, 0.0)
+    kernels.adamw_update(p, m, v, g, 0.1, 0.9, 0.999, 1e-8, 0.01, 1)
+
+
+def _frozen(array: Array) -> Array:
+    """Return ``array`` read-only, as a mapped file is."""
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,29 @@
+"""Fixtures shared by all rooms: kernels compiled once per machine, a small pack, a text."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before Numba is imported: kernels compiled by one test run serve the next, whatever cache the user has.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory on a real disk: scratch files refuse tmpfs."""
+    from memsim.files import file_system
+
+    directory = tmp_path_factory.mktemp("disk")
+    if file_system(directory) == "tmpfs":
+        pytest.skip("pytest's temporary directory is on tmpfs; set --basetemp to a directory on a disk")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def toy_pack(disk: Path):  # type: ignore[no-untyped-def]
+    """The pack of a two-layer model with seeded synthetic weights."""
+    from memsim.weights.synthetic import write_synthetic
+    from toy import toy_config
+
+    return write_synthetic(disk / "toy-pack", toy_config(), 32, 0, lambda *_: None)

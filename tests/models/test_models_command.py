@@ -1,0 +1,29 @@
+import json
+
+from click.testing import CliRunner
+
+from memsim.cli.models import command
+from memsim.models.lora import LoraConfig, n_trainable
+from memsim.models.presets import PRESETS
+from memsim.weights.pack_writer import pack_bytes
+
+
+def test_lists_every_preset_with_its_sizes(tmp_path):
+    result = CliRunner().invoke(command, ["--json", str(tmp_path / "models.json")])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    header = [name.strip() for name in lines[0].split("  ") if name]
+    assert header == ["preset", "family", "layers", "hidden", "parameters", "INT4", "LoRA rank 8"]
+    assert lines[1].split() == ["qwen2.5-0.5b", "qwen2", "24", "896", "494,032,768", "265.7", "MiB", "4,399,104"]
+    assert len(lines) == len(PRESETS) + 2
+    assert len({len(line) for line in lines[: len(PRESETS) + 1]}) == 1  # columns line up
+    assert json.loads((tmp_path / "models.json").read_text())["families"] == ["qwen2"]
+
+
+def test_json_on_stdout_is_nothing_but_json():
+    result = CliRunner().invoke(command, ["--json", "-"])
+    presets = json.loads(result.stdout)["presets"]
+    assert [(item["name"], item["parameters"], item["int4_bytes"], item["lora_parameters"]) for item in presets] == [
+        (name, config.n_parameters(), pack_bytes(config, 32), n_trainable(config, LoraConfig()))
+        for name, config in PRESETS.items()
+    ]
