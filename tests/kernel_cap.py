@@ -29,7 +29,7 @@ def kernel_cap(budget_bytes: int) -> Cap:
 
 @contextmanager
 def start(cap: Cap, code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
-    """Run Python under ``cap`` with ``code``, its stdin, stdout and stderr pipes of text; killed if it outlives the block."""
+    """Run Python under ``cap`` with ``code``, its stdin, stdout and stderr pipes of text; killed after the block."""
     argv = cap.command([sys.executable, "-c", code, *map(str, arguments)])
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:

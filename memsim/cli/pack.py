@@ -1,22 +1,18 @@
 """``memsim pack``: quantise a Hugging Face checkpoint into a pack."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import click
 
+from memsim.cli.progress import bytes_progress
 from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
 from memsim.units import format_bytes
 from memsim.weights.huggingface import PackReport, TensorError, pack_checkpoint
-
-Progress = Callable[[str, int, int], None]
 
 
 @click.command(name="pack")
@@ -38,7 +34,7 @@ def command(source: Path, out: Path, group_size: str, json_path: str | None) -> 
     """
     if json_path not in (None, "-") and not Path(json_path).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
-    with _progress() as progress:
+    with bytes_progress("packing") as progress:
         report = pack_checkpoint(source, out, int(group_size), progress)
     if json_path != "-":
         click.echo(_table(report))
@@ -46,40 +42,6 @@ def command(source: Path, out: Path, group_size: str, json_path: str | None) -> 
         click.echo(json.dumps(_record(report), indent=2))
     elif json_path is not None:
         write_text(Path(json_path), json.dumps(_record(report), indent=2) + "\n")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Yield a progress callback that writes to stderr: a bar on a terminal, a line every 10 % elsewhere."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("packing", total=None)
-
-        def update(label: str, done_bytes: int, total_bytes: int) -> None:
-            bars.update(task, description=label, completed=done_bytes, total=total_bytes or None)
-
-        yield update
-
-
-class _Lines:
-    """Prints one line for every tenth of the work."""
-
-    def __init__(self) -> None:
-        self._tenths = -1
-
-    def __call__(self, label: str, done_bytes: int, total_bytes: int) -> None:
-        tenths = 10 * done_bytes // total_bytes if total_bytes else 0
-        if tenths > self._tenths:
-            self._tenths = tenths
-            done = f"{10 * tenths} % of {format_bytes(total_bytes)}"
-            click.echo(f"packing: {done}, {label}", err=True)
 
 
 def _by_kind(report: PackReport) -> dict[str, list[TensorError]]:

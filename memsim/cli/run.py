@@ -183,8 +183,8 @@ class _Drawing:
         seconds = result.step_s or float("nan")
         rate = config.seq_len * config.accumulate / seconds
         click.echo(
-            f"step {done.step}/{config.steps}  loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  {seconds:.2f} s  "
-            f"{rate:.0f} tokens/s  footprint {self._size(done.footprint_bytes)} of {self._size(config.budget_bytes)}",
+            f"step {done.step}/{config.steps}  loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  "
+            f"{seconds:.2f} s  {rate:.0f} tokens/s  footprint {self._size(done.footprint_bytes)} of {self._size(config.budget_bytes)}",
             err=True,
         )
 

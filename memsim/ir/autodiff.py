@@ -1,6 +1,6 @@
 """Deriving the backward of a block program, one rule per op."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memsim.ir.builder import Builder
@@ -37,9 +37,9 @@ class _Derivation:
         self.builder.values.update(forward.values)
         self.grads: dict[str, str] = {}
 
-    def fresh(self, wrt: str) -> str:
+    def fresh(self, wrt: str, taken: Sequence[str] = ()) -> str:
         name, version = f"d.{wrt}", 1
-        while name in self.builder.values:
+        while name in self.builder.values or name in taken:
             version += 1
             name = f"d{version}.{wrt}"
         return name
@@ -48,7 +48,9 @@ class _Derivation:
         return self.grads[name]
 
     def emit(self, node: Node, op: str, inputs: list[str], *wrt: str) -> list[str]:
-        outputs = [self.fresh(name) for name in wrt]
+        outputs: list[str] = []
+        for name in wrt:
+            outputs.append(self.fresh(name, outputs))
         self.builder.emit(op, inputs, outputs, **node.attrs)
         self.grads.update({name: out for name, out in zip(wrt, outputs, strict=True) if name not in self.grads})
         return outputs

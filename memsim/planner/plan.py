@@ -29,7 +29,7 @@ class MemoryPlan:
         dirty_bytes: The most scratch bytes that one node writes.
         mapped_bytes: The most weight bytes read between a page-in and its eviction.
         together_bytes: The most weight bytes of one page-in that are wanted at the same time.
-        held: Storage live at the peak node with its bytes, largest first; pinned and scratch storage included.
+        held: Storage live at the peak node with its bytes, largest first; all pinned storage is one entry, ``pinned``.
     """
 
     offsets: Mapping[str, int]
@@ -78,7 +78,7 @@ def plan_memory(program: Program) -> MemoryPlan:
         dirty_bytes=int(dirty.max(initial=0)),
         mapped_bytes=_mapped_peak(program),
         together_bytes=max((int(n.attrs["together_bytes"]) for n in program.nodes if n.op == "page_in"), default=0),
-        held=_held(program, ranges, pinned, peak),
+        held=_held(program, ranges, sum(pinned.values()), peak),
     )
 
 
@@ -110,13 +110,12 @@ def _mapped_peak(program: Program) -> int:
     return peak
 
 
-def _held(
-    program: Program, ranges: list[LiveRange], pinned: Mapping[str, int], peak: int
-) -> tuple[tuple[str, int], ...]:
+def _held(program: Program, ranges: list[LiveRange], pinned_bytes: int, peak: int) -> tuple[tuple[str, int], ...]:
     if not program.nodes:
         return ()
     held = [(item.name, item.n_bytes) for item in ranges if item.first <= peak <= item.last]
-    return tuple(sorted([*held, *pinned.items(), *_written(program, peak)], key=lambda pair: (-pair[1], pair[0])))
+    held += [("pinned", pinned_bytes), *_written(program, peak)]
+    return tuple(sorted(held, key=lambda pair: (-pair[1], pair[0])))
 
 
 def check_budget(

@@ -6,6 +6,7 @@ last two the parent's monitor kills, and where the cap says so, the worker limit
 """
 
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,6 @@ from typing import Self
 
 from memsim.errors import InputError, UsageError
 from memsim.runtime import cgroups, systemd
-from memsim.runtime.confine import data_limit_works
 from memsim.runtime.footprint import GroupFootprint, process_footprint
 from memsim.runtime.group import PROC, Group, Unavailable, read_control
 from memsim.units import format_bytes
@@ -21,6 +21,14 @@ from memsim.units import format_bytes
 # The shell joins the group and becomes the worker: same process id, same parent, nothing of the worker outside the cap.
 _JOIN = 'echo $$ > "$0/cgroup.procs" && exec "$@"; exit 125'
 _JOIN_S = 10.0
+_PROBE = """
+import mmap, resource
+resource.setrlimit(resource.RLIMIT_DATA, (1 << 27, 1 << 27))
+try:
+    mmap.mmap(-1, 1 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+except OSError:
+    print("limited")
+"""
 
 
 class Cap:
@@ -193,10 +201,19 @@ def _open_scope(budget_bytes: int, proc: Path) -> Cap:
 
 
 def _open_rlimit(budget_bytes: int, proc: Path) -> Cap:
-    if not data_limit_works():
+    if not _data_limit_works():
         raise Unavailable("this kernel does not enforce RLIMIT_DATA")
     _open_watchdog(budget_bytes, proc)
     return Cap("rlimit+watchdog", budget_bytes, proc=proc)
+
+
+def _data_limit_works() -> bool:
+    """Return whether this kernel enforces RLIMIT_DATA on mapped memory, tried in a child process.
+
+    Linux before 4.7, ``ignore_rlimit_data`` on the kernel's command line, and some sandboxes do not.
+    """
+    answer = subprocess.run([sys.executable, "-I", "-S", "-c", _PROBE], capture_output=True, check=False)
+    return answer.stdout == b"limited\n"
 
 
 def _open_watchdog(budget_bytes: int, proc: Path) -> Cap:

@@ -102,14 +102,14 @@ def parent_for_groups(hierarchy: Hierarchy, proc: Path = PROC) -> Path:
         Unavailable: No such group; the text says what is missing.
     """
     own = hierarchy.own
+    if hierarchy.version == 2 and "memory" not in read_control(own / "cgroup.controllers").split():
+        raise Unavailable(f"the memory controller is not delegated to {own}")
     if not os.access(own, os.W_OK):
         raise Unavailable(f"{own} is not writable")
     if hierarchy.version == 1:
         return own
     if own.name.endswith(_PARENT_SUFFIX) and _NAME.fullmatch(own.name):
         return own.parent  # an earlier cap of this process moved it
-    if "memory" not in read_control(own / "cgroup.controllers").split():
-        raise Unavailable(f"the memory controller is not delegated to {own}")
     if "memory" not in read_control(own / "cgroup.subtree_control").split():
         _empty_into_leaf(own, proc)
     return own

@@ -6,8 +6,6 @@ Used at the start of the worker, inside the cap, so only the standard library, a
 import os
 import resource
 import signal
-import subprocess
-import sys
 
 from memsim.runtime.footprint import ProcessStatus, process_footprint
 
@@ -15,14 +13,6 @@ EXIT_OUT_OF_MEMORY = 86
 """How a worker ends after a ``MemoryError``. The parent reads it as the cap when it asked for `limit_data`."""
 
 _PR_SET_PDEATHSIG = 1
-_PROBE = """
-import mmap, resource
-resource.setrlimit(resource.RLIMIT_DATA, (1 << 27, 1 << 27))
-try:
-    mmap.mmap(-1, 1 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-except OSError:
-    print("limited")
-"""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -64,12 +54,3 @@ def limit_data(budget_bytes: int) -> int:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return limit
-
-
-def data_limit_works() -> bool:
-    """Return whether this kernel enforces RLIMIT_DATA on mapped memory, tried in a child process.
-
-    Linux before 4.7, ``ignore_rlimit_data`` on the kernel's command line, and some sandboxes do not.
-    """
-    answer = subprocess.run([sys.executable, "-I", "-S", "-c", _PROBE], capture_output=True, check=False)
-    return answer.stdout == b"limited\n"

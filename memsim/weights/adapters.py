@@ -22,6 +22,7 @@ CONFIG_FILE = "adapter_config.json"
 
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 16 << 20
+_FLUSH_BYTES = 1 << 20  # the writer runs inside the cap, at its peak
 # Features of PEFT that change y = W x + scale * B (A x), with the value that leaves them out.
 _UNSUPPORTED = {"use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none"}
 _UNSUPPORTED_LISTS = (
@@ -56,7 +57,7 @@ def write_adapter(
     Args:
         directory: Created if missing.
         tensors: (block, name, values) by block, and within a block in the order of ``adapter_shapes``; taken one at a
-            time, so that the footprint is that of one tensor plus 16 MiB of unwritten file.
+            time, so that the footprint is that of one tensor plus 1 MiB of unwritten file.
         config: The base model.
         lora: Rank, alpha and targets.
         base_model: What PEFT shall call the base model.
@@ -72,7 +73,7 @@ def write_adapter(
     specs = {tensor_key(*name): TensorSpec(shape, "f32") for name, shape in _shapes(config, lora).items()}
     with atomic_write(directory / WEIGHTS_FILE) as file:
         # No pad tensors: PEFT would report them as unexpected keys.
-        writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8)
+        writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8, flush_bytes=_FLUSH_BYTES)
         for block, name, values in tensors:
             key = tensor_key(block, name)
             if key not in specs or values.shape != specs[key].shape:

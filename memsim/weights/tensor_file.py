@@ -191,7 +191,7 @@ def file_bytes(specs: Mapping[str, TensorSpec]) -> int:
 class TensorFileWriter:
     """Writes a safetensors file front to back in chunks, hashing it on the way.
 
-    At most 16 MiB of it are dirty (in memory, not yet on disk) at any time, so that the writer's footprint does not
+    At most ``flush_bytes`` of it are dirty (in memory, not yet on disk) at any time, so that the writer's footprint does not
     grow with the file. Tensors come in the order of the specs, each in as many chunks as its producer likes::
 
         with path.open("wb") as file:
@@ -207,6 +207,7 @@ class TensorFileWriter:
         specs: Mapping[str, TensorSpec],
         tensor_alignment: int = TENSOR_ALIGNMENT,
         data_alignment: int = DATA_ALIGNMENT,
+        flush_bytes: int = FLUSH_BYTES,
     ) -> None:
         """Start the file with its header.
 
@@ -215,7 +216,9 @@ class TensorFileWriter:
             specs: Every tensor, in the order in which it will be written.
             tensor_alignment: Every tensor starts at a multiple of this; 1 writes no pad tensors.
             data_alignment: The first tensor starts at a multiple of this.
+            flush_bytes: How much may wait in memory for the disk.
         """
+        self._flush_bytes = flush_bytes
         self._file = file
         self._hash = hashlib.sha256()
         self._flushed = 0
@@ -260,9 +263,9 @@ class TensorFileWriter:
             raise ValueError(f"{name} is already complete")
 
     def _append(self, data: memoryview) -> None:
-        for start in range(0, len(data), FLUSH_BYTES):
-            piece = data[start : start + FLUSH_BYTES]
-            if self.n_bytes + len(piece) - self._flushed > FLUSH_BYTES:
+        for start in range(0, len(data), self._flush_bytes):
+            piece = data[start : start + self._flush_bytes]
+            if self.n_bytes + len(piece) - self._flushed > self._flush_bytes:
                 self._flush()
             self._file.write(piece)
             self._hash.update(piece)
