@@ -184,7 +184,8 @@ class _Drawing:
         rate = config.seq_len * config.accumulate / seconds
         click.echo(
             f"step {done.step}/{config.steps}  loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  "
-            f"{seconds:.2f} s  {rate:.0f} tokens/s  footprint {self._size(done.footprint_bytes)} of {self._size(config.budget_bytes)}",
+            f"{seconds:.2f} s  {rate:.0f} tokens/s  "
+            f"footprint {self._size(done.footprint_bytes)} of {self._size(config.budget_bytes)}",
             err=True,
         )
 

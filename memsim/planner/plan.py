@@ -137,6 +137,6 @@ def check_budget(
     raise LimitError(
         f"{schedule} needs {show(needed)} ({show(baseline_bytes)} interpreter and libraries, {show(plan.peak_bytes)} "
         f"working set, {show(plan.file_floor_bytes)} for mapped files), {show(needed - budget_bytes)} over the budget "
-        f"of {show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) with {largest}. "
-        f"Raise --budget, shorten --seq-len, or lower --lora-rank"
+        f"of {show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) "
+        f"with {largest}. Raise --budget, shorten --seq-len, or lower --lora-rank"
     )

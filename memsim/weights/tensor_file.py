@@ -191,8 +191,8 @@ def file_bytes(specs: Mapping[str, TensorSpec]) -> int:
 class TensorFileWriter:
     """Writes a safetensors file front to back in chunks, hashing it on the way.
 
-    At most ``flush_bytes`` of it are dirty (in memory, not yet on disk) at any time, so that the writer's footprint does not
-    grow with the file. Tensors come in the order of the specs, each in as many chunks as its producer likes::
+    At most ``flush_bytes`` of it are dirty (in memory, not yet on disk) at any time, so that the writer's footprint
+    does not grow with the file. Tensors come in the order of the specs, each in as many chunks as its producer likes::
 
         with path.open("wb") as file:
             writer = TensorFileWriter(file, specs)

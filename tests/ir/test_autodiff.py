@@ -1,6 +1,7 @@
 """Derived backwards: what they read, what dead-code elimination leaves out."""
 
 import pytest
+
 from memsim.ir.autodiff import differentiate
 from memsim.ir.builder import Builder
 from memsim.ir.opset import OpError

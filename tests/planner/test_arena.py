@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from memsim.ir.program import Space
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS

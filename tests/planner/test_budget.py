@@ -1,11 +1,12 @@
 """Refusals name what, how much, where, and what to do."""
 
 import pytest
+
 from memsim.errors import LimitError
 from memsim.models.graph import build_graph
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
-from memsim.planner.plan import LIBRARY_FLOOR_BYTES, check_budget, plan_memory
+from memsim.planner.plan import LIBRARY_FLOOR_BYTES, check_budget
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.traffic import step_traffic
 from memsim.schedules.optimizers import OptimizerConfig
