@@ -65,7 +65,7 @@ def _block_in_registers(rows: int, vectors: int) -> Any:
                     builder,
                     _rows(builder, c_data, c_at, c_row, rows),
                     _rows(builder, a_data, a_at, a_row, rows),
-                    a_k.type(1),
+                    a_k,
                     builder.gep(b_data, [b_at]),
                     b_row,
                     depth,
