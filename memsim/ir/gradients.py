@@ -89,6 +89,11 @@ def _cross_entropy(b: Backward, node: Node) -> None:
     b.add(logits, dlogits)
 
 
+def _linear_cross_entropy_q4(b: Backward, node: Node) -> None:
+    # The forward made the gradient too, in the same pass over the vocabulary.
+    b.add(node.inputs[0], node.outputs[1])
+
+
 RULES: dict[str, Rule] = {
     "linear_q4": _linear_q4,
     "lora_a": _lora_a,
@@ -99,4 +104,5 @@ RULES: dict[str, Rule] = {
     "swiglu": _swiglu,
     "add": _add,
     "cross_entropy": _cross_entropy,
+    "linear_cross_entropy_q4": _linear_cross_entropy_q4,
 }

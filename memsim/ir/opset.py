@@ -27,23 +27,19 @@ class Op:
             itself (storage ops).
         may_reuse: Pairs (output, input): the output may be written over the input's storage if nothing reads the
             input later.
-        effect: The node is kept even when nothing reads its outputs.
     """
 
     name: str
     shape: ShapeRule | None
     may_reuse: tuple[tuple[int, int], ...] = ()
-    effect: bool = False
 
 
 OPS: dict[str, Op] = {}
 
 
-def _op(
-    name: str, may_reuse: tuple[tuple[int, int], ...] = (), effect: bool = False
-) -> Callable[[ShapeRule], ShapeRule]:
+def _op(name: str, may_reuse: tuple[tuple[int, int], ...] = ()) -> Callable[[ShapeRule], ShapeRule]:
     def register(rule: ShapeRule) -> ShapeRule:
-        OPS[name] = Op(name, rule, may_reuse, effect)
+        OPS[name] = Op(name, rule, may_reuse)
         return rule
 
     return register
@@ -216,6 +212,33 @@ def _cross_entropy_backward(i: Sequence[TensorType], attrs: Attrs) -> list[Tenso
     return [i[0]]
 
 
+@_op("linear_cross_entropy_q4")
+def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Loss statistics as of ``cross_entropy`` and, if attribute ``gradient``, dx [T, K], from (x [T, K], labels, q, scales).
+
+    The logits x W^T are never all there: one pass over the rows of W makes a tile of them, loss and gradient.
+    """
+    _require(len(i) == 4 and i[1].shape == i[0].shape[:1] and i[0].shape[1] == attrs["n_columns"], i)
+    stats = TensorType((3,), "f64")
+    return [stats, i[0]] if attrs["gradient"] else [stats]
+
+
+@_op("take_rows")
+def _take_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """A copy of rows ``start`` to ``start + count`` of x [T, C]."""
+    start, count = _integer(attrs, "start"), _integer(attrs, "count")
+    _require(len(i) == 1 and 0 <= start < start + count <= i[0].shape[0], i)
+    return [TensorType((count, i[0].shape[1]))]
+
+
+@_op("put_rows", may_reuse=((0, 0),))
+def _put_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Rows from ``start`` on replaced, from (x [T, C], rows [count, C])."""
+    start = _integer(attrs, "start")
+    _require(i[0].shape[1] == i[1].shape[1] and 0 <= start <= i[0].shape[0] - i[1].shape[0], i)
+    return [i[0]]
+
+
 def _update_shape(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """New parameters (and state), from (step f64 [1], n parameters, n gradients, state if the optimizer has any)."""
     n = _integer(attrs, "n_tensors")
@@ -224,9 +247,12 @@ def _update_shape(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 
 for _name in ("sgd", "momentum", "adamw"):
-    OPS[_name] = Op(_name, _update_shape, effect=True)
+    OPS[_name] = Op(_name, _update_shape)
 
 # Storage and host ops: their outputs are declared by whoever emits them. `balloon` is the tests' rogue allocation:
 # it touches `n_bytes` that no plan knows of.
-for _name in ("page_in", "evict", "spill", "restore", "zero", "next_batch", "emit_loss", "balloon"):
-    OPS[_name] = Op(_name, None, effect=_name not in ("restore", "zero"))
+for _name in (
+    *("page_in", "prefetch", "evict", "spill", "restore", "load", "store", "zero"),
+    *("next_batch", "emit_loss", "balloon"),
+):
+    OPS[_name] = Op(_name, None)

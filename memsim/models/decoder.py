@@ -43,47 +43,79 @@ def embed_program(config: ModelConfig, n_tokens: int, group_size: int) -> Progra
     return builder.build(["y"])
 
 
-def block_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
-    """Return y [T, C] from x [T, C]: pre-norm attention and SwiGLU, LoRA on the targeted projections."""
-    builder = Builder()
-    builder.input("x", TensorType((n_tokens, config.hidden_size)))
-    _part_inputs(builder, config, block_part(0), group_size)
-    for name, shape in adapter_shapes(config, lora).items():
-        builder.input(name, TensorType(shape), Space.PINNED)
+class _Block:
+    """A builder with the inputs of one segment of a block: ``x``, then weights, adapters and constants."""
+
+    def __init__(
+        self, config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int, x: str, scopes: tuple[str, ...]
+    ) -> None:
+        self.config, self.lora, self.group_size = config, lora, group_size
+        self.builder = Builder()
+        self.builder.input(x, TensorType((n_tokens, config.hidden_size)))
+        for name, spec in part_tensors(config, block_part(0), group_size).items():
+            if name.startswith(scopes):
+                kind = TensorType(spec.shape, spec.dtype)
+                self.builder.input(name, kind, Space.MAPPED, f"{block_part(0)}/{name}")
+        for name, shape in adapter_shapes(config, lora).items():
+            if name.startswith(scopes):
+                self.builder.input(name, TensorType(shape), Space.PINNED)
+
+    def project(self, x: str, name: str, out: str) -> str:
+        """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
+        attrs = _matrix_attrs(self.config.projections()[name], self.group_size)
+        bias = [f"{name}.bias"] if self.config.has_bias(name) else []
+        base = f"{out}.base" if self.lora.targets(name) else out
+        self.builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", *bias], [base], **attrs)
+        if self.lora.targets(name):
+            self.builder.emit("lora_a", [x, f"{name}.lora_A"], [f"{out}.h"])
+            self.builder.emit("lora_b", [base, f"{out}.h", f"{name}.lora_B"], [out], scale=self.lora.scale)
+        return out
+
+    def norm(self, x: str, weight: str, out: str) -> str:
+        """Emit an RMSNorm; return ``out``."""
+        self.builder.emit("rmsnorm", [x, weight], [out, f"{out}.rstd"], eps=self.config.rms_norm_eps)
+        return out
+
+
+def attention_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
+    """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C]."""
+    block = _Block(config, lora, n_tokens, group_size, "x", ("self_attn.", "input_layernorm."))
+    builder = block.builder
     for name in CONSTANTS:
         builder.input(name, TensorType((n_tokens, config.head_dim // 2)), Space.PINNED, name)
-
-    def project(x: str, name: str, out: str) -> str:
-        attrs = _matrix_attrs(config.projections()[name], group_size)
-        bias = [f"{name}.bias"] if config.has_bias(name) else []
-        base = f"{out}.base" if lora.targets(name) else out
-        builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", *bias], [base], **attrs)
-        if lora.targets(name):
-            builder.emit("lora_a", [x, f"{name}.lora_A"], [f"{out}.h"])
-            builder.emit("lora_b", [base, f"{out}.h", f"{name}.lora_B"], [out], scale=lora.scale)
-        return out
 
     def rope(x: str, n_heads: int) -> str:
         builder.emit("rope", [x, *CONSTANTS], [f"{x}.rope"], n_heads=n_heads)
         return f"{x}.rope"
 
-    heads, kv_heads, eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
-    builder.emit("rmsnorm", ["x", "input_layernorm.weight"], ["attn_norm", "attn_norm.rstd"], eps=eps)
-    q = rope(project("attn_norm", "self_attn.q_proj", "q"), heads)
-    k = rope(project("attn_norm", "self_attn.k_proj", "k"), kv_heads)
-    v = project("attn_norm", "self_attn.v_proj", "v")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    norm = block.norm("x", "input_layernorm.weight", "attn_norm")
+    q = rope(block.project(norm, "self_attn.q_proj", "q"), heads)
+    k = rope(block.project(norm, "self_attn.k_proj", "k"), kv_heads)
+    v = block.project(norm, "self_attn.v_proj", "v")
     builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads)
-    builder.emit("add", ["x", project("attn", "self_attn.o_proj", "o")], ["x_mid"])
-    builder.emit("rmsnorm", ["x_mid", "post_attention_layernorm.weight"], ["mlp_norm", "mlp_norm.rstd"], eps=eps)
-    gate = project("mlp_norm", "mlp.gate_proj", "gate")
-    up = project("mlp_norm", "mlp.up_proj", "up")
-    builder.emit("swiglu", [gate, up], ["swiglu"])
-    builder.emit("add", ["x_mid", project("swiglu", "mlp.down_proj", "down")], ["y"])
-    return builder.build(["y"])
+    builder.emit("add", ["x", block.project("attn", "self_attn.o_proj", "o")], ["x_mid"])
+    return builder.build(["x_mid"])
 
 
-def head_program(config: ModelConfig, n_tokens: int, group_size: int, scale: float) -> Program:
-    """Return stats (loss, accuracy, count) from x [T, C] and labels [T]; ``scale`` weighs the loss's gradient."""
+def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
+    """Return y [T, C] = x_mid + SwiGLU(norm(x_mid)), from x_mid [T, C]; every token by itself."""
+    block = _Block(config, lora, n_tokens, group_size, "x_mid", ("mlp.", "post_attention_layernorm."))
+    norm = block.norm("x_mid", "post_attention_layernorm.weight", "mlp_norm")
+    gate = block.project(norm, "mlp.gate_proj", "gate")
+    up = block.project(norm, "mlp.up_proj", "up")
+    block.builder.emit("swiglu", [gate, up], ["swiglu"])
+    block.builder.emit("add", ["x_mid", block.project("swiglu", "mlp.down_proj", "down")], ["y"])
+    return block.builder.build(["y"])
+
+
+def head_program(
+    config: ModelConfig, n_tokens: int, group_size: int, scale: float, one_pass: bool, train: bool
+) -> Program:
+    """Return stats (loss, accuracy, count) from x [T, C] and labels [T]; ``scale`` weighs the loss's gradient.
+
+    In one pass the vocabulary is streamed once for the loss and, in training, the gradient of the normed x.
+    """
     builder = Builder()
     builder.input("x", TensorType((n_tokens, config.hidden_size)))
     builder.input("labels", TensorType((n_tokens,), "u32"))
@@ -92,6 +124,12 @@ def head_program(config: ModelConfig, n_tokens: int, group_size: int, scale: flo
     matrix = head_matrix(config)[1]
     builder.emit("rmsnorm", ["x", "norm.weight"], ["norm", "norm.rstd"], eps=config.rms_norm_eps)
     attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size)
-    builder.emit("linear_q4", ["norm", f"{matrix}.q", f"{matrix}.scales"], ["logits"], **attrs)
-    builder.emit("cross_entropy", ["logits", "labels"], ["stats", "lse"], scale=scale)
+    packed = [f"{matrix}.q", f"{matrix}.scales"]
+    if one_pass:
+        outputs = ["stats", "norm.grad"] if train else ["stats"]
+        inputs = ["norm", "labels", *packed]
+        builder.emit("linear_cross_entropy_q4", inputs, outputs, **attrs, scale=scale, gradient=train)
+    else:
+        builder.emit("linear_q4", ["norm", *packed], ["logits"], **attrs)
+        builder.emit("cross_entropy", ["logits", "labels"], ["stats", "lse"], scale=scale)
     return builder.build(["stats"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from memsim.ir.program import Program
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
-from memsim.models.graph import build_graph
+from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.schedules.choices import choices_for
@@ -56,9 +56,9 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
     Raises:
         UsageError: Unknown schedule.
     """
-    graph = build_graph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate)
+    graph = ModelGraph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate)
     choices = choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
-    train = lower(graph, choices, setup.optimizer, setup.accumulate, setup.balloon_bytes)
+    train = lower(graph, choices, setup.optimizer, setup.balloon_bytes)
     programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]
     plans = [plan_memory(program) for program in programs]
     placed = [

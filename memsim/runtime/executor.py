@@ -93,6 +93,9 @@ class Executor:
         everything = node.attrs["reads_bytes"] == sum(self._program.values[name].n_bytes for name in node.outputs)
         self._weights.page_in(str(node.attrs["part"]), everything)
 
+    def _prefetch(self, node: Node) -> None:
+        self._weights.prefetch(str(node.attrs["part"]))
+
     def _evict(self, node: Node) -> None:
         values = (self._program.values[name] for name in node.inputs)
         for part in sorted({value.source.split("/", 1)[0] for value in values if value.space is Space.MAPPED}):
@@ -105,6 +108,24 @@ class Executor:
     def _restore(self, node: Node) -> None:
         np.copyto(self.array(node.outputs[0]), self.array(node.inputs[0]))
         self._scratch.drop(self._program.values[node.inputs[0]].source)
+
+    def _load(self, node: Node) -> None:
+        """Copy tensors out of one flat vector on the scratch file."""
+        flat, start = self.array(node.inputs[0]), 0
+        for name in node.outputs:
+            tensor = self.array(name)
+            np.copyto(tensor.reshape(-1), flat[start : start + tensor.size])
+            start += tensor.size
+        self._scratch.drop(self._program.values[node.inputs[0]].source)
+
+    def _store(self, node: Node) -> None:
+        """Copy tensors into one flat vector on the scratch file."""
+        flat, start = self.array(node.outputs[0]), 0
+        for name in node.inputs[1:]:
+            tensor = self.array(name)
+            np.copyto(flat[start : start + tensor.size], tensor.reshape(-1))
+            start += tensor.size
+        self._scratch.write_back(self._program.values[node.outputs[0]].source)
 
     def _zero(self, node: Node) -> None:
         self.array(node.outputs[0]).fill(0)
@@ -125,9 +146,12 @@ class Executor:
 
 _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "page_in": Executor._page_in,
+    "prefetch": Executor._prefetch,
     "evict": Executor._evict,
     "spill": Executor._spill,
     "restore": Executor._restore,
+    "load": Executor._load,
+    "store": Executor._store,
     "zero": Executor._zero,
     "next_batch": Executor._next_batch,
     "emit_loss": Executor._emit_loss,

@@ -107,6 +107,15 @@ def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.add(o[0], i[0], i[1])
 
 
+def _take_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    np.copyto(o[0], i[0][a["start"] : a["start"] + a["count"]])
+
+
+def _put_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    _start(o[0], i[:1])
+    np.copyto(o[0][a["start"] : a["start"] + len(i[1])], i[1])
+
+
 def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.cross_entropy_forward(o[0], o[1], i[0], i[1])
 
@@ -163,6 +172,8 @@ KERNELS: dict[str, Kernel] = {
     "swiglu": _swiglu,
     "swiglu_backward": _swiglu_backward,
     "add": _add,
+    "take_rows": _take_rows,
+    "put_rows": _put_rows,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
     "sgd": _sgd,

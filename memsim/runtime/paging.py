@@ -36,6 +36,7 @@ class MappedWeights:
         self._pack = pack
         self._cold = cold
         self._maps: dict[str, mmap.mmap] = {}
+        self._verified: set[str] = set()
         self._views: dict[str, Array] = {}
 
     def array(self, source: str) -> Array:
@@ -51,13 +52,21 @@ class MappedWeights:
         Raises:
             InputError: The file cannot be mapped, or it changed since it was packed.
         """
-        first = part not in self._maps
-        if first:
-            self._maps[part] = map_file(self._pack.part(part).path)
+        mapped = self._mapped(part)
         if everything:
-            self._maps[part].madvise(mmap.MADV_WILLNEED)
-        if first:
-            verify_part(self._pack, part, self._maps[part])
+            mapped.madvise(mmap.MADV_WILLNEED)
+        if part not in self._verified:
+            verify_part(self._pack, part, mapped)
+            self._verified.add(part)
+
+    def prefetch(self, part: str) -> None:
+        """Ask the kernel to read ``part`` while something else computes."""
+        self._mapped(part).madvise(mmap.MADV_WILLNEED)
+
+    def _mapped(self, part: str) -> mmap.mmap:
+        if part not in self._maps:
+            self._maps[part] = map_file(self._pack.part(part).path)
+        return self._maps[part]
 
     def evict(self, part: str) -> None:
         """Let go of the pages of ``part``."""
@@ -80,13 +89,11 @@ class ScratchFile:
         Raises:
             InputError: The directory is memory (tmpfs), cannot be written, or the disk is full.
         """
-        page = mmap.PAGESIZE
         self._offsets: dict[str, tuple[int, int]] = {}
         total = 0
         for source, n_bytes in sizes.items():
-            rounded = -(-n_bytes // page) * page
-            self._offsets[source] = (total, rounded)
-            total += rounded
+            self._offsets[source] = (total, n_bytes)
+            total += _whole_pages(n_bytes)
         self.n_bytes = total
         if not total:
             return
@@ -105,25 +112,34 @@ class ScratchFile:
             raise InputError(f"cannot write scratch files in {directory}: {error.strerror}") from error
         weakref.finalize(self, os.close, self._descriptor)
 
-    def array(self, source: str, dtype: str, shape: tuple[int, ...]) -> Array:
-        """Return the writable view of ``source``."""
-        count = int(np.prod(shape))
-        offset, _ = self._offsets[source]
-        return np.frombuffer(self._map, NUMPY_DTYPES[dtype], count, offset).reshape(shape)
+    def __contains__(self, source: str) -> bool:
+        return source in self._offsets
+
+    def array(self, source: str, dtype: str, shape: tuple[int, ...] = (-1,)) -> Array:
+        """Return the writable view of ``source``, flat without a ``shape``."""
+        offset, n_bytes = self._offsets[source]
+        return np.frombuffer(self._map, np.uint8, n_bytes, offset).view(NUMPY_DTYPES[dtype]).reshape(shape)
 
     def write_back(self, source: str) -> None:
         """Write the pages of ``source`` to disk and drop them from memory."""
-        offset, n_bytes = self._offsets[source]
+        offset, n_bytes = self._pages(source)
         self._map.flush(offset, n_bytes)
-        self._drop(offset, n_bytes)
+        self.drop(source)
 
     def drop(self, source: str) -> None:
         """Drop the (clean) pages of ``source`` from memory."""
-        self._drop(*self._offsets[source])
-
-    def _drop(self, offset: int, n_bytes: int) -> None:
+        offset, n_bytes = self._pages(source)
         self._map.madvise(mmap.MADV_DONTNEED, offset, n_bytes)
         os.posix_fadvise(self._descriptor, offset, n_bytes, os.POSIX_FADV_DONTNEED)
+
+    def _pages(self, source: str) -> tuple[int, int]:
+        """Return (offset, length) of the whole pages of ``source``."""
+        offset, n_bytes = self._offsets[source]
+        return offset, _whole_pages(n_bytes)
+
+
+def _whole_pages(n_bytes: int) -> int:
+    return -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def scratch_sizes(*programs: Program) -> dict[str, int]:

@@ -133,9 +133,19 @@ class Session:
         return ((block, name, tensor) for block, name, _, tensor in self._adapter_tensors())
 
     def _adapter_tensors(self) -> Iterator[tuple[int, str, int, Array]]:
+        shapes = adapter_shapes(self._config, self._lora)
         for block in range(self._config.num_hidden_layers):
-            for position, name in enumerate(adapter_shapes(self._config, self._lora)):
-                yield block, name, position, self._pinned[f"{block_part(block)}/{name}"]
+            store, start = f"{block_part(block)}/adapters", 0
+            for position, (name, shape) in enumerate(shapes.items()):
+                if store in self._scratch:
+                    size = shape[0] * shape[1]
+                    tensor = self._scratch.array(store, "f32")[start : start + size].reshape(shape)
+                    start += size
+                else:
+                    tensor = self._pinned[f"{block_part(block)}/{name}"]
+                yield block, name, position, tensor
+            if store in self._scratch:
+                self._scratch.write_back(store)
 
     def array(self, name: str, evaluation: bool = False) -> Array:
         """Return the array of a value of the step program (or the evaluation program), for inspection."""

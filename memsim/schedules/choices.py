@@ -29,23 +29,57 @@ class Choices:
         blocks: One entry a transformer block.
         unpack: ``block`` unpacks a block's matrices to f32 when it is paged in and frees them when it is evicted;
             ``tile`` unpacks inside each product.
+        head: ``logits`` holds all logits and turns them into their gradient; ``one_pass`` streams the vocabulary once
+            for loss, accuracy and gradient, without logits.
+        adapters: ``pinned`` holds adapters all step; ``paged`` reads each block's from the scratch file when needed.
+        update: ``end`` keeps all gradients until the step's end; ``block`` updates each block right after its
+            backward. Micro-batches are summed first, so with several of them it is always the end.
+        mlp_tile: Tokens of the MLP that are in memory at once; None is all. Its residuals are recomputed then.
+        prefetch: Ask for the next block's pages while this one computes.
     """
 
     blocks: tuple[BlockChoices, ...]
     unpack: str
+    head: str
+    adapters: str
+    update: str
+    mlp_tile: int | None
+    prefetch: bool
 
 
 def backprop(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
     """Plain backpropagation: every residual of every block is kept."""
-    return Choices((BlockChoices(frozenset(residuals), frozenset()),) * n_blocks, unpack="block")
+    return _as_published((BlockChoices(frozenset(residuals), frozenset()),) * n_blocks)
 
 
 def mebp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
     """Memory-efficient backpropagation as published (arXiv 2510.03425): only block inputs survive, on disk."""
-    return Choices((BlockChoices(frozenset(), frozenset({"x"})),) * n_blocks, unpack="block")
+    return _as_published((_INPUT_ON_DISK,) * n_blocks)
 
 
-SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {"mebp": mebp, "backprop": backprop}
+def tiled(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
+    """MeBP with nothing in memory that need not be: this project's smallest footprint."""
+    return Choices(
+        blocks=(_INPUT_ON_DISK,) * n_blocks,
+        unpack="tile",
+        head="one_pass",
+        adapters="paged",
+        update="block",
+        mlp_tile=128,
+        prefetch=True,
+    )
+
+
+_INPUT_ON_DISK = BlockChoices(frozenset(), frozenset({"x"}))
+
+
+def _as_published(blocks: tuple[BlockChoices, ...]) -> Choices:
+    return Choices(
+        blocks, unpack="block", head="logits", adapters="pinned", update="end", mlp_tile=None, prefetch=False
+    )
+
+
+SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {"mebp": mebp, "tiled": tiled, "backprop": backprop}
 
 
 def choices_for(schedule: str, n_blocks: int, residuals: tuple[str, ...]) -> Choices:

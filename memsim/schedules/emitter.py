@@ -1,0 +1,207 @@
+"""Emitting pieces of a step program: block-program nodes under their step names, weights, adapters, gradients."""
+
+from collections.abc import Mapping, Sequence
+
+from memsim.ir.autodiff import BlockBackward
+from memsim.ir.builder import Builder
+from memsim.ir.opset import OpError
+from memsim.ir.program import Attr, Node, Space, TensorType, Value
+from memsim.models.decoder import CONSTANTS
+from memsim.models.graph import ModelGraph
+from memsim.models.lora import adapter_shapes
+from memsim.models.parts import block_part, matrices, part_tensors
+from memsim.schedules.choices import Choices
+from memsim.schedules.optimizers import OptimizerConfig
+
+Env = dict[str, str]
+"""Block-program name -> step-program name."""
+
+HEAD_TILE_BYTES = 1 << 20
+"""Packed bytes that a product streaming through the embedding wants at once; generous, the kernels use less."""
+
+
+class Emitter:
+    """Appends nodes to one step program.
+
+    Attributes:
+        gradients: Adapter source -> the value that holds its gradient so far.
+    """
+
+    def __init__(self, graph: ModelGraph, choices: Choices) -> None:
+        self.graph = graph
+        self.choices = choices
+        self.builder = Builder()
+        self.gradients: dict[str, str] = {}
+        constant = TensorType((graph.n_tokens, graph.config.head_dim // 2))
+        self.constants = {name: self.builder.input(name, constant, Space.PINNED, name) for name in CONSTANTS}
+        self.shapes = adapter_shapes(graph.config, graph.lora)
+        self.stores = [self._declare_adapters(index) for index in range(graph.config.num_hidden_layers)]
+
+    def enter(self, part: str, phase: str) -> None:
+        """Stamp ``part`` and ``phase`` on the nodes that follow."""
+        self.builder.part, self.builder.phase = part, phase
+
+    # -- adapters, their gradients and their state -----------------------------------------------------------------
+
+    def _declare_adapters(self, index: int) -> Env:
+        """Declare a block's adapters: one pinned input each, or one flat vector on the scratch file."""
+        part = block_part(index)
+        if self.choices.adapters == "paged":
+            size = sum(rows * columns for rows, columns in self.shapes.values())
+            source = f"{part}/adapters"
+            return {"": self.builder.input(source, TensorType((size,)), Space.SCRATCH, source)}
+        return {
+            name: self.builder.input(f"{part}/{name}", TensorType(shape), Space.PINNED, f"{part}/{name}")
+            for name, shape in self.shapes.items()
+        }
+
+    def adapters(self, index: int, prefix: str) -> Env:
+        """Return the names of a block's adapters, loaded from the scratch file if they are there."""
+        store = self.stores[index]
+        if self.choices.adapters == "pinned":
+            return dict(store)
+        part = block_part(index)
+        env = {
+            name: self.builder.declare(f"{part}/{prefix}.{name}", TensorType(shape))
+            for name, shape in self.shapes.items()
+        }
+        self.builder.emit_declared("load", [store[""]], list(env.values()))
+        return env
+
+    def zero_gradients(self, index: int) -> None:
+        """Emit zeroed gradients, to which every micro-batch adds."""
+        self.enter(block_part(index), "backward")
+        for name, shape in self.shapes.items():
+            source = f"{block_part(index)}/{name}"
+            self.gradients[source] = self.builder.declare(f"zero/{source}", TensorType(shape))
+            self.builder.emit_declared("zero", [], [self.gradients[source]])
+
+    def declare_state(self, index: int, optimizer: OptimizerConfig) -> str:
+        """Declare the flat optimizer state of a block on the scratch file; return its name, empty if there is none."""
+        size = optimizer.state_size(sum(rows * columns for rows, columns in self.shapes.values()))
+        if not size:
+            return ""
+        source = f"{block_part(index)}/state"
+        return self.builder.input(source, TensorType((size,)), Space.SCRATCH, source)
+
+    def update(self, index: int, optimizer: OptimizerConfig, state: str, adapters: Env) -> list[str]:
+        """Emit the update of a block's adapters, in place; return what holds the new ones."""
+        part = block_part(index)
+        self.enter(part, "update")
+        old = [adapters[name] for name in self.shapes]
+        gradients = [self.gradients[f"{part}/{name}"] for name in self.shapes]
+        new = [self._overwrite(name, f"{name}.new") for name in old]
+        states = [state] if state else []
+        outputs = [*new, *(self._overwrite(name, f"{name}.new") for name in states)]
+        attrs = optimizer.attrs() | {"n_tensors": len(old)}
+        self.builder.emit_declared(optimizer.name, ["step", *old, *gradients, *states], outputs, attrs)
+        if self.choices.adapters == "pinned":
+            return new
+        store = self._overwrite(self.stores[index][""], f"{part}/adapters.new")
+        self.builder.emit_declared("store", [self.stores[index][""], *new], [store])
+        return [store]
+
+    def _overwrite(self, old: str, new: str) -> str:
+        """Declare ``new`` in the storage of ``old``."""
+        value = self.builder.values[old]
+        self.builder.values[new] = Value(new, value.type, value.space, value.source, alias_of=old)
+        return new
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def page_in(self, part: str, prefix: str, reads_bytes: int | None = None) -> Env:
+        """Emit the page-in of ``part``, of which ``reads_bytes`` are read (all of it by default).
+
+        A block's pages are wanted together; embedding and head stream through theirs, a tile at a time.
+        """
+        specs = part_tensors(self.graph.config, part, self.graph.group_size)
+        env = {
+            name: self.builder.declare(
+                f"{part}/{prefix}.{name}", TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}"
+            )
+            for name, spec in specs.items()
+        }
+        total = sum(spec.n_bytes for spec in specs.values())
+        together = total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
+        reads = total if reads_bytes is None else reads_bytes
+        attrs: dict[str, Attr] = {"part": part, "reads_bytes": reads, "together_bytes": together}
+        self.builder.emit_declared("page_in", [], list(env.values()), attrs)
+        return env
+
+    def evict(self, weights: Sequence[str]) -> None:
+        """Emit the eviction of ``weights`` (and the end of their unpacked copies)."""
+        self.builder.emit_declared("evict", list(weights), [])
+
+    def prefetch(self, part: str) -> None:
+        """Emit the request to read ``part`` ahead, if so chosen."""
+        if self.choices.prefetch:
+            self.builder.emit_declared("prefetch", [], [], {"part": part})
+
+    def block_weights(self, index: int, prefix: str) -> tuple[Env, list[str]]:
+        """Page a block in and unpack it if so chosen; return its names and the values that live until eviction."""
+        part = block_part(index)
+        env = self.page_in(part, prefix)
+        if self.choices.unpack == "block":
+            for name, (n_rows, n_columns) in matrices(self.graph.config, part).items():
+                attrs = {"n_rows": n_rows, "n_columns": n_columns, "group_size": self.graph.group_size}
+                packed = [env[f"{name}.q"], env[f"{name}.scales"]]
+                (env[f"{name}.w"],) = self.builder.emit("unpack_q4", packed, [f"{part}/{prefix}.{name}.w"], **attrs)
+        return env, list(env.values())
+
+    # -- nodes of block programs -----------------------------------------------------------------------------------
+
+    def inline(self, nodes: Sequence[Node], values: Mapping[str, Value], prefix: str, env: Env) -> None:
+        """Emit block-program nodes with their names bound through ``env``, which learns their outputs."""
+        for node in nodes:
+            op, names = _dense(node, env)
+            outputs = [f"{self.builder.part}/{prefix}.{name}" for name in node.outputs]
+            inputs = [env[name] for name in names]
+            for name, out in zip(node.outputs, outputs, strict=True):
+                env[name] = self.builder.declare(out, values[name].type)
+            self.builder.emit_declared(op, inputs, outputs, node.attrs)
+
+    def inline_backward(self, backward: BlockBackward, index: int, prefix: str, env: Env) -> None:
+        """Emit the backward nodes of a segment; adapter gradients add to what there is of them."""
+        sources = {gradient: f"{block_part(index)}/{name}" for name, gradient in backward.gradients.items()}
+        for node in backward.nodes:
+            so_far = self.gradients.get(sources.get(node.outputs[0], ""))
+            if so_far is None:
+                self.inline([node], backward.values, prefix, env)
+                continue
+            env["so_far"] = so_far
+            adding = Node(node.op, (*node.inputs, "so_far"), node.outputs, node.attrs)
+            self.inline([adding], backward.values, prefix, env)
+            # In the same buffer: the next micro-batch adds to it again.
+            name = env[node.outputs[0]]
+            self.builder.values[name] = Value(name, self.builder.values[name].type, alias_of=so_far)
+            self.gradients[sources[node.outputs[0]]] = name
+        for gradient, source in sources.items():
+            if source.rpartition("/")[2] in self.shapes:
+                self.gradients[source] = env[gradient]
+
+
+def _dense(node: Node, env: Env) -> tuple[str, list[str]]:
+    """Return (op, inputs) of ``node``, reading the unpacked matrix where its block has one."""
+    if node.op not in ("linear_q4", "linear_q4_backward_input"):
+        return node.op, list(node.inputs)
+    x, q, _, *rest = node.inputs
+    w = q.removesuffix(".q") + ".w"
+    return (node.op.replace("_q4", ""), [x, w, *rest]) if w in env else (node.op, list(node.inputs))
+
+
+def nodes_for(nodes: Sequence[Node], wanted: set[str], available: set[str]) -> list[Node]:
+    """Return the nodes that compute ``wanted`` from ``available``, in order.
+
+    Raises:
+        OpError: Something wanted can be computed from nothing that is available.
+    """
+    missing = set(wanted) - available
+    needed: list[Node] = []
+    for node in reversed(nodes):
+        if missing & set(node.outputs):
+            missing -= set(node.outputs)
+            missing |= set(node.inputs) - available
+            needed.append(node)
+    if missing:
+        raise OpError(f"nothing to recompute {', '.join(sorted(missing))} from: keep or spill it")
+    return needed[::-1]
