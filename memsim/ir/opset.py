@@ -214,8 +214,9 @@ def _cross_entropy_backward(i: Sequence[TensorType], attrs: Attrs) -> list[Tenso
 
 @_op("linear_cross_entropy_q4")
 def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Loss statistics as of ``cross_entropy`` and, if attribute ``gradient``, dx [T, K], from (x [T, K], labels, q, scales).
+    """Loss statistics as of ``cross_entropy`` and, if attribute ``gradient``, dx [T, K].
 
+    From (x [T, K], labels [T], q, scales).
     The logits x W^T are never all there: one pass over the rows of W makes a tile of them, loss and gradient.
     """
     _require(len(i) == 4 and i[1].shape == i[0].shape[:1] and i[0].shape[1] == attrs["n_columns"], i)
