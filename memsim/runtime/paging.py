@@ -29,7 +29,8 @@ class MappedWeights:
 
     Args:
         pack: The weights.
-        cold: Also drop evicted pages from the system's page cache, so that the next page-in reads the disk.
+        cold: Also drop pages from the system's page cache, before the first page-in of a part and at every eviction,
+            so that each page-in reads the disk.
     """
 
     def __init__(self, pack: Pack, cold: bool = False) -> None:
@@ -53,6 +54,8 @@ class MappedWeights:
         """
         first = part not in self._maps
         if first:
+            if self._cold:
+                self._drop_file(part)
             self._maps[part] = map_file(self._pack.part(part).path)
         if everything:
             self._maps[part].madvise(mmap.MADV_WILLNEED)
@@ -63,8 +66,11 @@ class MappedWeights:
         """Let go of the pages of ``part``."""
         self._maps[part].madvise(mmap.MADV_DONTNEED)
         if self._cold:
-            with self._pack.part(part).path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self._drop_file(part)
+
+    def _drop_file(self, part: str) -> None:
+        with self._pack.part(part).path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class ScratchFile:
