@@ -1,6 +1,5 @@
 """Parsed JSON into dataclasses, checked field by field: the reader of every record that comes from a file."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
@@ -9,27 +8,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from memsim.errors import InputError
+from memsim.json_file import shown
 
 _MAX_TEXT = 4096
 _MAX_INTEGER = (1 << 63) - 1
 
 T = TypeVar("T", bound=object)
-
-
-def parse_json(data: str | bytes, where: str) -> Any:
-    """Parse strict JSON (no NaN, no Infinity), untrusted.
-
-    Raises:
-        InputError: Not UTF-8, not JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not valid JSON: {_one_line(str(error))}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
@@ -113,15 +97,3 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
     ):
         return value
     raise InputError(f"{where} must be {_SCALARS[kind]}, not {shown(value)}")
-
-
-def shown(value: object) -> str:
-    """Return ``value`` short, on one line and printable: it may come from a hostile file."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]

@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 from memsim import __version__
 from memsim.errors import InputError
 from memsim.files import write_text
-from memsim.json_decode import decode, parse_json, shown
+from memsim.json_decode import decode
+from memsim.json_file import parse_json, shown
 from memsim.units import format_bytes
 
 SCHEMA: Final = "memsim.result/1"

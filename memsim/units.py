@@ -15,7 +15,7 @@ def parse_bytes(text: str) -> int:
     """Return the number of bytes that ``text`` names, such as ``1GB``, ``512MiB`` or ``1.5 GiB``.
 
     Raises:
-        UsageError: No number, no unit (``512`` could be bytes or megabytes), or an unknown unit.
+        UsageError: No number, no unit (``512`` could be bytes or megabytes), an unknown unit, or 2^63 bytes and more.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -25,7 +25,10 @@ def parse_bytes(text: str) -> int:
         raise UsageError(f"{text!r} has no unit; write {number}MB (10^6 bytes) or {number}MiB (2^20 bytes)")
     if unit.lower() not in _BY_LOWER:
         raise UsageError(f"{text!r} has an unknown unit {unit!r}; use one of {', '.join(_UNITS)}")
-    return int(float(number) * _UNITS[_BY_LOWER[unit.lower()]])
+    n_bytes = float(number) * _UNITS[_BY_LOWER[unit.lower()]]
+    if n_bytes >= 1 << 63:
+        raise UsageError(f"{text[:40]!r} is larger than any memory; write a size such as 1GB or 512MiB")
+    return int(n_bytes)
 
 
 def format_bytes(n_bytes: float, decimal: bool = False) -> str:

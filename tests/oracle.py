@@ -4,14 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
 from memsim.models.lora import LoraConfig
 from memsim.models.parts import block_part, matrices, part_names, vectors
 from memsim.weights.pack import Pack
 from memsim.weights.quantize import dequantize
 from memsim.weights.tensor_file import map_file, view
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 
 def dequantized(pack: Pack) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig

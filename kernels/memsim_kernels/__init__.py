@@ -1,9 +1,11 @@
 """Numba kernels of a fine-tuning step, forward and backward, on float32 and packed INT4.
 
-Importing the package compiles every kernel (half a minute) or loads it from Numba's cache (under a second).
+Importing the package compiles every kernel (half a minute) or loads it from Numba's cache (under a second). A call with
+other types is a TypeError, never another compilation.
 
-Every array is C-contiguous; float32 and [T, features] unless its kernel says otherwise; written arguments come
-first, and inputs may be read-only. Any T >= 1. Bits do not depend on the number of threads or rows, nor on addresses.
+Every array is C-contiguous, and float32 [T, features] unless its kernel says otherwise. Written arguments come first;
+all others may be read-only. Any T >= 1. Bits do not depend on the number of threads, on the other rows, on how a
+product is cut into tiles, or on addresses.
 """
 
 from memsim_kernels.activation import swiglu_backward, swiglu_forward
@@ -15,7 +17,13 @@ from memsim_kernels.linear import (
     linear_q4_backward_input,
     linear_q4_forward,
 )
-from memsim_kernels.lora import lora_a_backward, lora_a_backward_input, lora_a_forward, lora_b_backward, lora_b_forward, lora_backward, lora_forward
+from memsim_kernels.lora import (
+    lora_a_backward,
+    lora_a_backward_input,
+    lora_a_forward,
+    lora_b_backward,
+    lora_b_forward,
+)
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
 from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
@@ -39,8 +47,6 @@ __all__ = [
     "lora_a_forward",
     "lora_b_backward",
     "lora_b_forward",
-    "lora_backward",
-    "lora_forward",
     "momentum_update",
     "rmsnorm_backward_input",
     "rmsnorm_forward",

@@ -13,28 +13,10 @@ from numba import get_num_threads, prange
 
 from memsim_kernels.exponential import exp
 from memsim_kernels.jit import F32, INT, READ_2D, WRITE_2D, helper, kernel
+from memsim_kernels.panel import transpose_block
 from memsim_kernels.tile import aligned, multiply
 
 TILE = 64
-
-
-@helper
-def _transpose_in(panel: F32, x: F32, row: int, rows: int, column: int, size: int, scale: float) -> None:
-    """Fill panel [size, TILE] with x[row : row + rows, column : column + size] transposed; missing rows are zero."""
-    for d in range(size):
-        out = panel[d * TILE : (d + 1) * TILE]
-        for lane in range(rows):
-            out[lane] = x[row + lane, column + d] * scale
-        for lane in range(rows, TILE):
-            out[lane] = np.float32(0.0)
-
-
-@helper
-def _transpose_out(x: F32, panel: F32, row: int, rows: int, column: int, size: int) -> None:
-    for lane in range(rows):
-        out = x[row + lane, column : column + size]
-        for d in range(size):
-            out[d] = panel[d * TILE + lane]
 
 
 @helper
@@ -67,8 +49,9 @@ def _hide_future(scores: F32, keys: int) -> None:
 def _forward(o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads: int, workers: int) -> None:
     count, stride = k.shape
     size = stride // n_kv_heads
-    scale = np.float32(1.0 / math.sqrt(size))
-    flat_k, flat_v = k.reshape(-1), v.reshape(-1)
+    q_stride = q.shape[1]
+    scale, one = np.float32(1.0 / math.sqrt(size)), np.float32(1.0)
+    flat_o, flat_q, flat_k, flat_v = o.reshape(-1), q.reshape(-1), k.reshape(-1), v.reshape(-1)
     jobs = n_heads * ((count + TILE - 1) // TILE)
     for worker in prange(workers):
         queries, out, scores = aligned(size * TILE), aligned(size * TILE), aligned(TILE * TILE)
@@ -78,7 +61,7 @@ def _forward(o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads:
             row = tile * TILE
             rows = min(TILE, count - row)
             column = (head // (n_heads // n_kv_heads)) * size
-            _transpose_in(queries, q, row, rows, head * size, size, scale)
+            transpose_block(queries, 0, TILE, flat_q, row * q_stride + head * size, q_stride, rows, size, TILE, scale)
             out[:], largest[:], total[:] = np.float32(0.0), np.float32(-np.inf), np.float32(0.0)
             for key_tile in range(tile + 1):
                 key = key_tile * TILE
@@ -98,7 +81,7 @@ def _forward(o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads:
                 line = out[d * TILE : (d + 1) * TILE]
                 for lane in range(TILE):
                     line[lane] /= total[lane]
-            _transpose_out(o, out, row, rows, head * size, size)
+            transpose_block(flat_o, row * q_stride + head * size, q_stride, out, 0, TILE, size, rows, size, one)
             for lane in range(rows):
                 lse[head, row + lane] = largest[lane] + np.float32(math.log(total[lane]))
 
@@ -114,9 +97,11 @@ def _backward(
     q_stride = q.shape[1]
     size = stride // n_kv_heads
     group = n_heads // n_kv_heads
-    scale = np.float32(1.0 / math.sqrt(size))
-    one = np.float32(1.0)
-    flat_q, flat_k, flat_v, flat_do = q.reshape(-1), k.reshape(-1), v.reshape(-1), do.reshape(-1)
+    scale, one = np.float32(1.0 / math.sqrt(size)), np.float32(1.0)
+    flat_q, flat_k, flat_v, flat_do, flat_o = (
+        q.reshape(-1), k.reshape(-1), v.reshape(-1), do.reshape(-1), o.reshape(-1)
+    )  # fmt: skip
+    flat_dq, flat_dk, flat_dv = dq.reshape(-1), dk.reshape(-1), dv.reshape(-1)
     tiles = (count + TILE - 1) // TILE
     for worker in prange(workers):
         queries, douts, grad = aligned(size * TILE), aligned(size * TILE), aligned(size * TILE)
@@ -127,9 +112,9 @@ def _backward(
             row = tile * TILE
             rows = min(TILE, count - row)
             column = (head // group) * size
-            _transpose_in(queries, q, row, rows, head * size, size, scale)
-            _transpose_in(douts, do, row, rows, head * size, size, one)
-            _transpose_in(grad, o, row, rows, head * size, size, one)
+            transpose_block(queries, 0, TILE, flat_q, row * q_stride + head * size, q_stride, rows, size, TILE, scale)
+            transpose_block(douts, 0, TILE, flat_do, row * q_stride + head * size, q_stride, rows, size, TILE, one)
+            transpose_block(grad, 0, TILE, flat_o, row * q_stride + head * size, q_stride, rows, size, TILE, one)
             sums[:], shift[:] = np.float32(0.0), np.float32(0.0)
             for d in range(size):
                 for lane in range(TILE):
@@ -152,7 +137,7 @@ def _backward(
                     for lane in range(TILE):
                         dline[lane] = exp(line[lane] - shift[lane]) * (dline[lane] - sums[lane]) * scale
                 multiply(grad, 0, TILE, flat_k, at, 1, stride, dscores, 0, TILE, size, keys, TILE)
-            _transpose_out(dq, grad, row, rows, head * size, size)
+            transpose_block(flat_dq, row * q_stride + head * size, q_stride, grad, 0, TILE, size, rows, size, one)
     for worker in prange(workers):
         keys_in, values_in = aligned(size * TILE), aligned(size * TILE)
         grad_k, grad_v = aligned(size * TILE), aligned(size * TILE)
@@ -161,8 +146,8 @@ def _backward(
             tile, kv_head = job // n_kv_heads, job % n_kv_heads
             key = tile * TILE
             keys = min(TILE, count - key)
-            _transpose_in(keys_in, k, key, keys, kv_head * size, size, scale)
-            _transpose_in(values_in, v, key, keys, kv_head * size, size, one)
+            transpose_block(keys_in, 0, TILE, flat_k, key * stride + kv_head * size, stride, keys, size, TILE, scale)
+            transpose_block(values_in, 0, TILE, flat_v, key * stride + kv_head * size, stride, keys, size, TILE, one)
             grad_k[:], grad_v[:] = np.float32(0.0), np.float32(0.0)
             for head in range(kv_head * group, (kv_head + 1) * group):
                 for query_tile in range(tile, tiles):
@@ -182,8 +167,8 @@ def _backward(
                             dline[lane] = line[lane] * (dline[lane] - mean) * scale
                     multiply(grad_v, 0, TILE, flat_do, at, 1, q_stride, weights, 0, TILE, size, rows, TILE)
                     multiply(grad_k, 0, TILE, flat_q, at, 1, q_stride, dscores, 0, TILE, size, rows, TILE)
-            _transpose_out(dk, grad_k, key, keys, kv_head * size, size)
-            _transpose_out(dv, grad_v, key, keys, kv_head * size, size)
+            transpose_block(flat_dk, key * stride + kv_head * size, stride, grad_k, 0, TILE, size, keys, size, one)
+            transpose_block(flat_dv, key * stride + kv_head * size, stride, grad_v, 0, TILE, size, keys, size, one)
 
 
 def attention_forward(o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads: int) -> None:

@@ -32,7 +32,7 @@ if config.DISABLE_JIT:
 
 else:
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def exp(typing_context: Any, x: Any) -> Any:
         """Return e^x as float32, within 2 units in the last place; NaN stays NaN."""
 

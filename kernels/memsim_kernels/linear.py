@@ -21,7 +21,7 @@ def linear_forward(y: F32, x: F32, w: F32, bias: F32) -> None:
         w: [N, K].
         bias: [N], or an empty array for none.
     """
-    product(y, x, w, NO_Q, NO_SCALES, bias, 8, False, True, 1.0, False)
+    product(y, x, w, NO_Q, NO_SCALES, bias, 16, False, True, 1.0, False)
 
 
 def linear_backward_input(dx: F32, dy: F32, w: F32, accumulate: bool) -> None:
@@ -33,7 +33,7 @@ def linear_backward_input(dx: F32, dy: F32, w: F32, accumulate: bool) -> None:
         w: [N, K].
         accumulate: Add to dx.
     """
-    product(dx, dy, w, NO_Q, NO_SCALES, NO_BIAS, 8, False, False, 1.0, accumulate)
+    product(dx, dy, w, NO_Q, NO_SCALES, NO_BIAS, 16, False, False, 1.0, accumulate)
 
 
 def linear_q4_forward(y: F32, x: F32, q: U32, scales: F16, bias: F32, group_size: int) -> None:
@@ -45,7 +45,7 @@ def linear_q4_forward(y: F32, x: F32, q: U32, scales: F16, bias: F32, group_size
         q: Packed W, uint32 [N16, K8, 16].
         scales: float16 [KG, 16 N16].
         bias: [N], or an empty array for none.
-        group_size: Columns of W that share a scale.
+        group_size: Columns of W that share a scale, a multiple of 16.
     """
     product(y, x, NO_MATRIX, q, scales.view(np.uint16), bias, group_size, False, True, 1.0, False)
 
@@ -58,7 +58,7 @@ def linear_q4_backward_input(dx: F32, dy: F32, q: U32, scales: F16, group_size: 
         dy: [T, N].
         q: Packed W, uint32 [N16, K8, 16].
         scales: float16 [KG, 16 N16].
-        group_size: Columns of W that share a scale.
+        group_size: Columns of W that share a scale, a multiple of 16.
         accumulate: Add to dx.
     """
     product(dx, dy, NO_MATRIX, q, scales.view(np.uint16), NO_BIAS, group_size, False, False, 1.0, accumulate)

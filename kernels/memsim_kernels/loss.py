@@ -25,23 +25,24 @@ from memsim_kernels.jit import (
 IGNORED = 0xFFFFFFFF
 LANES = 64
 PARTS = 64
+PIECE = 1024
 
 
 @helper
-def _maximum(row: F32, lanes: F32) -> float:
+def _maximum(row: F32, lanes: F32) -> np.float32:
     lanes[:] = np.float32(-np.inf)
     for start in range(0, row.size, LANES):
         piece = row[start : start + LANES]
         for lane in range(piece.size):
             lanes[lane] = piece[lane] if piece[lane] > lanes[lane] else lanes[lane]
-    largest = lanes[0]
-    for lane in range(1, LANES):
+    largest = np.float32(-np.inf)
+    for lane in range(LANES):
         largest = max(largest, lanes[lane])
     return largest
 
 
 @helper
-def _log_sum_exp(row: F32, lanes: F32) -> float:
+def _log_sum_exp(row: F32, lanes: F32) -> np.float32:
     largest = _maximum(row, lanes)
     lanes[:] = np.float32(0.0)
     for start in range(0, row.size, LANES):
@@ -83,7 +84,7 @@ def cross_entropy_forward(stats: F64, lse: F32, logits: F32, labels: U32) -> Non
         for t in range(part, count, PARTS):
             row = logits[t]
             lse[t] = _log_sum_exp(row, lanes)
-            label = np.int64(labels[t])
+            label = int(labels[t])
             if label < size:
                 parts[part, 0] += np.float64(lse[t]) - np.float64(row[label])
                 parts[part, 1] += 1.0 if _is_first_maximum(row, label) else 0.0
@@ -112,10 +113,14 @@ def cross_entropy_backward(dlogits: F32, logits: F32, labels: U32, lse: F32, sta
     factor = np.float32(scale / stats[2]) if stats[2] > 0.0 else np.float32(0.0)
     for t in prange(count):
         row, out, offset = logits[t], dlogits[t], lse[t]
-        label = np.int64(labels[t])
+        label = int(labels[t])
+        share = factor if label < size else np.float32(0.0)
+        # Through a buffer of its own: in place, the loop could not become vector code.
+        buffer = np.empty(PIECE, np.float32)
+        for start in range(0, size, PIECE):
+            piece = row[start : start + PIECE]
+            for j in range(piece.size):
+                buffer[j] = exp(piece[j] - offset) * share
+            out[start : start + PIECE] = buffer[: piece.size]
         if label < size:
-            for j in range(size):
-                out[j] = exp(row[j] - offset) * factor
             out[label] -= factor
-        else:
-            out[:] = np.float32(0.0)

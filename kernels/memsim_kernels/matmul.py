@@ -18,11 +18,14 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )
-from memsim_kernels.panel import copy_panel, transpose_panel, unpack_panel, unpack_transposed_panel
-from memsim_kernels.tile import LANES, aligned, multiply
+from memsim_kernels.panel import copy_block, transpose_block, unpack_block, unpack_block_transposed
+from memsim_kernels.tile import aligned, multiply
+from memsim_kernels.vectors import LANES
 
-WIDTH = 64
-DEPTH = 128
+WIDTH = 64  # columns of a tile of the result
+DEPTH = 256  # steps of the reduction per panel, which is 64 KiB
+ROWS = 256  # rows that use a panel before it is filled anew
+GROUP = 2  # tiles side by side whose sums, 128 KiB, stay in the second-level cache for the whole reduction
 
 NO_MATRIX = np.empty((0, 0), np.float32)
 NO_Q = np.empty((0, 0, LANES), np.uint32)
@@ -31,14 +34,12 @@ NO_BIAS = np.empty(0, np.float32)
 
 
 @helper
-def _start(c: F32, bias: F32, row: int, rows: int, column: int, columns: int) -> None:
-    """Set the block of c to the bias, or to zero when there is none."""
-    for i in range(row, row + rows):
-        out = c[i, column : column + columns]
-        if bias.size > 0:
-            out[:] = bias[column : column + columns]
-        else:
-            out[:] = np.float32(0.0)
+def _row_blocks(m: int, tiles: int, workers: int) -> int:
+    """Return into how many blocks to cut the rows, so that every worker gets its share of (block, tile) pairs."""
+    blocks = (m + ROWS - 1) // ROWS
+    if blocks * tiles < 4 * workers and blocks * tiles % workers > 0:
+        blocks *= workers
+    return min(blocks, m)
 
 
 @kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL, INT)
@@ -49,38 +50,41 @@ def _product(
     m, n = c.shape
     depth_total = a.shape[0] if a_transposed else a.shape[1]
     a_row, a_k = (1, a.shape[1]) if a_transposed else (a.shape[1], 1)
-    flat_a, flat_c = a.reshape(-1), c.reshape(-1)
-    factor = np.float32(scale)
+    flat_a, flat_b, flat_c, b_row = a.reshape(-1), b.reshape(-1), c.reshape(-1), b.shape[1]
+    factor, one = np.float32(scale), np.float32(1.0)
     tiles = (n + WIDTH - 1) // WIDTH
+    blocks = _row_blocks(m, tiles, workers)
     for worker in prange(workers):
-        panel = aligned(DEPTH * WIDTH)
-        edge = aligned(WIDTH)
-        for tile in range(worker * tiles // workers, (worker + 1) * tiles // workers):
+        panel, sums = aligned(DEPTH * WIDTH), aligned(ROWS * GROUP * WIDTH)
+        unit, last = worker * blocks * tiles // workers, (worker + 1) * blocks * tiles // workers
+        while unit < last:
+            block, tile = unit // tiles, unit % tiles
+            count = min(GROUP, last - unit, tiles - tile)
+            row = block * m // blocks
+            rows = (block + 1) * m // blocks - row
             column = tile * WIDTH
-            inside = min(WIDTH, n - column)
-            if not accumulate:
-                _start(c, bias, 0, m, column, inside)
-            for k_at in range(0, depth_total, DEPTH):
-                depth = min(DEPTH, depth_total - k_at)
-                if q.size > 0 and b_transposed:
-                    unpack_transposed_panel(panel, WIDTH, q, scales, group_size, k_at, depth, column)
-                elif q.size > 0:
-                    unpack_panel(panel, WIDTH, q, scales, group_size, k_at, depth, column)
-                elif b_transposed:
-                    transpose_panel(panel, WIDTH, b, k_at, depth, column, factor)
-                else:
-                    copy_panel(panel, WIDTH, b, k_at, depth, column, factor)
-                if inside == WIDTH:
-                    multiply(
-                        flat_c, column, n, flat_a, k_at * a_k, a_row, a_k, panel, 0, WIDTH, m, depth, WIDTH
-                    )
-                else:
-                    for i in range(m):
-                        edge[:inside] = c[i, column:]
-                        multiply(
-                            edge, 0, 0, flat_a, k_at * a_k + i * a_row, 0, a_k, panel, 0, WIDTH, 1, depth, WIDTH
-                        )
-                        c[i, column:] = edge[:inside]
+            columns = min(count * WIDTH, n - column)
+            padded = (columns + LANES - 1) // LANES * LANES
+            if accumulate:
+                copy_block(sums, 0, padded, flat_c, row * n + column, n, rows, columns, padded, one)
+            else:
+                copy_block(sums, 0, padded, bias, column, 0, rows, columns if bias.size > 0 else 0, padded, one)
+            for k in range(0, depth_total, DEPTH):
+                depth = min(DEPTH, depth_total - k)
+                for at in range(0, padded, WIDTH):
+                    width, inside, first = min(WIDTH, padded - at), min(WIDTH, columns - at), column + at
+                    if q.size > 0 and b_transposed:
+                        unpack_block_transposed(panel, 0, width, q, scales, group_size, first, width, k, depth)
+                    elif q.size > 0:
+                        unpack_block(panel, 0, width, q, scales, group_size, k, depth, first, width)
+                    elif b_transposed:
+                        transpose_block(panel, 0, width, flat_b, first * b_row + k, b_row, inside, depth, width, factor)
+                    else:
+                        copy_block(panel, 0, width, flat_b, k * b_row + first, b_row, depth, inside, width, factor)
+                    multiply(sums, at, padded, flat_a, k * a_k + row * a_row, a_row, a_k, panel, 0, width,
+                             rows, depth, width)  # fmt: skip
+            copy_block(flat_c, row * n + column, n, sums, 0, padded, rows, columns, columns, one)
+            unit += count
 
 
 def product(
@@ -96,12 +100,10 @@ def product(
         q: Packed b (see ``panel``), or empty.
         scales: Its scales, float16 bits, or empty.
         bias: [N], or empty. Not read when accumulating.
-        group_size: Columns that share a scale; a multiple of 8.
+        group_size: Columns that share a scale, a multiple of 16; not read for a dense b.
         a_transposed: Multiply the transpose of ``a``.
         b_transposed: Multiply the transpose of ``b``, or of the packed matrix.
         scale: Factor of the product; rounds every element of a dense b once. Must be 1 for a packed b.
         accumulate: Add to c instead of overwriting it.
     """
-    _product(
-        c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, scale, accumulate, get_num_threads()
-    )
+    _product(c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, scale, accumulate, get_num_threads())

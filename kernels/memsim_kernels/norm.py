@@ -10,7 +10,7 @@ ROWS = 16
 
 
 @helper
-def _lane_sum(lanes: F32) -> float:
+def _lane_sum(lanes: F32) -> np.float32:
     total = np.float32(0.0)
     for lane in range(LANES):
         total += lanes[lane]

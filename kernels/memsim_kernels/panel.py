@@ -1,73 +1,127 @@
-"""Panels: a block of the right-hand matrix of a product, laid out for the inner loop, and unpacked if it is INT4.
+"""Blocks of a matrix copied, transposed or unpacked into the panel that the inner loop of a product reads.
 
-A panel is [depth, width] float32, width a multiple of 16; columns beyond the matrix are zero. The packed layout is
-the one of the weight files: q uint32 [N16, K8, 16] holds at [p, j, l] the columns 8 j ... 8 j + 7 of row 16 p + l as
-two's-complement nibbles, lowest first; scales [KG, 16 N16] holds float16 bits, one per group of columns of a row.
+``out`` and ``x`` are flat arrays; ``<array>_at`` is the first element, ``<array>_row`` the distance between rows, in
+elements. The packed layout is the one of the weight files: q uint32 [N16, K8, 16] holds at [p, j, l] the columns
+8 j ... 8 j + 7 of row 16 p + l as two's-complement nibbles, lowest first; scales [KG, 16 N16] holds float16 bits, one
+per group of columns of a row. A group is a multiple of 16 columns.
+
+A call counts references to every array, which is atomic and slow: so each function does a whole block.
 """
 
 import numpy as np
 
-from memsim_kernels.half import half_to_float
 from memsim_kernels.jit import F32, U16, U32, helper
+from memsim_kernels.vectors import (
+    LANES,
+    half_to_float,
+    move_16,
+    transpose_16,
+    unpack_8_columns,
+    unpack_16_columns,
+)
 
 
 @helper
-def copy_panel(panel: F32, width: int, b: F32, k_at: int, depth: int, column: int, scale: float) -> None:
-    """Fill ``panel`` with scale * b[k_at : k_at + depth, column : column + width], b [K, N]."""
-    inside = min(width, b.shape[1] - column)
-    for k in range(depth):
-        out = panel[k * width : (k + 1) * width]
-        line = b[k_at + k, column : column + inside]
-        for j in range(inside):
-            out[j] = line[j] * scale
-        for j in range(inside, width):
-            out[j] = 0.0
-
-
-@helper
-def transpose_panel(panel: F32, width: int, b: F32, k_at: int, depth: int, column: int, scale: float) -> None:
-    """Fill ``panel`` with scale * b[column : column + width, k_at : k_at + depth] transposed, b [N, K]."""
-    inside = min(width, b.shape[0] - column)
-    for j in range(inside):
-        line = b[column + j, k_at : k_at + depth]
-        for k in range(depth):
-            panel[k * width + j] = line[k] * scale
-    for k in range(depth):
-        for j in range(inside, width):
-            panel[k * width + j] = 0.0
-
-
-@helper
-def unpack_panel(
-    panel: F32, width: int, q: U32, scales: U16, group_size: int, k_at: int, depth: int, column: int
+def copy_block(
+    out: F32,
+    out_at: int,
+    out_row: int,
+    x: F32,
+    x_at: int,
+    x_row: int,
+    rows: int,
+    columns: int,
+    padded: int,
+    scale: np.float32,
 ) -> None:
-    """Fill ``panel`` with W[k_at : k_at + depth, column : column + width], W [N, K] packed."""
-    inside = min(width, q.shape[1] * 8 - column)
-    for k in range(depth):
-        row = k_at + k
-        for j in range(inside):
-            col = column + j
-            dword = np.int64(q[row // 16, col // 8, row % 16])
-            nibble = (dword >> (4 * (col % 8))) & 15
-            value = np.float32((nibble ^ 8) - 8)
-            panel[k * width + j] = value * half_to_float(scales[col // group_size, row])
-        for j in range(inside, width):
-            panel[k * width + j] = 0.0
+    """Write scale * x [rows, columns] to ``out`` [rows, padded]; columns of ``out`` beyond those of x become zero."""
+    whole = columns // LANES * LANES
+    for i in range(rows):
+        to, source = out_at + i * out_row, x_at + i * x_row
+        for j in range(0, whole, LANES):
+            move_16(out, to + j, x, source + j, scale)
+        for j in range(whole, columns):
+            out[to + j] = x[source + j] * scale
+        for j in range(columns, padded):
+            out[to + j] = np.float32(0.0)
 
 
 @helper
-def unpack_transposed_panel(
-    panel: F32, width: int, q: U32, scales: U16, group_size: int, k_at: int, depth: int, column: int
+def transpose_block(
+    out: F32,
+    out_at: int,
+    out_row: int,
+    x: F32,
+    x_at: int,
+    x_row: int,
+    rows: int,
+    columns: int,
+    padded: int,
+    scale: np.float32,
 ) -> None:
-    """Fill ``panel`` with W[column : column + width, k_at : k_at + depth] transposed, W [N, K] packed."""
-    inside = min(width, q.shape[0] * 16 - column)
-    for k in range(depth):
-        col = k_at + k
-        for j in range(inside):
-            row = column + j
-            dword = np.int64(q[row // 16, col // 8, row % 16])
-            nibble = (dword >> (4 * (col % 8))) & 15
-            value = np.float32((nibble ^ 8) - 8)
-            panel[k * width + j] = value * half_to_float(scales[col // group_size, row])
-        for j in range(inside, width):
-            panel[k * width + j] = 0.0
+    """Write scale * x [rows, columns] transposed to ``out`` [columns, padded], zero beyond column ``rows``."""
+    whole_rows, whole_columns = rows // LANES * LANES, columns // LANES * LANES
+    for i in range(0, whole_rows, LANES):
+        for j in range(0, whole_columns, LANES):
+            transpose_16(out, out_at + j * out_row + i, out_row, x, x_at + i * x_row + j, x_row, scale)
+        for j in range(whole_columns, columns):
+            for lane in range(LANES):
+                out[out_at + j * out_row + i + lane] = x[x_at + (i + lane) * x_row + j] * scale
+    for j in range(columns):
+        for i in range(whole_rows, rows):
+            out[out_at + j * out_row + i] = x[x_at + i * x_row + j] * scale
+        for i in range(rows, padded):
+            out[out_at + j * out_row + i] = np.float32(0.0)
+
+
+@helper
+def unpack_block(
+    out: F32, out_at: int, out_row: int, q: U32, scales: U16, group_size: int,
+    row: int, rows: int, column: int, columns: int,
+) -> None:  # fmt: skip
+    """Write W[row : row + rows, column : column + columns] to ``out``.
+
+    ``column`` and ``columns`` are multiples of 16. Columns beyond the packed ones become zero.
+    """
+    flat_q, flat_scales = q.reshape(-1), scales.reshape(-1)
+    eights, all_rows = q.shape[1], scales.shape[1]
+    inside = min(columns, eights * 8 - column)
+    for i in range(row, row + rows):
+        to = out_at + (i - row) * out_row
+        dwords = (i // LANES * eights + column // 8) * LANES + i % LANES
+        j, end = 0, 0
+        while j < inside:
+            group = (column + j) // group_size
+            end = min(inside, (group + 1) * group_size - column)
+            scale = half_to_float(flat_scales[group * all_rows + i])
+            while j < end:
+                unpack_16_columns(out, to + j, flat_q, dwords + 2 * j, scale)
+                j += LANES
+        for zero in range(inside, columns):
+            out[to + zero] = np.float32(0.0)
+
+
+@helper
+def unpack_block_transposed(
+    out: F32, out_at: int, out_row: int, q: U32, scales: U16, group_size: int,
+    row: int, rows: int, column: int, columns: int,
+) -> None:  # fmt: skip
+    """Write W[row : row + rows, column : column + columns] transposed to ``out`` [columns, rows].
+
+    ``row`` and ``rows`` are multiples of 16, ``column`` one of 8. ``columns`` is rounded up to a multiple of 8.
+    """
+    flat_q, flat_scales = q.reshape(-1), scales.reshape(-1)
+    eights, all_rows = q.shape[1], scales.shape[1]
+    for j in range(0, columns, 8):
+        group = (column + j) // group_size
+        dwords = (row // LANES * eights + (column + j) // 8) * LANES
+        for i in range(0, rows, LANES):
+            unpack_8_columns(
+                out,
+                out_at + j * out_row + i,
+                out_row,
+                flat_q,
+                dwords + i * eights,
+                flat_scales,
+                group * all_rows + row + i,
+            )

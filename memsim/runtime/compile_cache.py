@@ -10,8 +10,11 @@ from memsim.files import cache_dir
 
 def kernel_environment() -> dict[str, str]:
     """Return the environment of a process that runs kernels: where compiled code is kept, how threads wait."""
-    directory = cache_dir() / "kernels"
-    return os.environ | {"NUMBA_CACHE_DIR": str(directory), "OPENBLAS_NUM_THREADS": "1"}
+    directory = cache_dir().absolute() / "kernels"  # its processes run in another directory
+    # A thread that waits for the others gives its processor up after tens of microseconds. GNU's OpenMP waits 30 times
+    # as long, in which it may hold up the very thread it waits for: on a busy machine steps took 8 times as long.
+    waiting = {"GOMP_SPINCOUNT": "10000"}
+    return waiting | os.environ | {"NUMBA_CACHE_DIR": str(directory), "OPENBLAS_NUM_THREADS": "1"}
 
 
 NOT_COMPILED = "is not in the kernel cache"

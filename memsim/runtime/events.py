@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from memsim.errors import InputError
-from memsim.json_decode import decode, parse_json
+from memsim.json_decode import decode
+from memsim.json_file import parse_json
 
 MAX_LINE_BYTES = 1 << 16
 

@@ -138,7 +138,7 @@ class Executor:
 
     def _balloon(self, node: Node) -> None:
         """Touch memory that no plan knows of, so that tests can break the cap."""
-        rogue = mmap.mmap(-1, int(node.attrs["n_bytes"]))
+        rogue = mmap.mmap(-1, int(node.attrs["n_bytes"]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for offset in range(0, len(rogue), mmap.PAGESIZE):
             rogue[offset] = 1
         rogue.close()

@@ -29,7 +29,8 @@ class MappedWeights:
 
     Args:
         pack: The weights.
-        cold: Also drop evicted pages from the system's page cache, so that the next page-in reads the disk.
+        cold: Also drop pages from the system's page cache, before the first page-in of a part and at every eviction,
+            so that each page-in reads the disk.
     """
 
     def __init__(self, pack: Pack, cold: bool = False) -> None:
@@ -65,6 +66,8 @@ class MappedWeights:
 
     def _mapped(self, part: str) -> mmap.mmap:
         if part not in self._maps:
+            if self._cold:
+                self._drop_file(part)
             self._maps[part] = map_file(self._pack.part(part).path)
         return self._maps[part]
 
@@ -72,8 +75,11 @@ class MappedWeights:
         """Let go of the pages of ``part``."""
         self._maps[part].madvise(mmap.MADV_DONTNEED)
         if self._cold:
-            with self._pack.part(part).path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self._drop_file(part)
+
+    def _drop_file(self, part: str) -> None:
+        with self._pack.part(part).path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class ScratchFile:

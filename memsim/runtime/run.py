@@ -5,8 +5,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -19,19 +19,24 @@ from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig, check_lora, n_trainable
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
-from memsim.results import Enforcement, Result, host_info, versions, write_result
+from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.job import WorkerJob
-from memsim.runtime.prepare import forget_kernels, prepare_kernels
+from memsim.runtime.prepare import NODE_BYTES, forget_kernels, prepare_kernels
 from memsim.runtime.supervise import NotCompiled, Outcome, StepDone, supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
-from memsim.units import format_bytes
+from memsim.units import MIB, format_bytes
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack
 
 RESULT_FILE = "result.json"
 EVENTS_FILE = "events.jsonl"
+RUNS = Path("runs")
+READING_ERROR_BYTES = 2 * MIB
+"""Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
+
+_FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
 
 
@@ -124,16 +129,12 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
     threads = config.threads or len(os.sched_getaffinity(0))
-    baseline = prepare_kernels(threads, progress.stage)
-    if config.plan_check:
-        check_budget(plan.program, plan.memory, config.schedule, baseline, config.budget_bytes, config.decimal)
+    programs = [placed.program for placed in (plan.train, plan.evaluate) if placed is not None]
+    baseline = prepare_kernels(threads, progress.stage) + NODE_BYTES * sum(len(program.nodes) for program in programs)
+    _admit(config, plan, baseline)
     progress.planned(baseline + plan.memory.peak_bytes, pack.source)
     with _out_directory(config, name) as out, _work_directory(out) as work:
-        scratch = config.scratch or out
-        if not scratch.is_dir():
-            raise InputError(f"the scratch directory {scratch} does not exist; create it or choose another")
-        require_disk(scratch, "the scratch")
-        job = _prepare_job(config, pack, name, plan, threads, out, work, scratch, progress)
+        job = _prepare_job(config, pack, name, plan, threads, out, work, progress)
         with open_cap(config.budget_bytes, config.enforcement) as cap:
             if cap.needs_watchdog:
                 progress.note(
@@ -141,6 +142,9 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
                 )
             outcome = _launch(job, cap, config, plan, out, work, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
+        if outcome.reason == "done":
+            for file in Path(job.adapter).iterdir():
+                file.replace(out / file.name)
         result = _record(config, setup, pack, name, plan, threads, baseline, enforcement, kernel_peak, outcome)
         write_result(out / RESULT_FILE, result)
     return RunOutcome(result, out, outcome.message)
@@ -176,6 +180,17 @@ def _check(config: RunConfig) -> None:
             raise InputError(f"no text file at {path}")
     if config.eval_every and config.eval_data is None:
         raise UsageError("--eval-every needs --eval-data")
+    if config.scratch is not None and not config.scratch.is_dir():
+        raise InputError(f"the scratch directory {config.scratch} does not exist; create it or choose another")
+    require_disk(config.scratch or config.out or RUNS, "the scratch")
+
+
+def _admit(config: RunConfig, plan: RunPlan, baseline_bytes: int) -> None:
+    """Refuse a plan that does not fit the budget, measurement errors aside."""
+    memory = plan.memory
+    excess = baseline_bytes + memory.peak_bytes + memory.file_floor_bytes - config.budget_bytes
+    if config.plan_check and excess > READING_ERROR_BYTES:
+        check_budget(plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
 
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
@@ -200,34 +215,35 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
 
 @contextmanager
 def _out_directory(config: RunConfig, model: str) -> Iterator[Path]:
-    """Create the output directory; remove it again if the run never gets to its record."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model.replace('/', '-')}-{config.schedule}"
-    try:
-        if config.out is not None:
-            out = config.out.absolute()
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.mkdir()
-        else:
-            runs = Path("runs").absolute()
-            runs.mkdir(exist_ok=True)
-            out = _unused(runs, stem)
-    except OSError as error:
-        raise InputError(f"cannot create the output directory: {error}; choose another with --out") from error
-    try:
-        yield out
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _unused(runs: Path, stem: str) -> Path:
-    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+    """Create the output directory; if the run never gets to its record, remove it and the parents it needed."""
+    stem = RUNS.absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{model.replace('/', '-')}-{config.schedule}"
+    numbered = [stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 1000))]
+    candidates = [config.out.absolute()] if config.out else numbered
+    with ExitStack() as undo:
         try:
-            (runs / f"{stem}{suffix}").mkdir()
-        except FileExistsError:
-            continue
-        return runs / f"{stem}{suffix}"
-    raise InputError(f"{runs} holds a thousand runs of this second; choose a directory with --out")
+            for parent in reversed([path for path in candidates[0].parents if not path.exists()]):
+                parent.mkdir(exist_ok=True)
+                undo.callback(_remove_if_empty, parent)
+            out = _make_first(candidates)
+        except OSError as error:
+            raise InputError(f"cannot create the output directory: {error}; choose another with --out") from error
+        undo.callback(shutil.rmtree, out, ignore_errors=True)
+        yield out
+        undo.pop_all()
+
+
+def _make_first(candidates: Sequence[Path]) -> Path:
+    """Create the first of these directories that does not exist yet."""
+    for path in candidates:
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise InputError(f"{candidates[-1]} exists; choose another directory with --out")
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()
 
 
 @contextmanager
@@ -245,7 +261,6 @@ def _prepare_job(
     threads: int,
     out: Path,
     work: Path,
-    scratch: Path,
     progress: RunProgress,
 ) -> WorkerJob:
     progress.stage("tokenizing")
@@ -267,7 +282,7 @@ def _prepare_job(
         group=None,
         data_limit_bytes=None,
         threads=threads,
-        pack=str(pack.directory),
+        pack=str(pack.directory.absolute()),
         program=str(out / PROGRAM_FILE),
         eval_program=str(work / PROGRAM_FILE) if plan.evaluate else None,
         tokens=str(work / "tokens.bin"),
@@ -279,8 +294,8 @@ def _prepare_job(
         accumulate=config.accumulate,
         seed=config.seed,
         cold=config.cold,
-        scratch=str(scratch.absolute()),
-        adapter=str(out),
+        scratch=str((config.scratch or out).absolute()),
+        adapter=str(work / "adapter"),
         lora_rank=config.lora.rank,
         lora_alpha=config.lora.alpha,
         target_modules=config.lora.target_modules,
@@ -296,14 +311,16 @@ def _launch(
     orders = work / "job.json"
     write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
 
-    def admit(baseline_bytes: int) -> None:
-        if config.plan_check:
-            check_budget(
-                plan.program, plan.memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal
-            )
-
     try:
-        return supervise(orders, cap, plan.train.program, out / EVENTS_FILE, admit, progress.step, config.decimal)
+        return supervise(
+            orders,
+            cap,
+            plan.train.program,
+            out / EVENTS_FILE,
+            lambda baseline_bytes: _admit(config, plan, baseline_bytes),
+            progress.step,
+            config.decimal,
+        )
     except NotCompiled:
         forget_kernels(job.threads)
         raise
@@ -339,7 +356,7 @@ def _record(
         page_cache="cold" if config.cold else "warm",
         budget_bytes=config.budget_bytes,
         enforcement=enforcement,
-        fits=outcome.reason == "done",
+        fits=_FITS.get(outcome.reason),
         exit_reason=outcome.reason,
         baseline_footprint_bytes=measured_baseline,
         peak_footprint_bytes=outcome.peak_footprint_bytes,

@@ -115,17 +115,17 @@ class Session:
         self._train.run(observe)
         score = self._losses.take()
         if not np.isfinite(score.loss):
-            raise WorkerError(f"the loss is {score.loss} at step {step}; lower --lr")
+            raise WorkerError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
         return score
 
-    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int) -> Score:
+    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""
         if self._evaluate is None:
             raise WorkerError("this session has no evaluation program")
         count = min(n_sequences, tokens.n_windows(seq_len))
         self._windows = (tokens.window(index, seq_len) for index in range(count))
         for _ in range(count):
-            self._evaluate.run()
+            self._evaluate.run(observe)
         return self._losses.take()
 
     def adapters(self) -> Iterator[tuple[int, str, Array]]:

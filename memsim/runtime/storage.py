@@ -102,8 +102,8 @@ def allocate_pinned(programs: Mapping[str, Program]) -> dict[str, Array]:
 
 
 def _view(buffer: mmap.mmap, value: Value, offset: int) -> Array:
-    raw = np.frombuffer(buffer, np.uint8, value.n_bytes, offset)
-    return raw.view(NUMPY_DTYPES[value.type.dtype]).reshape(value.type.shape)
+    # Straight on the buffer, not a view of a view: there are thousands, and each is Python objects under the cap.
+    return np.ndarray(value.type.shape, NUMPY_DTYPES[value.type.dtype], buffer, offset)
 
 
 def _endings(program: Program) -> dict[int, tuple[str, ...]]:

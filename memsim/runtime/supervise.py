@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
@@ -107,8 +108,8 @@ def supervise(
         finally:
             os.close(write_end)
         with worker, Monitor(worker, cap) as monitor:
+            follow = _Follow(program, writer, monitor, on_step)
             try:
-                follow = _Follow(program, writer, monitor, on_step)
                 follow.messages(pipe, worker, admit)
                 worker.wait()
             except KeyboardInterrupt:
@@ -143,6 +144,7 @@ class _Follow:
         self._first_start_s: float | None = None
         self._time_by_op: list[dict[str, float]] = []
         self._error: str | None = None
+        self._stage = ""
         self._begin_step()
 
     def _begin_step(self) -> None:
@@ -161,8 +163,9 @@ class _Follow:
                 admit(message["baseline_bytes"])
                 self._monitor.node_done()
                 assert worker.stdin is not None
-                worker.stdin.write(b"g")
-                worker.stdin.close()
+                with suppress(BrokenPipeError):  # it died while we decided
+                    worker.stdin.write(b"g")
+                    worker.stdin.close()
             else:
                 self._other(message)
 
@@ -172,12 +175,15 @@ class _Follow:
             self._step(message)
         elif message["kind"] == "eval":
             self.outcome.evals.append(Evaluation(**{key: message[key] for key in ("step", "loss", "accuracy")}))
+        elif message["kind"] == "stage":
+            self._stage = message["name"]
         elif message["kind"] == "error":
             self._error = message["message"]
 
     def _node(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> None:
         self._monitor.node_done()
         node = self._program.nodes[index]
+        self._stage = ""
         if self._first_start_s is None:
             self._first_start_s = start_s
         self._position += 1
@@ -256,7 +262,7 @@ class _Follow:
         if outcome.reason == "thrashing":
             return (
                 f"stopped as thrashing {where}: no node finished for 30 s while the worker re-read its weights, with a "
-                f"footprint of {peak} under a cap of {budget}. Raise --budget by the file floor that `plan` names"
+                f"footprint of {peak} under a cap of {budget}. Raise --budget: mapped files need room of their own"
             )
         detail = f": {last_line}" if last_line else ""
         return f"the worker ended with {describe_exit(returncode)} {where}{detail}"
@@ -264,6 +270,8 @@ class _Follow:
     def _where(self) -> str:
         if self.outcome.baseline_bytes is None:
             return "while it loaded its libraries"
+        if self._stage:
+            return f"while it was {self._stage} after step {len(self.outcome.steps)}"
         position = min(self._position, len(self._order) - 1)
         index = self._order[position]
         return f"at step {len(self.outcome.steps) + 1}, node {index} ({self._program.nodes[index]})"

@@ -4,6 +4,7 @@ It joins its cgroup before this file is read, so everything counts: interpreter,
 Nothing here may import what a step does not need.
 """
 
+import errno
 import gc
 import os
 import sys
@@ -23,26 +24,29 @@ def main() -> None:
     try:
         job = read_job(Path(sys.argv[1]))
         die_with_parent(job.parent_pid)
-        _train(job, messages)
+        with forbid_compilation():
+            _train(job, messages)
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
     except MemsimError as error:
         messages.send("error", message=str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:  # how mmap says MemoryError
+            raise
+        os._exit(EXIT_OUT_OF_MEMORY)
 
 
 def _train(job: WorkerJob, messages: Messages) -> None:
-    with forbid_compilation():
-        from memsim.runtime.kernels import warm_up
-
-        warm_up(job.threads)
     from memsim.ir.serialize import load_program
     from memsim.models.lora import LoraConfig
     from memsim.runtime.data import Batches, TokenFile
+    from memsim.runtime.kernels import warm_up
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
 
+    warm_up(job.threads)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -64,6 +68,9 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def observe(index: int, start: float, seconds: float) -> None:
         messages.send_node(index, start, seconds, footprint.read_in_loop())
 
+    def evaluating(*_: float) -> None:
+        messages.send("stage", name="evaluating")
+
     for step in range(job.steps):
         start = time.perf_counter()
         score = session.train_step(step, batches, job.accumulate, observe)
@@ -71,8 +78,9 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
-            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences)
+            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+    messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
 

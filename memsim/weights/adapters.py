@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from memsim.errors import InputError, UsageError
 from memsim.files import atomic_write, write_text
+from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, adapter_shapes, check_lora
 from memsim.models.parts import TensorSpec
-from memsim.weights.json_file import quoted, read_object
 from memsim.weights.tensor_file import TensorEntry, TensorFileWriter, map_file, read_header, view
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -105,7 +105,7 @@ def read_adapter(directory: Path, config: ModelConfig) -> tuple[LoraConfig, Adap
             found = f"{entry.dtype} {list(entry.shape)}"
             raise InputError(f"{path}: {tensor_key(block, name)!r} is {found}; the model needs f32 {list(shape)}")
     if entries:
-        raise InputError(f"{path} holds the unknown tensor {quoted(next(iter(entries)))}")
+        raise InputError(f"{path} holds the unknown tensor {shown(next(iter(entries)))}")
     return lora, _values(path, shapes)
 
 
@@ -154,27 +154,27 @@ def _peft_config(lora: LoraConfig, base_model: str) -> dict[str, Any]:
 def _lora_config(path: Path, config: ModelConfig) -> LoraConfig:
     data = read_object(path, _MAX_CONFIG_BYTES)
     if data.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type {quoted(data.get('peft_type'))} is not supported; memsim reads LORA")
+        raise InputError(f"{path}: peft_type {shown(data.get('peft_type'))} is not supported; memsim reads LORA")
     for key, neutral in _UNSUPPORTED.items():
         if data.get(key, neutral) != neutral:
-            raise InputError(f"{path}: {key} = {quoted(data[key])} is not supported")
+            raise InputError(f"{path}: {key} = {shown(data[key])} is not supported")
     if data.get("init_lora_weights", True) not in (True, False, "gaussian", "orthogonal"):
         # PiSSA and its like change the base weights, too.
-        raise InputError(f"{path}: init_lora_weights {quoted(data['init_lora_weights'])} is not supported")
+        raise InputError(f"{path}: init_lora_weights {shown(data['init_lora_weights'])} is not supported")
     for key in _UNSUPPORTED_LISTS:
         if data.get(key):
             raise InputError(f"{path}: {key} is not supported")
     rank, alpha, targets = data.get("r"), data.get("lora_alpha"), data.get("target_modules")
     if isinstance(rank, bool) or not isinstance(rank, int):
-        raise InputError(f"{path}: r must be an integer, not {quoted(rank)}")
+        raise InputError(f"{path}: r must be an integer, not {shown(rank)}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > 1e9 or not isfinite(alpha):
-        raise InputError(f"{path}: lora_alpha must be a positive number, not {quoted(alpha)}")
+        raise InputError(f"{path}: lora_alpha must be a positive number, not {shown(alpha)}")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise InputError(f"{path}: target_modules must be a list of names, not {quoted(targets)}")
+        raise InputError(f"{path}: target_modules must be a list of names, not {shown(targets)}")
     lora = LoraConfig(rank, float(alpha), tuple(name for name in ALL_PROJECTIONS if name in targets))
     unknown = [target for target in targets if target not in ALL_PROJECTIONS]
     if unknown:
-        raise InputError(f"{path}: target_modules {quoted(unknown[0])} is unknown; known: {', '.join(ALL_PROJECTIONS)}")
+        raise InputError(f"{path}: target_modules {shown(unknown[0])} is unknown; known: {', '.join(ALL_PROJECTIONS)}")
     try:
         check_lora(lora, config)
     except UsageError as error:

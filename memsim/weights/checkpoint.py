@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
+from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.parts import matrices, part_names, vectors
-from memsim.weights.json_file import quoted, read_object
 from memsim.weights.tensor_file import TensorEntry, read_header
 
 CONFIG_FILE = "config.json"
@@ -146,7 +146,7 @@ def _find_tensors(directory: Path) -> dict[str, tuple[Path, TensorEntry]]:
         if shard not in headers:
             headers[shard] = read_header(directory / shard)
         if name not in headers[shard]:
-            raise InputError(f"{directory / shard} has no tensor {quoted(name)}, which {_INDEX_FILE} says it holds")
+            raise InputError(f"{directory / shard} has no tensor {shown(name)}, which {_INDEX_FILE} says it holds")
         found[name] = (directory / shard, headers[shard][name])
     return found
 
@@ -158,7 +158,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name, shard in weight_map.items():
         # A plain file name only: no directory, no "..", no absolute path.
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
-            raise InputError(f"{index}: {quoted(shard)}, the shard of {quoted(name)}, is not a safetensors file name")
+            raise InputError(f"{index}: {shown(shard)}, the shard of {shown(name)}, is not a safetensors file name")
     return weight_map
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from memsim.errors import InputError
 from memsim.files import atomic_write, require_free
+from memsim.json_file import open_regular
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
 from memsim.units import format_bytes
 from memsim.weights.checkpoint import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor, open_checkpoint, row_reader
-from memsim.weights.json_file import open_regular
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.pack_writer import PackWriter, pack_bytes
 from memsim.weights.quantize import dequantize, group_scales, quantize

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError
+from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.parts import GROUP_SIZES, part_names, part_tensors
-from memsim.weights.json_file import quoted, read_object
 from memsim.weights.tensor_file import PAD_PREFIX, TENSOR_ALIGNMENT, TensorEntry, read_header
 
 SCHEMA = "memsim.pack/1"
@@ -107,7 +107,7 @@ def open_pack(directory: Path) -> Pack:
     where = directory / PACK_FILE
     data = read_object(where, _MAX_JSON_BYTES)
     if data.get("schema") != SCHEMA:
-        raise InputError(f"{where}: schema {quoted(data.get('schema'))} is not {SCHEMA!r}; pack the checkpoint again")
+        raise InputError(f"{where}: schema {shown(data.get('schema'))} is not {SCHEMA!r}; pack the checkpoint again")
     config = _config(data, where)
     group_size = _choice(data, "group_size", GROUP_SIZES, where)
     described = data.get("parts")
@@ -157,14 +157,14 @@ def _choice(data: Mapping[str, Any], key: str, choices: tuple[Any, ...], where: 
     value = data.get(key)
     if isinstance(value, bool) or value not in choices:
         allowed = " or ".join(repr(choice) for choice in choices)
-        raise InputError(f"{where}: {key!r} must be {allowed}, not {quoted(value)}")
+        raise InputError(f"{where}: {key!r} must be {allowed}, not {shown(value)}")
     return value
 
 
 def _integer_or_none(data: Mapping[str, Any], key: str, where: Path, end: int) -> int | None:
     value = data.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < end):
-        raise InputError(f"{where}: {key!r} must be null or an integer below {end}, not {quoted(value)}")
+        raise InputError(f"{where}: {key!r} must be null or an integer below {end}, not {shown(value)}")
     return value
 
 
@@ -182,7 +182,7 @@ def _part(
     tensors = read_header(path, _MAX_PART_HEADER_BYTES)
     size = max((entry.end for entry in tensors.values()), default=0)
     if isinstance(n_bytes, bool) or n_bytes != size:
-        raise InputError(f"{path} has {size} bytes, but {where} says {quoted(n_bytes)}; it is truncated or corrupt")
+        raise InputError(f"{path} has {size} bytes, but {where} says {shown(n_bytes)}; it is truncated or corrupt")
     return PartFile(path, size, sha256, _expected_tensors(tensors, config, name, group_size, path))
 
 
@@ -204,5 +204,5 @@ def _expected_tensors(
         tensors[name] = entry
     extra = [name for name in found if name not in specs and not name.startswith(PAD_PREFIX)]
     if extra:
-        raise InputError(f"{path} holds the unknown tensor {quoted(extra[0])}")
+        raise InputError(f"{path} holds the unknown tensor {shown(extra[0])}")
     return tensors

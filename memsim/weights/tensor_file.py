@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
+from memsim.json_file import open_regular, parse_object, shown
 from memsim.models.parts import TensorSpec
 from memsim.units import format_bytes
-from memsim.weights.json_file import open_regular, parse_object, quoted
 
 MAX_HEADER_BYTES = 100_000_000
 TENSOR_ALIGNMENT = 64  # a cache line, and one AVX-512 register
@@ -68,11 +68,11 @@ def _entry(description: Any, data_start: int, where: str) -> TensorEntry:
         raise InputError(f"{where} must have dtype, shape and data_offsets")
     dtype, shape, offsets = description["dtype"], description["shape"], description["data_offsets"]
     if not isinstance(dtype, str) or dtype != dtype.upper() or dtype.lower() not in _ITEM_BYTES:
-        raise InputError(f"{where} has the unknown dtype {quoted(dtype)}")
+        raise InputError(f"{where} has the unknown dtype {shown(dtype)}")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_length, shape)):
-        raise InputError(f"{where} has the impossible shape {quoted(shape)}")
+        raise InputError(f"{where} has the impossible shape {shown(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_length, offsets)):
-        raise InputError(f"{where} has the impossible data_offsets {quoted(offsets)}")
+        raise InputError(f"{where} has the impossible data_offsets {shown(offsets)}")
     begin, end = offsets
     n_bytes = prod(shape) * _ITEM_BYTES[dtype.lower()]
     if end - begin != n_bytes:
@@ -86,12 +86,12 @@ def _check_coverage(entries: Mapping[str, TensorEntry], data_start: int, file_by
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].n_bytes)):
         if entry.end > file_bytes:
             raise InputError(
-                f"{path}: tensor {quoted(name)} ends at byte {entry.end}, behind the end of the file "
+                f"{path}: tensor {shown(name)} ends at byte {entry.end}, behind the end of the file "
                 f"({file_bytes} bytes); it is truncated or corrupt"
             )
         if entry.start != position:
             problem = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
-            raise InputError(f"{path}: tensor {quoted(name)} {problem} at byte {entry.start}")
+            raise InputError(f"{path}: tensor {shown(name)} {problem} at byte {entry.start}")
         position = entry.end
     if position != file_bytes:
         raise InputError(f"{path} has {file_bytes - position} bytes that belong to no tensor")
@@ -120,7 +120,7 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[st
     header.pop("__metadata__", None)
     data_start = 8 + header_bytes
     entries = {
-        name: _entry(description, data_start, f"{path}: tensor {quoted(name)}") for name, description in header.items()
+        name: _entry(description, data_start, f"{path}: tensor {shown(name)}") for name, description in header.items()
     }
     _check_coverage(entries, data_start, file_bytes, path)
     return entries

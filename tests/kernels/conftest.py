@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 import pytest
+
 import reference
 
 EPS = 2.0**-24  # half a unit in the last place of a float32 in [1, 2): the rounding of one operation

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import reference
 from memsim_kernels import add, swiglu_backward, swiglu_forward
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import reference
 from memsim_kernels import attention_backward, attention_forward
 
@@ -44,7 +45,9 @@ def test_backward(kit, shape):
         return dq, dk, dv, delta
 
     got = kit.same_on_all_thread_counts(call)
-    for name, grad, want in zip("qkv", got, reference.attention_backward(do, q, k, v, n_heads, n_kv_heads), strict=False):
+    for name, grad, want in zip(
+        "qkv", got, reference.attention_backward(do, q, k, v, n_heads, n_kv_heads), strict=False
+    ):
         assert np.max(np.abs(grad - want)) <= TOLERANCE * max(1.0, np.max(np.abs(want))), f"d{name}"
         assert not np.any(np.isnan(grad))
 

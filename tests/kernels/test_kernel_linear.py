@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import reference
 from memsim_kernels import (
     embedding_q4_forward,

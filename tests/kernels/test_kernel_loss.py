@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import reference
 from memsim_kernels import cross_entropy_backward, cross_entropy_forward
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import reference
 from memsim_kernels import rmsnorm_backward_input, rmsnorm_forward, rope_backward, rope_forward
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import reference
 from memsim_kernels import adamw_update, momentum_update, sgd_update
 

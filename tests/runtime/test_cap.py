@@ -7,8 +7,8 @@ import sys
 import time
 
 import pytest
-from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 
+from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 from memsim.errors import InputError, UsageError
 from memsim.files import file_system
 from memsim.runtime.cap import ENFORCEMENTS, open_cap
@@ -65,7 +65,7 @@ def test_closing_kills_what_is_left_and_can_be_repeated():
         child = int(tell(process, "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"))
         assert start_time(child) is not None
         cap.close()
-        assert process.wait() == -signal.SIGKILL
+        assert process.wait(timeout=10) == -signal.SIGKILL
         assert start_time(child) is None
         assert not cap.group_path.exists()
         cap.close()
@@ -97,9 +97,11 @@ def test_worker_dies_with_a_killed_parent_and_the_next_cap_removes_its_group():
     with kernel_cap(100 * MB) as cap:
         enforcement, groups = cap.enforcement, cap.group_path.parent
     with subprocess.Popen([sys.executable, "-c", OWNER, enforcement], stdout=subprocess.PIPE, text=True) as owner:
-        worker, path = owner.stdout.readline().split(" ", 1)
-        assert start_time(int(worker)) is not None
-        owner.kill()
+        try:
+            worker, path = owner.stdout.readline().split(" ", 1)
+            assert start_time(int(worker)) is not None
+        finally:
+            owner.kill()
     wait_until(lambda: start_time(int(worker)) is None)
     stale = groups / path.strip().rsplit("/", 1)[1]
     assert stale.is_dir()
@@ -118,9 +120,10 @@ def test_stale_groups_lose_their_members_and_others_are_left_alone():
         try:
             (stale / "cgroup.procs").write_text(str(member.pid))
             assert stale in remove_stale_groups(groups)
-            assert member.wait() == -signal.SIGKILL
+            assert member.wait(timeout=10) == -signal.SIGKILL
             assert foreign.is_dir() and cap.group_path.is_dir() and not stale.exists()
         finally:
+            member.kill()
             foreign.rmdir()
 
 

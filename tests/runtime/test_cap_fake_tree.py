@@ -76,12 +76,16 @@ class FakeMachine:
     def mkdir(self, path, *args, **kw):
         REAL_MKDIR(path, *args, **kw)
         if path.is_relative_to(self.mount):
-            has_memory = self.version == 1 or "memory" in self.read(path.parent / "cgroup.subtree_control")
-            files = {"cgroup.procs": ""} | ((V1_FILES if self.version == 1 else V2_FILES) if has_memory else {})
-            if self.version == 2:
-                files |= {"cgroup.controllers": "memory pids" if has_memory else "", "cgroup.subtree_control": ""}
-            for name, text in files.items():
-                (path / name).write_text(text)
+            (path / "cgroup.procs").write_text("")
+            self._fill(path)
+
+    def _fill(self, path):
+        has_memory = self.version == 1 or "memory" in self.read(path.parent / "cgroup.subtree_control")
+        files = (V1_FILES if self.version == 1 else V2_FILES) if has_memory else {}
+        if self.version == 2:
+            files = files | {"cgroup.controllers": "memory pids" if has_memory else "", "cgroup.subtree_control": ""}
+        for name, text in files.items():
+            (path / name).write_text(text)
 
     def rmdir(self, path):
         if path.is_relative_to(self.mount):
@@ -100,6 +104,8 @@ class FakeMachine:
             if self.read(file.parent / "cgroup.procs"):
                 raise OSError(errno.EBUSY, "a group with processes gives no controllers")
             file.write_text(value.removeprefix("+"))
+            for child in filter(Path.is_dir, file.parent.iterdir()):
+                self._fill(child)
         else:
             REAL_WRITE(file, value)
 

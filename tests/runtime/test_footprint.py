@@ -3,8 +3,8 @@ import subprocess
 import sys
 
 import pytest
-from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 
+from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 from memsim.files import file_system
 from memsim.runtime.footprint import (
     GroupFootprint,

@@ -1,8 +1,8 @@
 import signal
 
 import pytest
-from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 
+from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 from memsim.files import file_system
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY

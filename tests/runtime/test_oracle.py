@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
+from peft import PeftModel
+
+from memsim.models.lora import LoraConfig
 from memsim.runtime.data import Batches
 from memsim.runtime.session import Session
 from memsim.runtime.storage import SeparateArrays
@@ -15,7 +17,6 @@ from memsim.weights.adapters import write_adapter
 from memsim.weights.pack import Pack
 from memsim.weights.synthetic import write_synthetic
 from oracle import loss_of, parameter, reference_model, with_adapters
-from peft import PeftModel
 from toy import gradient_names, plan_toy, randomize_adapters, token_file, toy_config
 
 # Two f32 computations that sum in other orders: against torch in f64, ours and torch's own f32 gradients are both

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 
 from memsim.errors import InputError
 from memsim.models.parts import TensorSpec
-from memsim.weights import tensor_file
 from memsim.weights.tensor_file import (
     DATA_ALIGNMENT,
     TENSOR_ALIGNMENT,
@@ -122,12 +121,15 @@ def test_writer_refuses_another_type(tmp_path):
 
 def test_dirty_bytes_stay_below_the_flush_interval(tmp_path, monkeypatch):
     interval = 1 << 16
-    monkeypatch.setattr(tensor_file, "FLUSH_BYTES", interval)
     synced, dropped = [0], []
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_size))
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, length, advice: dropped.append((start, length)))
     specs = {"a": TensorSpec((1_000_000,), "f32"), "b": TensorSpec((100,), "f32")}
-    write_file(tmp_path / "d", specs, random_values(specs))
+    with (tmp_path / "d").open("wb") as file:
+        writer = TensorFileWriter(file, specs, flush_bytes=interval)
+        for name, values in random_values(specs).items():
+            writer.write(name, values)
+        writer.finish()
     assert synced[-1] == file_bytes(specs)
     assert max(np.diff(synced)) <= interval
     # Every byte is dropped from memory, in order, each once.

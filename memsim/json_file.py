@@ -1,4 +1,4 @@
-"""JSON objects from untrusted files: bounded, strict UTF-8, no duplicate keys, and one-line errors."""
+"""JSON from untrusted files: bounded, strict UTF-8, no duplicate keys, and one-line errors."""
 
 import json
 import os
@@ -9,13 +9,15 @@ from typing import Any, BinaryIO
 from memsim.errors import InputError
 from memsim.units import format_bytes
 
-_LONGEST_QUOTE = 80
+_LONGEST_SHOWN = 80
 
 
-def quoted(text: object) -> str:
-    """Return untrusted ``text`` for an error message: on one line, printable, at most 80 characters."""
-    shown = ascii(text)
-    return shown if len(shown) <= _LONGEST_QUOTE else f"{shown[: _LONGEST_QUOTE - 3]}..."
+def shown(value: object) -> str:
+    """Return an untrusted ``value`` for an error message: on one line, printable, at most 80 characters."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = ascii(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -39,26 +41,40 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         seen: set[str] = set()
         duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {quoted(duplicate)} appears twice")
+        raise ValueError(f"key {shown(duplicate)} appears twice")
     return data
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse strict JSON (no NaN, no Infinity).
+
+    Args:
+        text: Untrusted; bytes are UTF-8.
+        where: What error messages call its origin.
+
+    Raises:
+        InputError: Not UTF-8, not JSON, nested too deeply, or a key that appears twice.
+    """
+    try:
+        decoded = text if isinstance(text, str) else text.decode()
+        return json.loads(decoded, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InputError(f"{where} is not valid JSON: nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{where} is not valid JSON: {' '.join(str(error).split())[:200]}") from None
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
     """Parse one JSON object.
 
-    Args:
-        text: UTF-8 bytes, untrusted.
-        where: What error messages call its origin.
-
     Raises:
-        InputError: Not UTF-8, not JSON, nested too deeply, a duplicate key, or not an object.
+        InputError: Anything that ``parse_json`` refuses, or not an object.
     """
-    try:
-        data = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
-    except RecursionError:
-        raise InputError(f"{where} is not valid JSON: nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"{where} is not valid JSON: {str(error)[:200]}") from None
+    data = parse_json(text, where)
     if not isinstance(data, dict):
         raise InputError(f"{where} must hold a JSON object, not a {type(data).__name__}")
     return data

@@ -1,0 +1,484 @@
+"""Real fine-tuning runs of a small model in a worker that is really capped."""
+
+import ctypes
+import json
+import mmap
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from capped_runs import (
+    ADAPTER_FILES,
+    BUDGET,
+    LORA,
+    MB,
+    RUN_FILES,
+    best_enforcement,
+    cache,
+    config_for,
+    files_in,
+    groups,
+    memsim_command,
+    run_toy,
+    shared_cache,
+    workers,
+    write_model,
+)
+from memsim.errors import InputError, LimitError, WorkerError
+from memsim.ir.serialize import load_program
+from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.results import read_result
+from memsim.runtime.data import Batches, TokenFile
+from memsim.runtime.events import read_events
+from memsim.runtime.footprint import group_error_bytes
+from memsim.runtime.run import RunOutcome, RunProgress
+from memsim.runtime.session import Session
+from memsim.runtime.supervise import NotCompiled, StepDone, exit_code
+from memsim.runtime.tokenize import prepare_tokens
+from memsim.schedules.optimizers import OptimizerConfig
+from memsim.units import MIB
+from memsim.weights.adapters import read_adapter
+from memsim.weights.pack import Pack
+
+pytestmark = pytest.mark.usefixtures("cache")
+assert cache  # a fixture, found by its name
+
+# What a plan cannot know: interpreter objects that come and go, and the allocator's rounding.
+NOISE_BYTES = MIB
+WATCHED = ["rlimit+watchdog", "watchdog"]
+
+
+@pytest.fixture(scope="module")
+def pack(disk: Path) -> Pack:
+    return write_model(disk / "run-model")
+
+
+@pytest.fixture(scope="module")
+def finished(pack: Pack, disk: Path) -> RunOutcome:
+    """One run that is looked at from all sides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMSIM_CACHE", str(shared_cache()))
+        return run_toy(pack.directory, disk / "finished", seq_len=1024, threads=0)
+
+
+def left_behind(out: Path) -> list[object]:
+    """Return what a run must not leave: processes, groups, unfinished files."""
+    names = files_in(out) - RUN_FILES - ADAPTER_FILES if out.exists() else set()
+    return [*workers(), *groups(), *sorted(names)]
+
+
+# -- a run that fits ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_fits_writes_its_record_its_events_and_its_adapter(finished: RunOutcome, pack: Pack) -> None:
+    result, out = finished.result, finished.directory
+    assert (result.exit_reason, result.fits, finished.message) == ("done", True, "")
+    assert files_in(out) == RUN_FILES | ADAPTER_FILES
+    assert left_behind(out) == []
+    assert replace(read_result(out / "result.json"), versions=result.versions) == result
+    assert result.enforcement == best_enforcement()
+    assert (result.weights, result.page_cache, result.model) == ("synthetic", "warm", "run-model")
+    assert all(step.loss is not None and step.step_s is not None and step.step_s > 0 for step in result.steps)
+    assert sum(result.time_by_op_s.values()) <= (result.step_s or 0)
+
+    lora, adapter = read_adapter(out, pack.config)
+    assert (lora.rank, lora.alpha) == (LORA.rank, LORA.alpha)
+    # Two steps of AdamW move every B away from zero.
+    assert all(np.abs(values).max() > 0 for values in adapter.values())
+
+
+def test_every_executed_node_is_an_event(finished: RunOutcome) -> None:
+    program = load_program(finished.directory / "program.jsonl").program
+    events = list(read_events(finished.directory / "events.jsonl"))
+    order = list(program.order())
+    assert [event.node for event in events] == order * 2
+    assert [event.step for event in events] == [0] * len(order) + [1] * len(order)
+    for event in events:
+        node = program.nodes[event.node]
+        assert (event.op, event.phase) == (node.op, node.phase)
+        assert event.block == (int(node.part[6:]) if node.part.startswith("block_") else None)
+    starts = [event.start_s for event in events]
+    assert starts[0] == 0
+    assert starts == sorted(starts)
+    page_ins = sum(event.bytes for event in events if event.op == "page_in" and event.step == 0)
+    assert page_ins == finished.result.steps[0].bytes_paged_in
+
+
+def test_the_peak_is_within_the_budget_and_within_five_percent_of_the_plan(finished: RunOutcome) -> None:
+    result = finished.result
+    assert result.peak_footprint_bytes is not None and result.planned_footprint_bytes is not None
+    assert result.peak_footprint_bytes <= BUDGET
+    assert result.peak_footprint_bytes == pytest.approx(result.planned_footprint_bytes, rel=0.05)
+    # Five percent of a footprint that is nearly all interpreter say little: the working set itself is as planned.
+    assert result.peak_working_set_bytes is not None and result.planned_peak_bytes is not None
+    assert result.planned_peak_bytes > 20 * MB
+    error = result.peak_working_set_bytes - result.planned_peak_bytes
+    assert abs(error) <= NOISE_BYTES + group_error_bytes()
+    peaks = [step.peak_footprint_bytes or 0 for step in result.steps]
+    assert all(result.baseline_footprint_bytes < peak <= result.peak_footprint_bytes for peak in peaks)
+
+
+def test_events_of_a_group_show_the_arena_filling(finished: RunOutcome) -> None:
+    if not (best_enforcement().startswith("cgroup") or best_enforcement() == "systemd"):
+        pytest.skip("no cgroup here: the footprint is not read after each node")
+    footprints = [event.footprint_bytes or 0 for event in read_events(finished.directory / "events.jsonl")]
+    planned = finished.result.planned_peak_bytes or 0
+    assert max(footprints) - footprints[0] > planned / 2
+    assert max(footprints) <= (finished.result.peak_footprint_bytes or 0)
+
+
+def test_a_second_run_right_after_gives_the_same_losses(finished: RunOutcome, pack: Pack, tmp_path: Path) -> None:
+    again = run_toy(pack.directory, tmp_path / "again", seq_len=1024, threads=0)
+    assert again.result.exit_reason == "done"
+    assert [step.loss for step in again.result.steps] == [step.loss for step in finished.result.steps]
+    weights = "adapter_model.safetensors"
+    assert (again.directory / weights).read_bytes() == (finished.directory / weights).read_bytes()
+
+
+def test_a_budget_of_the_peak_and_the_file_floor_is_enough(finished: RunOutcome, pack: Pack, tmp_path: Path) -> None:
+    budget = (finished.result.peak_footprint_bytes or 0) + (finished.result.file_floor_bytes or 0)
+    tight = run_toy(pack.directory, tmp_path / "tight", seq_len=1024, budget_bytes=budget)
+    assert tight.result.exit_reason == "done"
+    assert (tight.result.peak_footprint_bytes or 0) <= budget
+
+
+def test_the_worker_computes_what_a_session_computes(pack: Pack, disk: Path, tmp_path: Path) -> None:
+    text, other = tmp_path / "text.jsonl", tmp_path / "eval.txt"
+    text.write_text("".join(json.dumps({"text": f"line {n} of {n * n}\n" * 9}) + "\n" for n in range(60)))
+    other.write_text("another text, to evaluate on. " * 60)
+    momentum = OptimizerConfig("momentum", lr=1e-2)
+    settings = {"seq_len": 64, "steps": 3, "accumulate": 2, "optimizer": momentum, "seed": 5}
+    outcome = run_toy(
+        pack.directory,
+        tmp_path / "out",
+        data=text,
+        eval_data=other,
+        eval_every=2,
+        eval_sequences=3,
+        threads=1,
+        **settings,
+    )
+    assert outcome.result.exit_reason == "done"
+
+    setup = TrainingSetup(
+        config=pack.config,
+        group_size=pack.group_size,
+        lora=LORA,
+        schedule="mebp",
+        n_tokens=64,
+        optimizer=momentum,
+        accumulate=2,
+        evaluate=True,
+    )
+    plan = plan_run(setup, pack.model_hash)
+    session = Session(pack, LORA, plan.train, plan.evaluate, disk, seed=5)
+    files = {}
+    for name, source in {"train": text, "eval": other}.items():
+        prepare_tokens(source, None, tmp_path / name, vocab_size=1024, seq_len=64)
+        files[name] = TokenFile(tmp_path / name, 1024)
+    batches = Batches(files["train"], 64, seed=5)
+    scores, evaluations = [], []
+    for step in range(3):
+        scores.append(session.train_step(step, batches, 2))
+        if step > 0:
+            evaluations.append((step + 1, session.evaluate(files["eval"], 64, 3)))
+    assert [(step.loss, step.accuracy) for step in outcome.result.steps] == [(s.loss, s.accuracy) for s in scores]
+    assert [(item.step, item.loss, item.accuracy) for item in outcome.result.evals] == [
+        (step, score.loss, score.accuracy) for step, score in evaluations
+    ]
+    assert scores[-1].loss < scores[0].loss
+    _, adapter = read_adapter(outcome.directory, pack.config)
+    for block, name, tensor in session.adapters():
+        assert adapter[block, name].tobytes() == tensor.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("enforcement", "changes"),
+    [
+        ("rlimit+watchdog", {"optimizer": OptimizerConfig("sgd", lr=1e-1), "schedule": "backprop"}),
+        ("watchdog", {"accumulate": 3}),
+    ],
+)
+def test_a_run_without_a_cgroup_fits_too(pack: Pack, tmp_path: Path, enforcement: str, changes: dict) -> None:
+    notes: list[str] = []
+    progress = RunProgress(note=notes.append)
+    outcome = run_toy(pack.directory, tmp_path / "out", progress, enforcement=enforcement, seq_len=512, **changes)
+    result = outcome.result
+    assert (result.exit_reason, result.enforcement) == ("done", enforcement)
+    assert notes == [f"no cgroup here (not asked for): {enforcement}"]
+    assert result.peak_footprint_bytes == pytest.approx(result.planned_footprint_bytes, rel=0.05)
+    assert result.kernel_peak_bytes is None
+    assert left_behind(outcome.directory) == []
+    assert {event.footprint_bytes for event in read_events(outcome.directory / "events.jsonl")} == {None}
+
+
+def pages_in_cache(path: Path) -> int:
+    """Return how many pages of ``path`` are in the page cache, by mincore(2)."""
+    n_bytes = path.stat().st_size
+    n_pages = -(-n_bytes // mmap.PAGESIZE)
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), n_bytes, flags=mmap.MAP_PRIVATE) as mapped:
+        present = (ctypes.c_ubyte * n_pages)()
+        address = ctypes.addressof(start := ctypes.c_char.from_buffer(mapped))
+        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(n_bytes), present) == 0
+        del start
+    return sum(byte & 1 for byte in present)
+
+
+def test_a_cold_page_cache_is_cold_and_changes_no_bit(pack: Pack, tmp_path: Path) -> None:
+    paths = [part.path for part in pack.parts.values()]
+    warm = run_toy(pack.directory, tmp_path / "warm")
+    assert all(pages_in_cache(path) for path in paths)
+    cold = run_toy(pack.directory, tmp_path / "cold", cold=True)
+    assert [pages_in_cache(path) for path in paths] == [0] * len(paths)
+    assert (warm.result.page_cache, cold.result.page_cache) == ("warm", "cold")
+    assert [step.loss for step in cold.result.steps] == [step.loss for step in warm.result.steps]
+
+
+# -- a run that breaks a limit -----------------------------------------------------------------------------------------
+
+
+def test_a_plan_over_the_budget_is_refused_before_anything_is_made(pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(LimitError) as refused:
+        run_toy(pack.directory, tmp_path / "some" / "out", seq_len=1024, budget_bytes=90 * MB)
+    assert refused.value.exit_code == 3
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith("mebp needs ")
+    assert "MB over the budget of 90.0 MB;" in message
+    assert re.search(
+        r" the peak is at node \d+ \(lora_[ab]_backward, block_00\d backward\) with block_00\d/r\.", message
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nine_tenths_of_the_peak_are_killed_at_the_cap(finished: RunOutcome, pack: Pack, tmp_path: Path) -> None:
+    budget = (finished.result.peak_footprint_bytes or 0) * 9 // 10
+    assert budget > (finished.result.baseline_footprint_bytes or 0) + 4 * MB  # it dies at work, not while loading
+    outcome = run_toy(pack.directory, tmp_path / "out", seq_len=1024, budget_bytes=budget, plan_check=False)
+    result = outcome.result
+    assert (result.exit_reason, result.fits, exit_code(result.exit_reason)) == ("killed_at_cap", False, 3)
+    assert (result.peak_footprint_bytes or 0) <= budget
+    nodes = load_program(outcome.directory / "program.jsonl").program.nodes
+    events = list(read_events(outcome.directory / "events.jsonl"))
+    last = len(events)  # nodes run in order up to the one that broke the cap
+    where = f"killed at the cap of {budget / MB:,.1f} MB at step 1, node {last} ({nodes[last]})"
+    assert outcome.message.startswith(f"{where}; the highest footprint seen was ")
+    assert outcome.message.endswith(" MB. Raise --budget, shorten --seq-len, or lower --lora-rank")
+    assert files_in(outcome.directory) == RUN_FILES
+    assert left_behind(outcome.directory) == []
+    assert read_result(outcome.directory / "result.json").exit_reason == "killed_at_cap"
+
+
+def test_a_budget_below_the_interpreter_is_killed_while_loading(pack: Pack, tmp_path: Path) -> None:
+    outcome = run_toy(pack.directory, tmp_path / "out", budget_bytes=40 * MB, plan_check=False)
+    assert outcome.result.exit_reason == "killed_at_cap"
+    assert outcome.message.startswith("killed at the cap of 40.0 MB while it loaded its libraries; ")
+    assert outcome.result.baseline_footprint_bytes is None
+    assert outcome.result.steps == ()
+    assert left_behind(outcome.directory) == []
+
+
+@pytest.mark.parametrize("enforcement", [None, *WATCHED])
+def test_an_unplanned_allocation_of_twice_the_budget_is_killed(
+    pack: Pack, tmp_path: Path, enforcement: str | None
+) -> None:
+    budget = 160 * MB
+    outcome = run_toy(
+        pack.directory,
+        tmp_path / "out",
+        budget_bytes=budget,
+        balloon_bytes=2 * budget,
+        enforcement=enforcement,
+        decimal=False,
+    )
+    assert outcome.result.exit_reason == "killed_at_cap"
+    assert outcome.result.fits is False
+    program = load_program(outcome.directory / "program.jsonl").program
+    balloon = next(index for index, node in enumerate(program.nodes) if node.op == "balloon")
+    assert f"killed at the cap of 152.6 MiB at step 1, node {balloon} (balloon, head forward); " in outcome.message
+    assert files_in(outcome.directory) == RUN_FILES
+    assert left_behind(outcome.directory) == []
+
+
+# -- a run that ends in another way ------------------------------------------------------------------------------------
+
+
+def signal_worker(number: signal.Signals) -> RunProgress:
+    """Return callbacks that send the worker a signal after its first step."""
+
+    def send(step: StepDone) -> None:
+        if step.step == 1:
+            (worker,) = workers()
+            worker.send_signal(number)
+
+    return RunProgress(step=send)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGSEGV, "error"), (signal.SIGKILL, "killed"), (signal.SIGTERM, "killed")]
+)
+def test_a_worker_that_dies_is_one_line_and_exit_code_1(
+    pack: Pack, tmp_path: Path, number: signal.Signals, reason: str
+) -> None:
+    outcome = run_toy(pack.directory, tmp_path / "out", signal_worker(number), steps=500)
+    result = outcome.result
+    assert (result.exit_reason, exit_code(result.exit_reason or "done"), result.fits) == (reason, 1, None)
+    assert outcome.message.startswith(f"the worker ended with signal {number.name} at step ")
+    assert "\n" not in outcome.message
+    assert len(result.steps) >= 1
+    assert files_in(outcome.directory) == RUN_FILES
+    assert left_behind(outcome.directory) == []
+
+
+def test_ctrl_c_keeps_the_steps_that_are_done(pack: Pack, tmp_path: Path) -> None:
+    def interrupt(step: StepDone) -> None:
+        if step.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = run_toy(pack.directory, tmp_path / "out", RunProgress(step=interrupt), steps=500)
+    assert (outcome.result.exit_reason, exit_code("interrupted"), outcome.result.fits) == ("interrupted", 130, None)
+    assert outcome.message == f"interrupted after {len(outcome.result.steps)} steps"
+    assert 2 <= len(outcome.result.steps) < 500
+    assert files_in(outcome.directory) == RUN_FILES
+    assert left_behind(outcome.directory) == []
+
+
+def test_an_error_of_the_parent_takes_the_worker_with_it(pack: Pack, tmp_path: Path) -> None:
+    def fail(step: StepDone) -> None:
+        raise OSError("the terminal has gone")
+
+    with pytest.raises(OSError, match="the terminal has gone"):
+        run_toy(pack.directory, tmp_path / "some" / "out", RunProgress(step=fail), steps=500)
+    assert list(tmp_path.iterdir()) == []
+    assert left_behind(tmp_path / "some") == []
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, f"no {what} within a minute"
+        time.sleep(0.01)
+
+
+def test_the_worker_dies_with_its_parent_and_the_next_run_removes_its_group(pack: Pack, tmp_path: Path) -> None:
+    command = memsim_command("run", "--budget", "400MB", "--model", pack.directory, "--seq-len", 64, "--steps", 10**6)
+    with subprocess.Popen([*command, "--out", tmp_path / "out"], stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stderr is not None
+        assert any(line.startswith("step 1/") for line in parent.stderr)
+        (worker,) = workers()
+        parent.kill()
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "end of the worker")
+    # `groups` opens a cap, as every run does: that removes what the killed parent left.
+    assert groups() == []
+    assert run_toy(pack.directory, tmp_path / "next", seq_len=64).result.exit_reason == "done"
+    assert left_behind(tmp_path / "next") == []
+
+
+def test_a_kernel_that_is_not_in_the_cache_ends_the_run_and_the_next_one_compiles_it(
+    monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
+) -> None:
+    run_toy(pack.directory, tmp_path / "first", seq_len=16, steps=1)
+    own = tmp_path / "cache"
+    shutil.copytree(shared_cache(), own)
+    monkeypatch.setenv("MEMSIM_CACHE", str(own))
+    newest = max(own.rglob("*.nbi"), key=lambda path: path.stat().st_mtime_ns)
+    module, function = newest.name.partition("-")[0].split(".")
+    for index in own.rglob(f"{module}.{function}-*.nbi"):
+        index.unlink()
+    with pytest.raises(NotCompiled, match=rf"kernel {function} is not in the kernel cache; run the command again"):
+        run_toy(pack.directory, tmp_path / "missing", seq_len=16, steps=1)
+    assert not (tmp_path / "missing").exists()
+    stages: list[str] = []
+    again = run_toy(pack.directory, tmp_path / "again", RunProgress(stage=stages.append), seq_len=16, steps=1)
+    assert again.result.exit_reason == "done"
+    assert stages[:2] == ["compiling kernels (once; about a minute)", "measuring the baseline"]
+
+
+def test_an_error_that_the_worker_reports_leaves_nothing(pack: Pack, tmp_path: Path) -> None:
+    shutil.copytree(pack.directory, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "block_002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WorkerError, match=r"block_002\.safetensors does not match its checksum") as ended:
+        run_toy(pack.directory, tmp_path / "out", model=str(tmp_path / "damaged"))
+    assert "\n" not in str(ended.value)
+    assert not (tmp_path / "out").exists()
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_a_full_scratch_disk_ends_the_run_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    # Executed by every Python that starts with this directory on its path: the worker's disk is full.
+    (site / "sitecustomize.py").write_text(
+        "import errno, os\n"
+        "def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "os.posix_fallocate = full\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    with pytest.raises(WorkerError, match=r"the scratch directory .*out is full: spilling needs \d+\.\d MiB"):
+        run_toy(pack.directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_relative_cache_serves_the_worker_which_runs_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMSIM_CACHE", os.path.relpath(shared_cache(), tmp_path))
+    outcome = run_toy(pack.directory, Path("out"), seq_len=16, steps=1, model=os.path.relpath(pack.directory, tmp_path))
+    assert outcome.result.exit_reason == "done"
+    assert files_in(tmp_path / "out") == RUN_FILES | ADAPTER_FILES
+
+
+def test_without_out_every_run_gets_a_directory_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "20250102-030405")  # both in the same second
+    for expected in ("20250102-030405-run-model-mebp", "20250102-030405-run-model-mebp-2"):
+        outcome = run_toy(pack.directory, None, seq_len=16, steps=1)
+        assert outcome.directory == tmp_path / "runs" / expected
+    with pytest.raises(InputError, match="exists; choose a directory that does not"):
+        run_toy(pack.directory, outcome.directory)
+
+
+def test_two_runs_at_once_have_a_cap_each(pack: Pack, tmp_path: Path) -> None:
+    command = memsim_command("run", "--budget", "400MB", "--model", pack.directory, "--seq-len", 64, "--steps", 10**6)
+    with subprocess.Popen([*command, "--out", tmp_path / "other"], stderr=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stderr is not None
+            assert any(line.startswith("step 1/") for line in other.stderr)
+            outcome = run_toy(pack.directory, tmp_path / "out", seq_len=64)
+            assert other.poll() is None
+        finally:
+            other.kill()
+    assert outcome.result.exit_reason == "done"
+
+
+def test_settings_of_the_run_are_those_of_the_record(pack: Pack, tmp_path: Path) -> None:
+    config = config_for(pack.directory, tmp_path / "out", seq_len=32, steps=3, optimizer=OptimizerConfig("sgd"))
+    result = run_toy(pack.directory, tmp_path / "out", seq_len=32, steps=3, optimizer=config.optimizer).result
+    assert result.command == "run"
+    assert result.source == "measured"
+    assert (result.schedule, result.seq_len, len(result.steps)) == ("mebp", 32, 3)
+    assert (result.lora_rank, result.optimizer, result.threads) == (LORA.rank, "sgd", 1)
+    per_block = sum(LORA.rank * (rows + columns) for rows, columns in pack.config.projections().values())
+    assert result.trainable_parameters == 4 * per_block
+    # Spilled: one block input of 32 x 256 floats per block; SGD has no state to write besides.
+    assert {step.bytes_spilled for step in result.steps} == {4 * 32 * 256 * 4}
+    assert {step.bytes_written for step in result.steps} == {4 * 32 * 256 * 4}
