@@ -5,19 +5,17 @@ from pathlib import Path
 
 import click
 
-from memsim.cli.progress import bytes_progress, stage
+from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.errors import InputError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
-from memsim.runtime.run import RunConfig, RunProgress, run
-from memsim.runtime.supervise import StepDone, exit_code
+from memsim.runtime.run import RunConfig, run
+from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.units import format_bytes, is_decimal, parse_bytes
-
-SYNTHETIC = "synthetic weights: memory and time are real, loss is not"
 
 
 @click.command(name="run", context_settings={"show_default": True})
@@ -135,8 +133,8 @@ def command(
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
     )
-    with bytes_progress("packing") as packing:
-        outcome = run(config, _Drawing(config, packing).callbacks())
+    with drawn(config) as progress:
+        outcome = run(config, progress)
     result = outcome.result
     if json_path is not None:
         emit_json(result, json_path)
@@ -147,47 +145,6 @@ def command(
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
         sys.exit(exit_code(result.exit_reason))
-
-
-class _Drawing:
-    """Draws a run on stderr, one line a step."""
-
-    def __init__(self, config: RunConfig, packing: object) -> None:
-        self._config = config
-        self._packing = packing
-
-    def callbacks(self) -> RunProgress:
-        return RunProgress(
-            stage=stage,
-            packing=self._packing,  # type: ignore[arg-type]
-            planned=self._planned,
-            step=self._step,
-            note=lambda text: click.echo(text, err=True),
-        )
-
-    def _size(self, n_bytes: int) -> str:
-        return format_bytes(n_bytes, self._config.decimal)
-
-    def _planned(self, footprint_bytes: int, source: str) -> None:
-        config = self._config
-        click.echo(
-            f"{config.model} {config.schedule}, seq {config.seq_len}, LoRA rank {config.lora.rank}: planned footprint "
-            f"{self._size(footprint_bytes)} under a budget of {self._size(config.budget_bytes)}",
-            err=True,
-        )
-        if source == "synthetic":
-            click.echo(SYNTHETIC, err=True)
-
-    def _step(self, done: StepDone) -> None:
-        result, config = done.result, self._config
-        seconds = result.step_s or float("nan")
-        rate = config.seq_len * config.accumulate / seconds
-        click.echo(
-            f"step {done.step}/{config.steps}  loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  "
-            f"{seconds:.2f} s  {rate:.0f} tokens/s  "
-            f"footprint {self._size(done.footprint_bytes)} of {self._size(config.budget_bytes)}",
-            err=True,
-        )
 
 
 def _summary(result: Result, decimal: bool) -> str:

@@ -23,7 +23,7 @@ from memsim.results import Enforcement, ExitReason, Result, host_info, versions,
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.job import WorkerJob
 from memsim.runtime.prepare import NODE_BYTES, forget_kernels, prepare_kernels
-from memsim.runtime.supervise import NotCompiled, Outcome, StepDone, supervise
+from memsim.runtime.supervise import NodeDone, NotCompiled, Outcome, StepDone, supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import MIB, format_bytes
@@ -86,6 +86,7 @@ class RunProgress:
         stage: A part of the preparation begins.
         packing: (label, bytes done, bytes in all) while weights are written.
         planned: The plan is made: (planned footprint in bytes, weights' source).
+        node: A node is done; called at most ten times a second.
         step: A step is done.
         note: A line worth reading.
     """
@@ -93,6 +94,7 @@ class RunProgress:
     stage: Callable[[str], None] = lambda text: None
     packing: Callable[[str, int, int], None] = lambda label, done, total: None
     planned: Callable[[int, str], None] = lambda footprint_bytes, source: None
+    node: Callable[[NodeDone], None] = lambda node: None
     step: Callable[[StepDone], None] = lambda step: None
     note: Callable[[str], None] = lambda text: None
 
@@ -318,6 +320,7 @@ def _launch(
             plan.train.program,
             out / EVENTS_FILE,
             lambda baseline_bytes: _admit(config, plan, baseline_bytes),
+            progress.node,
             progress.step,
             config.decimal,
         )

@@ -23,6 +23,9 @@ from memsim.runtime.job import read_messages
 from memsim.runtime.monitor import Monitor, describe_exit, exit_reason
 from memsim.units import format_bytes
 
+DRAW_S = 0.1
+"""Seconds between two calls of ``on_node``: often enough for the eye, rare enough to cost nothing."""
+
 
 class NotCompiled(WorkerError):
     """The worker found a kernel that was not in the cache, and ended rather than compile it inside the cap."""
@@ -39,6 +42,23 @@ class StepDone:
 
     step: int
     result: StepResult
+    footprint_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDone:
+    """One finished node, for drawing.
+
+    Attributes:
+        step: From 1.
+        position: Nodes of this step that are done, out of ``n_nodes``.
+        node: Its op, part and phase.
+    """
+
+    step: int
+    position: int
+    n_nodes: int
+    node: str
     footprint_bytes: int
 
 
@@ -71,6 +91,7 @@ def supervise(
     program: Program,
     events: Path,
     admit: Callable[[int], None],
+    on_node: Callable[[NodeDone], None],
     on_step: Callable[[StepDone], None],
     decimal: bool = False,
 ) -> Outcome:
@@ -82,6 +103,7 @@ def supervise(
         program: What each step executes; the worker reports nodes by number.
         events: The event file to write.
         admit: Called with the worker's baseline footprint before it allocates; may raise to refuse.
+        on_node: Called after a node, at most ten times a second.
         on_step: Called after each step.
         decimal: Messages use MB instead of MiB.
 
@@ -108,7 +130,7 @@ def supervise(
         finally:
             os.close(write_end)
         with worker, Monitor(worker, cap) as monitor:
-            follow = _Follow(program, writer, monitor, on_step)
+            follow = _Follow(program, writer, monitor, on_node, on_step)
             try:
                 follow.messages(pipe, worker, admit)
                 worker.wait()
@@ -131,13 +153,20 @@ class _Follow:
     """Turns the worker's messages into events, steps and an outcome."""
 
     def __init__(
-        self, program: Program, writer: EventWriter, monitor: Monitor, on_step: Callable[[StepDone], None]
+        self,
+        program: Program,
+        writer: EventWriter,
+        monitor: Monitor,
+        on_node: Callable[[NodeDone], None],
+        on_step: Callable[[StepDone], None],
     ) -> None:
         self.outcome = Outcome()
         self._program = program
         self._writer = writer
         self._monitor = monitor
+        self._on_node = on_node
         self._on_step = on_step
+        self._drawn_s = 0.0
         self._traffic = [node_traffic(program, node) for node in program.nodes]
         self._order = list(program.order())
         self._done = 0
@@ -203,6 +232,11 @@ class _Follow:
                 footprint_bytes=footprint_bytes or None,
             )
         )
+
+        if start_s - self._drawn_s > DRAW_S:
+            self._drawn_s = start_s
+            step, n_nodes = len(self.outcome.steps) + 1, len(self._order)
+            self._on_node(NodeDone(step, self._position, n_nodes, str(node), footprint_bytes))
 
     def _step(self, message: dict[str, Any]) -> None:
         peak = self._step_peak or self._monitor.peak_footprint_bytes

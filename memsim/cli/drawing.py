@@ -1,0 +1,87 @@
+"""How a run looks on stderr: one line a step, and on a terminal a bar of the step that is running."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from memsim.cli.progress import BytesProgress, bytes_progress, stage
+from memsim.runtime.run import RunConfig, RunProgress
+from memsim.runtime.supervise import NodeDone, StepDone
+from memsim.units import format_bytes
+
+SYNTHETIC = "synthetic weights: memory and time are real, loss is not"
+
+
+@contextmanager
+def drawn(config: RunConfig) -> Iterator[RunProgress]:
+    """Yield the callbacks that draw a run of ``config`` while it goes on."""
+    lines = _Lines(config)
+    with bytes_progress("packing") as packing:
+        if not sys.stderr.isatty():
+            yield lines.callbacks(packing)
+            return
+        with _bar(config, lines) as (node, step):
+            yield RunProgress(
+                stage=stage, packing=packing, planned=lines.planned, node=node, step=step, note=lines.note
+            )
+
+
+class _Lines:
+    """Plain lines, for a pipe, a file or a CI log."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def callbacks(self, packing: BytesProgress) -> RunProgress:
+        return RunProgress(stage=stage, packing=packing, planned=self.planned, step=self.step, note=self.note)
+
+    def size(self, n_bytes: int) -> str:
+        return format_bytes(n_bytes, self._config.decimal)
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def planned(self, footprint_bytes: int, source: str) -> None:
+        config = self._config
+        self.note(
+            f"{config.model} {config.schedule}, seq {config.seq_len}, LoRA rank {config.lora.rank}: planned footprint "
+            f"{self.size(footprint_bytes)} under a budget of {self.size(config.budget_bytes)}"
+        )
+        if source == "synthetic":
+            self.note(SYNTHETIC)
+
+    def step(self, done: StepDone) -> None:
+        self.note(self.step_text(done))
+
+    def step_text(self, done: StepDone) -> str:
+        result, config = done.result, self._config
+        seconds = result.step_s or float("nan")
+        return (
+            f"step {done.step}/{config.steps}  loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  "
+            f"{seconds:.2f} s  {config.seq_len * config.accumulate / seconds:.0f} tokens/s  "
+            f"footprint {self.size(done.footprint_bytes)} of {self.size(config.budget_bytes)}"
+        )
+
+
+@contextmanager
+def _bar(config: RunConfig, lines: _Lines) -> Iterator[tuple[Callable[[NodeDone], None], Callable[[StepDone], None]]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[where]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, visible=False, where="")
+
+        def node(done: NodeDone) -> None:
+            where = f"{done.node}  {lines.size(done.footprint_bytes)} of {lines.size(config.budget_bytes)}"
+            text = f"step {done.step}/{config.steps}"
+            progress.update(
+                task, description=text, completed=done.position, total=done.n_nodes, where=where, visible=True
+            )
+
+        def step(done: StepDone) -> None:
+            progress.console.print(lines.step_text(done), highlight=False, markup=False, soft_wrap=True)
+
+        yield node, step
