@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 # exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 in two steps, so that n LN2_HIGH is exact.
@@ -37,31 +38,39 @@ else:
         """Return e^x as float32, within 2 units in the last place; NaN stays NaN."""
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _emit_exp(builder, arguments[0])
+            return emit_exp(builder, arguments[0])
 
         return types.float32(types.float32), codegen
 
 
-def _emit_exp(builder: Any, x: Any) -> Any:
-    single, integer = ir.FloatType(), ir.IntType(32)
+def emit_exp(builder: Any, x: Any) -> Any:
+    """Emit e^x of a float32 or of a vector of them."""
+    single, integer = x.type, ir.IntType(32)
+    if isinstance(single, ir.VectorType):
+        integer = ir.VectorType(integer, single.count)
+    fma_name = f"llvm.fma.v{single.count}f32" if isinstance(single, ir.VectorType) else "llvm.fma.f32"
+    fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(single, [single] * 3), fma_name)
+
+    def constant(kind: Any, value: Any) -> Any:
+        return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
     def number(value: float) -> Any:
-        return ir.Constant(single, float(np.float32(value)))
+        return constant(single, float(np.float32(value)))
 
     def power_of_two(exponent: Any) -> Any:
-        biased = builder.add(exponent, ir.Constant(integer, 127))
-        return builder.bitcast(builder.shl(biased, ir.Constant(integer, 23)), single)
+        biased = builder.add(exponent, constant(integer, 127))
+        return builder.bitcast(builder.shl(biased, constant(integer, 23)), single)
 
     for limit, comparison in ((_HIGHEST, ">"), (_LOWEST, "<")):
         x = builder.select(builder.fcmp_ordered(comparison, x, number(limit)), number(limit), x)
-    shifted = builder.fma(x, number(_LOG2_E), number(_ROUND))
+    shifted = builder.call(fma, [x, number(_LOG2_E), number(_ROUND)])
     n = builder.fsub(shifted, number(_ROUND))
-    r = builder.fma(n, number(-_LN2_LOW), builder.fma(n, number(-_LN2_HIGH), x))
+    r = builder.call(fma, [n, number(-_LN2_LOW), builder.call(fma, [n, number(-_LN2_HIGH), x])])
     p = number(_COEFFICIENTS[0])
     for coefficient in _COEFFICIENTS[1:]:
-        p = builder.fma(p, r, number(coefficient))
-    value = builder.fadd(builder.fma(p, builder.fmul(r, r), r), number(1.0))
+        p = builder.call(fma, [p, r, number(coefficient)])
+    value = builder.fadd(builder.call(fma, [p, builder.fmul(r, r), r]), number(1.0))
     # 2^n in two factors: n reaches -150 (results below the normal range) and 128.
     exponent = builder.sub(builder.bitcast(shifted, integer), builder.bitcast(number(_ROUND), integer))
-    half = builder.ashr(exponent, ir.Constant(integer, 1))
+    half = builder.ashr(exponent, constant(integer, 1))
     return builder.fmul(builder.fmul(value, power_of_two(half)), power_of_two(builder.sub(exponent, half)))

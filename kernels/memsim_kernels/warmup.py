@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 import memsim_kernels as kernels
@@ -38,7 +39,7 @@ def warm_up() -> None:
     kernels.rmsnorm_backward_input(x, dy, y, rstd, weight, True)
     _warm_up_lora(tokens, size, rank)
     _warm_up_attention(tokens, n_heads, n_kv_heads, size // n_heads)
-    _warm_up_loss(tokens, vocabulary, ids)
+    _warm_up_loss(tokens, vocabulary, ids, q, scales)
     _warm_up_optimizers(size)
 
 
@@ -64,11 +65,16 @@ def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int
     kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads)
 
 
-def _warm_up_loss(tokens: int, vocabulary: int, labels: NDArray[np.uint32]) -> None:
+def _warm_up_loss(
+    tokens: int, vocabulary: int, labels: NDArray[np.uint32], q: NDArray[np.uint32], scales: NDArray[np.float16]
+) -> None:
     logits = np.zeros((tokens, vocabulary), np.float32)
     stats, lse = np.empty(3, np.float64), np.empty(tokens, np.float32)
     kernels.cross_entropy_forward(stats, lse, logits, labels)
     kernels.cross_entropy_backward(logits, logits, labels, lse, stats, 1.0)
+    x, dx = np.ones((tokens, 32), np.float32), np.empty((tokens, 32), np.float32)
+    work = np.empty((1 + get_num_threads()) << 15, np.float32)  # more than such a small head asks for
+    kernels.head_q4(stats, dx, x, labels, q, scales, vocabulary, 32, 1.0, work)
 
 
 def _warm_up_optimizers(size: int) -> None:

@@ -91,7 +91,7 @@ def _cross_entropy(b: Backward, node: Node) -> None:
 
 def _linear_cross_entropy_q4(b: Backward, node: Node) -> None:
     # The forward made the gradient too, in the same pass over the vocabulary.
-    b.add(node.inputs[0], node.outputs[1])
+    b.add(node.inputs[0], node.outputs[2])
 
 
 RULES: dict[str, Rule] = {

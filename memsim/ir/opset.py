@@ -212,16 +212,31 @@ def _cross_entropy_backward(i: Sequence[TensorType], attrs: Attrs) -> list[Tenso
     return [i[0]]
 
 
+HEAD_ROWS = 256
+"""Tokens that the one-pass head does at a time; more go through the vocabulary again."""
+
+
+def head_work_floats(n_tokens: int, n_columns: int, threads: int) -> int:
+    """Return the f32 workspace of ``linear_cross_entropy_q4``: what the kernels of any compute path ask for, at most.
+
+    Each thread holds a row of sums and a tile of logits for every token of ``HEAD_ROWS``, and its panels.
+    """
+    rows = -(-min(n_tokens, HEAD_ROWS) // 16) * 16
+    line = -(-n_columns // 32) * 32 + 16
+    return rows * line // 2 + threads * (rows * (line + 384) + 36_000) + 16
+
+
 @_op("linear_cross_entropy_q4")
 def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Loss statistics as of ``cross_entropy`` and, if attribute ``gradient``, dx [T, K].
+    """Loss statistics as of ``cross_entropy``, a workspace and, if attribute ``gradient``, dx [T, K].
 
-    From (x [T, K], labels [T], q, scales).
-    The logits x W^T are never all there: one pass over the rows of W makes a tile of them, loss and gradient.
+    From (x [T, K], labels [T], q, scales). The logits x W^T are never all there: one pass over the rows of W makes a
+    tile of them, loss and gradient.
     """
     _require(len(i) == 4 and i[1].shape == i[0].shape[:1] and i[0].shape[1] == attrs["n_columns"], i)
-    stats = TensorType((3,), "f64")
-    return [stats, i[0]] if attrs["gradient"] else [stats]
+    n_tokens, n_columns = i[0].shape
+    work = TensorType((head_work_floats(n_tokens, n_columns, _integer(attrs, "threads")),))
+    return [TensorType((3,), "f64"), work, *([i[0]] if attrs["gradient"] else [])]
 
 
 @_op("take_rows")

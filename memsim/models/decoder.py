@@ -110,7 +110,7 @@ def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size
 
 
 def head_program(
-    config: ModelConfig, n_tokens: int, group_size: int, scale: float, one_pass: bool, train: bool
+    config: ModelConfig, n_tokens: int, group_size: int, scale: float, one_pass: bool, train: bool, threads: int
 ) -> Program:
     """Return stats (loss, accuracy, count) from x [T, C] and labels [T]; ``scale`` weighs the loss's gradient.
 
@@ -126,9 +126,10 @@ def head_program(
     attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size)
     packed = [f"{matrix}.q", f"{matrix}.scales"]
     if one_pass:
-        outputs = ["stats", "norm.grad"] if train else ["stats"]
+        outputs = ["stats", "work", *(["norm.grad"] if train else [])]
+        attrs |= {"scale": scale, "gradient": train, "threads": threads}
         inputs = ["norm", "labels", *packed]
-        builder.emit("linear_cross_entropy_q4", inputs, outputs, **attrs, scale=scale, gradient=train)
+        builder.emit("linear_cross_entropy_q4", inputs, outputs, **attrs)
     else:
         builder.emit("linear_q4", ["norm", *packed], ["logits"], **attrs)
         builder.emit("cross_entropy", ["logits", "labels"], ["stats", "lse"], scale=scale)

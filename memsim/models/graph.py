@@ -34,6 +34,7 @@ class ModelGraph:
 
     Attributes:
         accumulate: The loss's gradient is divided by this many micro-batches.
+        threads: Kernel threads; each needs a workspace in the one-pass head.
     """
 
     config: ModelConfig
@@ -41,6 +42,7 @@ class ModelGraph:
     n_tokens: int
     group_size: int
     accumulate: int = 1
+    threads: int = 1
 
     @cached_property
     def embed(self) -> Program:
@@ -69,7 +71,8 @@ class ModelGraph:
     def head(self, kind: str, train: bool) -> Program:
         """Return the loss of the last block's output (see ``schedules.choices`` for ``kind``)."""
         scale = 1.0 / self.accumulate
-        return head_program(self.config, self.n_tokens, self.group_size, scale, kind == "one_pass", train)
+        one_pass = kind == "one_pass"
+        return head_program(self.config, self.n_tokens, self.group_size, scale, one_pass, train, self.threads)
 
     def head_backward(self, kind: str) -> BlockBackward:
         """Return the gradient of the loss with respect to the head's input."""

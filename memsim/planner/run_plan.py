@@ -20,6 +20,7 @@ class TrainingSetup:
     Attributes:
         n_tokens: Sequence length.
         accumulate: Micro-batches a step.
+        threads: Kernel threads.
         evaluate: Whether an evaluation program is needed.
         balloon_bytes: Unplanned bytes that a test node touches.
     """
@@ -31,6 +32,7 @@ class TrainingSetup:
     n_tokens: int
     optimizer: OptimizerConfig
     accumulate: int = 1
+    threads: int = 1
     evaluate: bool = False
     balloon_bytes: int = 0
 
@@ -56,7 +58,7 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
     Raises:
         UsageError: Unknown schedule.
     """
-    graph = ModelGraph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate)
+    graph = ModelGraph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
     choices = choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
     train = lower(graph, choices, setup.optimizer, setup.balloon_bytes)
     programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]

@@ -124,6 +124,11 @@ def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) ->
     k.cross_entropy_backward(o[0], i[0], i[1], i[2], i[3], a["scale"])
 
 
+def _linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    dx = o[2] if a["gradient"] else None
+    k.head_q4(o[0], dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], o[1])
+
+
 def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
     """Return (parameter, gradient, its slice of one state vector) for each tensor of an update, all flat."""
     n, start, rows = int(a["n_tensors"]), 0, []
@@ -174,6 +179,7 @@ KERNELS: dict[str, Kernel] = {
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,
+    "linear_cross_entropy_q4": _linear_cross_entropy_q4,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
     "sgd": _sgd,

@@ -128,9 +128,9 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
     """
     _check(config)
     pack, name = find_model(config.model, progress.packing)
-    setup = _setup(config, pack)
-    plan = plan_run(setup, pack.model_hash)
     threads = config.threads or len(os.sched_getaffinity(0))
+    setup = _setup(config, pack, threads)
+    plan = plan_run(setup, pack.model_hash)
     programs = [placed.program for placed in (plan.train, plan.evaluate) if placed is not None]
     baseline = prepare_kernels(threads, progress.stage) + NODE_BYTES * sum(len(program.nodes) for program in programs)
     _admit(config, plan, baseline)
@@ -195,7 +195,7 @@ def _admit(config: RunConfig, plan: RunPlan, baseline_bytes: int) -> None:
         check_budget(plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
 
 
-def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
+def _setup(config: RunConfig, pack: Pack, threads: int) -> TrainingSetup:
     check_lora(config.lora, pack.config)
     if config.seq_len > pack.config.max_position_embeddings:
         raise UsageError(
@@ -210,6 +210,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
         n_tokens=config.seq_len,
         optimizer=config.optimizer,
         accumulate=config.accumulate,
+        threads=threads,
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
     )

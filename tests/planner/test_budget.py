@@ -3,7 +3,7 @@
 import pytest
 
 from memsim.errors import LimitError
-from memsim.models.graph import build_graph
+from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import LIBRARY_FLOOR_BYTES, check_budget
@@ -68,7 +68,7 @@ def test_mebp_holds_less_than_backprop_and_reads_as_much(model: str) -> None:
 
 
 def test_recompute_skips_down_proj() -> None:
-    graph = build_graph(PRESETS["qwen2.5-0.5b"], LoraConfig(), 16, 32)
+    graph = ModelGraph(PRESETS["qwen2.5-0.5b"], LoraConfig(), 16, 32)
     assert "down.h" in graph.residuals
     program = _plan("qwen2.5-0.5b", "mebp", 16).program
     recomputed = [node for node in program.nodes if node.phase == "recompute" and node.part == "block_003"]

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+import reference
+from memsim_kernels import cpu
+
+if not cpu.HAS_AVX512_BF16:
+    pytest.skip("this processor has no avx512_bf16", allow_module_level=True)
+
+from memsim_kernels.q4_bf16 import linear_q4_backward_input_bf16, linear_q4_forward_bf16, workspace_floats
+
+NO_BIAS = np.empty(0, np.float32)
+AMX = pytest.param(True, marks=pytest.mark.skipif(not cpu.HAS_AMX, reason="this processor has no AMX"))
+ENGINES = pytest.mark.parametrize("amx", [AMX, False])
+# Odd rows, one row block and two, edges in N and K, both group sizes, reductions longer than a panel is deep.
+SHAPES = [
+    (1, 16, 32, 32), (3, 40, 64, 32), (7, 130, 96, 32), (13, 70, 200, 64), (33, 64, 320, 64), (2, 5, 40, 32),
+    (17, 48, 1100, 32), (40, 1100, 64, 64), (260, 33, 70, 32),
+]  # fmt: skip
+
+
+def rounded(x):
+    """Round to bf16, to nearest even."""
+    bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def workspace(rows, depth):
+    return np.full(workspace_floats(rows, depth, 2), np.nan, np.float32)
+
+
+def forward(kit, x, q, scales, bias, group_size, n, amx):
+    y = kit.nans(x.shape[0], n)
+    linear_q4_forward_bf16(y, x, q, scales, bias, group_size, workspace(*x.shape), amx)
+    return y
+
+
+def backward(dx, dy, q, scales, group_size, accumulate, amx):
+    linear_q4_backward_input_bf16(dx, dy, q, scales, group_size, accumulate, workspace(*dy.shape), amx)
+    return dx
+
+
+@ENGINES
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_forward_is_the_product_of_rounded_matrices(kit, shape, has_bias, amx):
+    tokens, n, k, group_size = shape
+    q, scales, matrix = kit.packed(n, k, group_size)
+    x, bias = kit.frozen(tokens, k), kit.frozen(n) if has_bias else NO_BIAS
+    (y,) = kit.same_on_all_thread_counts(lambda: (forward(kit, x, q, scales, bias, group_size, n, amx),))
+    w = rounded(matrix)
+    want = reference.linear_forward(rounded(x), w, bias if has_bias else None)
+    kit.close(y, want, kit.product_bound(rounded(x), w.T) + (k + 2) * 2.0**-24 * (5.0 if has_bias else 0.0))
+
+
+@ENGINES
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_backward_is_the_product_of_rounded_matrices(kit, shape, accumulate, amx):
+    tokens, n, k, group_size = shape
+    q, scales, matrix = kit.packed(n, k, group_size)
+    dy, before = kit.frozen(tokens, n), kit.normal(tokens, k)
+
+    def call():
+        dx = before.copy() if accumulate else kit.nans(tokens, k)
+        return (backward(dx, dy, q, scales, group_size, accumulate, amx),)
+
+    (dx,) = kit.same_on_all_thread_counts(call)
+    w = rounded(matrix)
+    want = reference.linear_backward_input(rounded(dy), w) + (before if accumulate else 0.0)
+    # Every step of the chain rounds a value of at most |before| + sum |dy w|.
+    kit.close(dx, want, kit.product_bound(rounded(dy), w) + ((n + 2) * 2.0**-24 * np.abs(before) if accumulate else 0))
+
+
+@ENGINES
+def test_weights_are_rounded_to_nearest_even(kit, amx):
+    """A row of the identity takes single weights out, so the product shows them."""
+    q, scales, matrix = kit.packed(48, 64, 32)
+    eye = np.eye(64, dtype=np.float32)
+    y = forward(kit, eye, q, scales, NO_BIAS, 32, 48, amx)
+    assert np.array_equal(y.T.astype(np.float64), rounded(matrix))
+    dx = backward(kit.nans(48, 64), eye[:48, :48].copy(), q, scales, 32, False, amx)
+    assert np.array_equal(dx.astype(np.float64), rounded(matrix))
+
+
+@ENGINES
+def test_a_row_does_not_depend_on_the_other_rows(kit, amx):
+    n, k, group_size = 70, 1100, 32
+    q, scales, _ = kit.packed(n, k, group_size)
+    x, dy, before = kit.normal(270, k), kit.normal(270, n), kit.normal(270, k)
+    y = forward(kit, x, q, scales, NO_BIAS, group_size, n, amx)
+    dx = backward(before.copy(), dy, q, scales, group_size, True, amx)
+    for rows in (1, 2, 15, 16, 17, 33, 100):
+        kit.same_bits(forward(kit, x[-rows:].copy(), q, scales, NO_BIAS, group_size, n, amx), y[-rows:])
+        kit.same_bits(backward(before[-rows:].copy(), dy[-rows:].copy(), q, scales, group_size, True, amx), dx[-rows:])
+
+
+@ENGINES
+def test_bits_do_not_depend_on_addresses_and_nothing_else_is_written(kit, amx):
+    tokens, n, k = 21, 70, 150
+    q, scales, _ = kit.packed(n, k, 32)
+    x = kit.normal(tokens, k)
+    results = []
+    for shift in (0, 1, 5):
+        place = np.full(tokens * n + 64, np.nan, np.float32)
+        y = place[shift : shift + tokens * n].reshape(tokens, n)
+        moved = np.empty(tokens * k + 16, np.float32)[shift : shift + tokens * k].reshape(tokens, k)
+        moved[:] = x
+        size = workspace_floats(tokens, k, 2)
+        work = np.full(size + 64, 7.0, np.float32)
+        linear_q4_forward_bf16(y, moved, q, scales, NO_BIAS, 32, work[shift : shift + size], amx)
+        assert np.all(np.isnan(place[tokens * n + shift :])), "wrote beyond the output"
+        assert np.all(np.isnan(place[:shift])), "wrote before the output"
+        assert np.all(work[size + shift :] == 7.0), "wrote beyond the workspace"
+        assert np.all(work[:shift] == 7.0), "wrote before the workspace"
+        results.append(y.copy())
+    kit.same_bits(results[0], results[1])
+    kit.same_bits(results[0], results[2])
+
+
+def test_features_come_fastest_first():
+    assert cpu.engines()[-1] == cpu.F32
+    assert (cpu.AMX in cpu.engines()) == cpu.HAS_AMX
