@@ -43,6 +43,22 @@ def warm_up() -> None:
     _warm_up_optimizers(size)
 
 
+def warm_up_bf16() -> None:
+    """Call every bf16 kernel once. Needs ``cpu.HAS_AVX512_BF16``."""
+    from memsim_kernels.head_bf16 import head_q4_bf16
+    from memsim_kernels.q4_bf16 import linear_q4_backward_input_bf16, linear_q4_forward_bf16
+
+    tokens, size, group_size = 3, 32, 32
+    q = _frozen(np.zeros((size // 16, size // 8, 16), np.uint32))
+    scales = _frozen(np.ones((size // group_size, size), np.float16))
+    x, y, dx = (np.ones((tokens, size), np.float32) for _ in range(3))
+    work = np.empty((1 + get_num_threads()) << 17, np.float32)  # more than such small products ask for
+    linear_q4_forward_bf16(y, x, q, scales, _frozen(np.zeros(size, np.float32)), group_size, work)
+    linear_q4_backward_input_bf16(x, y, q, scales, group_size, True, work)
+    stats, labels = np.empty(3, np.float64), _frozen(np.zeros(tokens, np.uint32))
+    head_q4_bf16(stats, dx, x, labels, q, scales, size, group_size, 1.0, work)
+
+
 def _warm_up_lora(tokens: int, size: int, rank: int) -> None:
     x, y, dy = (np.ones((tokens, size), np.float32) for _ in range(3))
     h, dh = np.empty((tokens, rank), np.float32), np.empty((tokens, rank), np.float32)

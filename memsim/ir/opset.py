@@ -57,17 +57,29 @@ def _integer(attrs: Attrs, key: str) -> int:
     return value
 
 
+def _require_packed(q: TensorType, scales: TensorType, attrs: Attrs) -> None:
+    """Check that (q, scales) store a matrix [n_rows, n_columns]: kernels read them by address."""
+    n_rows, n_columns, group = (_integer(attrs, key) for key in ("n_rows", "n_columns", "group_size"))
+    panels, groups = -(-n_rows // 16), -(-n_columns // group)
+    fits = q == TensorType((panels, groups * group // 8, 16), "u32") and scales == TensorType(
+        (groups, 16 * panels), "f16"
+    )
+    _require(group in (32, 64) and fits, (q, scales))
+
+
 @_op("embedding_q4")
 def _embedding_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """X [T, C] = rows ``ids`` [T] of the packed embedding (q, scales)."""
     _require(len(i) == 3 and i[0].dtype == "u32", i)
+    _require_packed(i[1], i[2], attrs)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
 
 
 @_op("unpack_q4")
 def _unpack_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """W [N, K] from the packed matrix (q, scales)."""
-    _require(len(i) == 2 and i[0].dtype == "u32" and i[1].dtype == "f16", i)
+    _require(len(i) == 2, i)
+    _require_packed(i[0], i[1], attrs)
     return [TensorType((_integer(attrs, "n_rows"), _integer(attrs, "n_columns")))]
 
 
@@ -89,6 +101,7 @@ def _linear_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[Tensor
 def _linear_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, N] = x [T, K] W^T (+ bias [N]) with W packed (q, scales), unpacked tile by tile."""
     _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_columns"], i)
+    _require_packed(i[1], i[2], attrs)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_rows")))]
 
 
@@ -96,6 +109,7 @@ def _linear_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _linear_q4_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Dx [T, K] = dy [T, N] W (+ dx_in) with W packed (q, scales), unpacked tile by tile."""
     _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_rows"], i)
+    _require_packed(i[1], i[2], attrs)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
 
 
@@ -234,6 +248,7 @@ def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[Tens
     tile of them, loss and gradient.
     """
     _require(len(i) == 4 and i[1].shape == i[0].shape[:1] and i[0].shape[1] == attrs["n_columns"], i)
+    _require_packed(i[2], i[3], attrs)
     n_tokens, n_columns = i[0].shape
     work = TensorType((head_work_floats(n_tokens, n_columns, _integer(attrs, "threads")),))
     return [TensorType((3,), "f64"), work, *([i[0]] if attrs["gradient"] else [])]

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from memsim.ir.program import Node, Program, Space
-from memsim.runtime.kernels import KERNELS
+from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights, ScratchFile
 from memsim.runtime.storage import ArenaStorage
 
@@ -36,6 +36,7 @@ class Executor:
         weights: Its MAPPED values.
         scratch: Its SCRATCH values.
         host: Source of batches, sink of losses.
+        kernels: What executes each op; see ``kernels.load_kernels``.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Executor:
         weights: MappedWeights,
         scratch: ScratchFile,
         host: Host,
+        kernels: Mapping[str, Kernel] = KERNELS,
     ) -> None:
         self._program = program
         self._arena = arena
@@ -53,6 +55,7 @@ class Executor:
         self._weights = weights
         self._scratch = scratch
         self._host = host
+        self._kernels = kernels
         self._roots = {name: program.root(name) for name in program.values}
 
     def run(self, observe: Observer | None = None) -> None:
@@ -78,7 +81,7 @@ class Executor:
         return self._scratch.array(value.source, value.type.dtype, value.type.shape)
 
     def _execute(self, node: Node) -> None:
-        kernel = KERNELS.get(node.op)
+        kernel = self._kernels.get(node.op)
         if kernel is None:
             _STORAGE_OPS[node.op](self, node)
             return

@@ -1,5 +1,6 @@
 """The op table of execution: op name -> a call of a compiled kernel. The only importer of ``memsim_kernels``."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from numba import set_num_threads
 
 import memsim_kernels as k
 from memsim.runtime.paging import Array
-from memsim_kernels import warmup
+from memsim_kernels import cpu, warmup
 
 Attrs = Mapping[str, Any]
 Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
@@ -188,11 +189,67 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-def warm_up(threads: int) -> None:
-    """Run every kernel once on tiny inputs, so that threads, code and constants are in memory before a step.
+def _bf16_kernels(threads: int) -> dict[str, Kernel]:
+    """Return the products with packed weights in bf16, with f32 sums. Loads code that only some processors can run."""
+    from memsim_kernels.head_bf16 import head_q4_bf16
+    from memsim_kernels.q4_bf16 import (
+        ROWS,
+        STEPS,
+        linear_q4_backward_input_bf16,
+        linear_q4_forward_bf16,
+        workspace_floats,
+    )
+
+    work = np.zeros(workspace_floats(ROWS, 32 * STEPS, threads), np.float32)
+
+    def linear_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+        linear_q4_forward_bf16(o[0], i[0], i[1], i[2], i[3] if len(i) > 3 else _NO_BIAS, a["group_size"], work)
+
+    def linear_q4_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+        linear_q4_backward_input_bf16(o[0], i[0], i[1], i[2], a["group_size"], _start(o[0], i[3:]), work)
+
+    def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+        dx = o[2] if a["gradient"] else None
+        head_q4_bf16(o[0], dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], o[1])
+
+    return {
+        "linear_q4": linear_q4,
+        "linear_q4_backward_input": linear_q4_backward_input,
+        "linear_cross_entropy_q4": linear_cross_entropy_q4,
+    }
+
+
+def load_kernels(compute: str, threads: int) -> dict[str, Kernel]:
+    """Return the op table for a compute path, after running every kernel once on tiny inputs.
+
+    Threads, code and constants are in memory then, before a step.
 
     Args:
+        compute: ``f32``, or ``bf16`` for the products with packed weights where the processor can.
         threads: Threads that the kernels use from now on.
     """
     set_num_threads(threads)
     warmup.warm_up()
+    if compute == "f32":
+        return KERNELS
+    warmup.warm_up_bf16()
+    return KERNELS | _bf16_kernels(threads)
+
+
+def fastest_compute(threads: int) -> str:
+    """Return ``bf16`` or ``f32``, whichever multiplies a packed matrix faster here, by the best of a few calls."""
+    if not cpu.HAS_AVX512_BF16:
+        return "f32"
+    size, attrs = 896, {"group_size": 32}
+    q, scales = np.zeros((size // 16, size // 8, 16), np.uint32), np.ones((size // 32, size), np.float16)
+    x, y = np.ones((256, size), np.float32), np.empty((256, size), np.float32)
+    best: dict[str, float] = {}
+    for compute in ("f32", "bf16"):
+        product = load_kernels(compute, threads)["linear_q4"]
+        seconds = []
+        for _ in range(10):
+            start = time.perf_counter()
+            product([y], [x, q, scales], attrs)
+            seconds.append(time.perf_counter() - start)
+        best[compute] = min(seconds)
+    return min(best, key=best.__getitem__)

@@ -3,7 +3,7 @@
 The capped worker runs one; tests run it directly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.executor import Executor, Observer
+from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights, ScratchFile, scratch_sizes
 from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
 from memsim.weights.pack import Pack
@@ -62,6 +63,7 @@ class Session:
         seed: Of the adapters' initial values.
         cold: Drop evicted weight pages from the page cache too.
         arena: Storage of the step program's arena values; the planned arena by default.
+        kernels: What executes each op; f32 by default.
 
     Raises:
         WorkerError: A program belongs to other weights.
@@ -78,6 +80,7 @@ class Session:
         seed: int,
         cold: bool = False,
         arena: ArenaStorage | None = None,
+        kernels: Mapping[str, Kernel] = KERNELS,
     ) -> None:
         placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
         if any(item.model_hash != pack.model_hash for item in placed.values()):
@@ -85,7 +88,7 @@ class Session:
                 f"the step program was lowered for other weights than {pack.directory}; plan the run again"
             )
         programs = {name: item.program for name, item in placed.items()}
-        self._config, self._lora = pack.config, lora
+        self._config, self._lora, self._kernels = pack.config, lora, kernels
         self._pinned = allocate_pinned(programs)
         self._weights = MappedWeights(pack, cold)
         self._scratch = ScratchFile(scratch_sizes(*programs.values()), scratch_directory)
@@ -99,7 +102,7 @@ class Session:
             fill_initial(tensor, name, seed, block, position)
 
     def _executor(self, placed: PlacedProgram, arena: ArenaStorage) -> Executor:
-        return Executor(placed.program, arena, self._pinned, self._weights, self._scratch, self._losses)
+        return Executor(placed.program, arena, self._pinned, self._weights, self._scratch, self._losses, self._kernels)
 
     def _next_window(self) -> tuple[Array, Array]:
         return next(self._windows)
