@@ -20,155 +20,187 @@ TILE = 64
 
 
 @helper
+def _hide_future(scores: F32, keys: int) -> None:
+    """Set score [key, query] of a tile on the diagonal to minus infinity where the key comes after the query."""
+    for j in range(keys):
+        for lane in range(j):
+            scores[j * TILE + lane] = np.float32(-np.inf)
+
+
+@helper
 def _softmax_tile(scores: F32, keys: int, largest: F32, total: F32, shrink: F32) -> None:
     """Turn scores [keys, TILE] into exp(score - largest), with running maxima and sums; shrink rescales the past."""
     for lane in range(TILE):
         shrink[lane] = largest[lane]
     for j in range(keys):
-        line = scores[j * TILE : (j + 1) * TILE]
         for lane in range(TILE):
-            largest[lane] = line[lane] if line[lane] > largest[lane] else largest[lane]
+            score = scores[j * TILE + lane]
+            largest[lane] = score if score > largest[lane] else largest[lane]
     for lane in range(TILE):
         shrink[lane] = exp(shrink[lane] - largest[lane])
         total[lane] *= shrink[lane]
     for j in range(keys):
-        line = scores[j * TILE : (j + 1) * TILE]
         for lane in range(TILE):
-            line[lane] = exp(line[lane] - largest[lane])
-            total[lane] += line[lane]
+            scores[j * TILE + lane] = exp(scores[j * TILE + lane] - largest[lane])
+            total[lane] += scores[j * TILE + lane]
 
 
 @helper
-def _hide_future(scores: F32, keys: int) -> None:
-    """Set score [key, query] of a tile on the diagonal to minus infinity where the key comes after the query."""
-    for j in range(keys):
-        scores[j * TILE : j * TILE + j] = np.float32(-np.inf)
+def _forward_tile(
+    o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads: int, head: int, tile: int, work: F32
+) -> None:
+    """Compute one head of the 64 tokens of a query tile."""
+    (count, q_row), k_row = q.shape, k.shape[1]
+    size = q_row // n_heads
+    flat_o, flat_q, flat_k, flat_v = o.reshape(-1), q.reshape(-1), k.reshape(-1), v.reshape(-1)
+    queries, out, scores = work[: size * TILE], work[size * TILE :], work[2 * size * TILE :]
+    sums = work[(2 * size + TILE) * TILE :]
+    zeros, largest, total, shrink = sums[:TILE], sums[TILE:], sums[2 * TILE :], sums[3 * TILE :]
+    row, one = tile * TILE, np.float32(1.0)
+    rows, q_at = min(TILE, count - row), row * q_row + head * size
+    transpose_block(queries, 0, TILE, flat_q, q_at, q_row, rows, size, TILE, np.float32(1.0 / math.sqrt(size)))
+    for lane in range(TILE):
+        zeros[lane], largest[lane], total[lane] = np.float32(0.0), np.float32(-np.inf), np.float32(0.0)
+    for i in range(size * TILE):
+        out[i] = np.float32(0.0)
+    for key_tile in range(tile + 1):
+        keys = min(TILE, count - key_tile * TILE)
+        at = key_tile * TILE * k_row + head // (n_heads // n_kv_heads) * size
+        multiply(scores, 0, TILE, zeros, 0, 0, flat_k, at, k_row, 1, queries, 0, TILE, keys, size, TILE)
+        if key_tile == tile:
+            _hide_future(scores, keys)
+        _softmax_tile(scores, keys, largest, total, shrink)
+        for d in range(size):
+            for lane in range(TILE):
+                out[d * TILE + lane] *= shrink[lane]
+        multiply(out, 0, TILE, out, 0, TILE, flat_v, at, 1, k_row, scores, 0, TILE, size, keys, TILE)
+    for d in range(size):
+        for lane in range(TILE):
+            out[d * TILE + lane] /= total[lane]
+    transpose_block(flat_o, q_at, q_row, out, 0, TILE, size, rows, size, one)
+    for lane in range(rows):
+        lse[head, row + lane] = largest[lane] + np.float32(math.log(total[lane]))
+
+
+@helper
+def _backward_query_tile(
+    dq: F32, delta: F32, do: F32, q: F32, k: F32, v: F32, o: F32, lse: F32,
+    n_heads: int, n_kv_heads: int, head: int, tile: int, work: F32,
+) -> None:  # fmt: skip
+    """Compute dq and delta of one head of the 64 tokens of a query tile; tiles of scores are [keys, queries]."""
+    (count, q_row), k_row = q.shape, k.shape[1]
+    size = q_row // n_heads
+    flat_q, flat_k, flat_v, flat_do = q.reshape(-1), k.reshape(-1), v.reshape(-1), do.reshape(-1)
+    queries, douts, grad = work[: size * TILE], work[size * TILE :], work[2 * size * TILE :]
+    scores, dscores = work[3 * size * TILE :], work[(3 * size + TILE) * TILE :]
+    sums = work[(3 * size + 2 * TILE) * TILE :]
+    zeros, mean, shift = sums[:TILE], sums[TILE:], sums[2 * TILE :]
+    scale, one = np.float32(1.0 / math.sqrt(size)), np.float32(1.0)
+    row = tile * TILE
+    rows, q_at = min(TILE, count - row), row * q_row + head * size
+    transpose_block(queries, 0, TILE, flat_q, q_at, q_row, rows, size, TILE, scale)
+    transpose_block(douts, 0, TILE, flat_do, q_at, q_row, rows, size, TILE, one)
+    transpose_block(grad, 0, TILE, o.reshape(-1), q_at, q_row, rows, size, TILE, one)
+    for lane in range(TILE):
+        zeros[lane], mean[lane], shift[lane] = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for d in range(size):
+        for lane in range(TILE):
+            mean[lane] += douts[d * TILE + lane] * grad[d * TILE + lane]
+            grad[d * TILE + lane] = np.float32(0.0)
+    for lane in range(rows):
+        delta[head, row + lane] = mean[lane]
+        shift[lane] = lse[head, row + lane]
+    for key_tile in range(tile + 1):
+        keys = min(TILE, count - key_tile * TILE)
+        at = key_tile * TILE * k_row + head // (n_heads // n_kv_heads) * size
+        multiply(scores, 0, TILE, zeros, 0, 0, flat_k, at, k_row, 1, queries, 0, TILE, keys, size, TILE)
+        multiply(dscores, 0, TILE, zeros, 0, 0, flat_v, at, k_row, 1, douts, 0, TILE, keys, size, TILE)
+        if key_tile == tile:
+            _hide_future(scores, keys)
+        for j in range(keys):
+            for lane in range(TILE):
+                p = exp(scores[j * TILE + lane] - shift[lane])
+                dscores[j * TILE + lane] = p * (dscores[j * TILE + lane] - mean[lane]) * scale
+        multiply(grad, 0, TILE, grad, 0, TILE, flat_k, at, 1, k_row, dscores, 0, TILE, size, keys, TILE)
+    transpose_block(dq.reshape(-1), q_at, q_row, grad, 0, TILE, size, rows, size, one)
+
+
+@helper
+def _backward_key_tile(
+    dk: F32, dv: F32, delta: F32, do: F32, q: F32, k: F32, v: F32, lse: F32,
+    n_heads: int, n_kv_heads: int, kv_head: int, tile: int, work: F32,
+) -> None:  # fmt: skip
+    """Compute dk and dv of one head of the 64 tokens of a key tile; tiles of scores are [queries, keys]."""
+    (count, q_row), k_row = q.shape, k.shape[1]
+    size, group = q_row // n_heads, n_heads // n_kv_heads
+    flat_q, flat_do = q.reshape(-1), do.reshape(-1)
+    keys_in, values_in = work[: size * TILE], work[size * TILE :]
+    grad_k, grad_v = work[2 * size * TILE :], work[3 * size * TILE :]
+    weights, dscores = work[4 * size * TILE :], work[(4 * size + TILE) * TILE :]
+    zeros = work[(4 * size + 2 * TILE) * TILE :]
+    scale, one = np.float32(1.0 / math.sqrt(size)), np.float32(1.0)
+    key = tile * TILE
+    keys, k_at = min(TILE, count - key), key * k_row + kv_head * size
+    transpose_block(keys_in, 0, TILE, k.reshape(-1), k_at, k_row, keys, size, TILE, scale)
+    transpose_block(values_in, 0, TILE, v.reshape(-1), k_at, k_row, keys, size, TILE, one)
+    for i in range(size * TILE):
+        grad_k[i], grad_v[i] = np.float32(0.0), np.float32(0.0)
+    for lane in range(TILE):
+        zeros[lane] = np.float32(0.0)
+    for head in range(kv_head * group, (kv_head + 1) * group):
+        for row in range(key, count, TILE):
+            rows, at = min(TILE, count - row), row * q_row + head * size
+            multiply(weights, 0, TILE, zeros, 0, 0, flat_q, at, q_row, 1, keys_in, 0, TILE, rows, size, TILE)
+            multiply(dscores, 0, TILE, zeros, 0, 0, flat_do, at, q_row, 1, values_in, 0, TILE, rows, size, TILE)
+            if row == key:
+                _hide_future_keys(weights, rows)
+            for i in range(rows):
+                shift, mean = lse[head, row + i], delta[head, row + i]
+                for lane in range(TILE):
+                    p = exp(weights[i * TILE + lane] - shift)
+                    weights[i * TILE + lane] = p
+                    dscores[i * TILE + lane] = p * (dscores[i * TILE + lane] - mean) * scale
+            multiply(grad_v, 0, TILE, grad_v, 0, TILE, flat_do, at, 1, q_row, weights, 0, TILE, size, rows, TILE)
+            multiply(grad_k, 0, TILE, grad_k, 0, TILE, flat_q, at, 1, q_row, dscores, 0, TILE, size, rows, TILE)
+    transpose_block(dk.reshape(-1), k_at, k_row, grad_k, 0, TILE, size, keys, size, one)
+    transpose_block(dv.reshape(-1), k_at, k_row, grad_v, 0, TILE, size, keys, size, one)
+
+
+@helper
+def _hide_future_keys(scores: F32, queries: int) -> None:
+    """As ``_hide_future``, for a tile [queries, keys]."""
+    for i in range(queries):
+        for lane in range(i + 1, TILE):
+            scores[i * TILE + lane] = np.float32(-np.inf)
 
 
 @kernel(WRITE_2D, WRITE_2D, READ_2D, READ_2D, READ_2D, INT, INT, INT)
 def _forward(o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads: int, workers: int) -> None:
-    count, stride = k.shape
-    size = stride // n_kv_heads
-    q_stride = q.shape[1]
-    scale, one = np.float32(1.0 / math.sqrt(size)), np.float32(1.0)
-    flat_o, flat_q, flat_k, flat_v = o.reshape(-1), q.reshape(-1), k.reshape(-1), v.reshape(-1)
-    jobs = n_heads * ((count + TILE - 1) // TILE)
+    jobs = (q.shape[0] + TILE - 1) // TILE * n_heads
+    size = q.shape[1] // n_heads
     for worker in prange(workers):
-        queries, out, scores = aligned(size * TILE), aligned(size * TILE), aligned(TILE * TILE)
-        largest, total, shrink = aligned(TILE), aligned(TILE), aligned(TILE)
+        work = aligned((2 * size + TILE + 4) * TILE)
         for job in range(worker, jobs, workers):
-            tile, head = job // n_heads, job % n_heads
-            row = tile * TILE
-            rows = min(TILE, count - row)
-            column = (head // (n_heads // n_kv_heads)) * size
-            transpose_block(queries, 0, TILE, flat_q, row * q_stride + head * size, q_stride, rows, size, TILE, scale)
-            out[:], largest[:], total[:] = np.float32(0.0), np.float32(-np.inf), np.float32(0.0)
-            for key_tile in range(tile + 1):
-                key = key_tile * TILE
-                keys = min(TILE, count - key)
-                at = key * stride + column
-                scores[:] = np.float32(0.0)
-                multiply(scores, 0, TILE, flat_k, at, stride, 1, queries, 0, TILE, keys, size, TILE)
-                if key_tile == tile:
-                    _hide_future(scores, keys)
-                _softmax_tile(scores, keys, largest, total, shrink)
-                for d in range(size):
-                    line = out[d * TILE : (d + 1) * TILE]
-                    for lane in range(TILE):
-                        line[lane] *= shrink[lane]
-                multiply(out, 0, TILE, flat_v, at, 1, stride, scores, 0, TILE, size, keys, TILE)
-            for d in range(size):
-                line = out[d * TILE : (d + 1) * TILE]
-                for lane in range(TILE):
-                    line[lane] /= total[lane]
-            transpose_block(flat_o, row * q_stride + head * size, q_stride, out, 0, TILE, size, rows, size, one)
-            for lane in range(rows):
-                lse[head, row + lane] = largest[lane] + np.float32(math.log(total[lane]))
+            _forward_tile(o, lse, q, k, v, n_heads, n_kv_heads, job % n_heads, job // n_heads, work)
 
 
-@kernel(
-    WRITE_2D, WRITE_2D, WRITE_2D, WRITE_2D, READ_2D, READ_2D, READ_2D, READ_2D, READ_2D, READ_2D, INT, INT, INT
-)  # fmt: skip
+@kernel(WRITE_2D, WRITE_2D, WRITE_2D, WRITE_2D, READ_2D, READ_2D, READ_2D, READ_2D, READ_2D, READ_2D, INT, INT, INT)
 def _backward(
     dq: F32, dk: F32, dv: F32, delta: F32, do: F32, q: F32, k: F32, v: F32, o: F32, lse: F32,
     n_heads: int, n_kv_heads: int, workers: int,
 ) -> None:  # fmt: skip
-    count, stride = k.shape
-    q_stride = q.shape[1]
-    size = stride // n_kv_heads
-    group = n_heads // n_kv_heads
-    scale, one = np.float32(1.0 / math.sqrt(size)), np.float32(1.0)
-    flat_q, flat_k, flat_v, flat_do, flat_o = (
-        q.reshape(-1), k.reshape(-1), v.reshape(-1), do.reshape(-1), o.reshape(-1)
-    )  # fmt: skip
-    flat_dq, flat_dk, flat_dv = dq.reshape(-1), dk.reshape(-1), dv.reshape(-1)
-    tiles = (count + TILE - 1) // TILE
+    tiles = (q.shape[0] + TILE - 1) // TILE
+    size = q.shape[1] // n_heads
     for worker in prange(workers):
-        queries, douts, grad = aligned(size * TILE), aligned(size * TILE), aligned(size * TILE)
-        scores, dscores = aligned(TILE * TILE), aligned(TILE * TILE)
-        shift, sums = aligned(TILE), aligned(TILE)
-        for job in range(worker, n_heads * tiles, workers):
-            tile, head = job // n_heads, job % n_heads
-            row = tile * TILE
-            rows = min(TILE, count - row)
-            column = (head // group) * size
-            transpose_block(queries, 0, TILE, flat_q, row * q_stride + head * size, q_stride, rows, size, TILE, scale)
-            transpose_block(douts, 0, TILE, flat_do, row * q_stride + head * size, q_stride, rows, size, TILE, one)
-            transpose_block(grad, 0, TILE, flat_o, row * q_stride + head * size, q_stride, rows, size, TILE, one)
-            sums[:], shift[:] = np.float32(0.0), np.float32(0.0)
-            for d in range(size):
-                for lane in range(TILE):
-                    sums[lane] += douts[d * TILE + lane] * grad[d * TILE + lane]
-            for lane in range(rows):
-                delta[head, row + lane] = sums[lane]
-                shift[lane] = lse[head, row + lane]
-            grad[:] = np.float32(0.0)
-            for key_tile in range(tile + 1):
-                key = key_tile * TILE
-                keys = min(TILE, count - key)
-                at = key * stride + column
-                scores[:], dscores[:] = np.float32(0.0), np.float32(0.0)
-                multiply(scores, 0, TILE, flat_k, at, stride, 1, queries, 0, TILE, keys, size, TILE)
-                if key_tile == tile:
-                    _hide_future(scores, keys)
-                multiply(dscores, 0, TILE, flat_v, at, stride, 1, douts, 0, TILE, keys, size, TILE)
-                for j in range(keys):
-                    line, dline = scores[j * TILE : (j + 1) * TILE], dscores[j * TILE : (j + 1) * TILE]
-                    for lane in range(TILE):
-                        dline[lane] = exp(line[lane] - shift[lane]) * (dline[lane] - sums[lane]) * scale
-                multiply(grad, 0, TILE, flat_k, at, 1, stride, dscores, 0, TILE, size, keys, TILE)
-            transpose_block(flat_dq, row * q_stride + head * size, q_stride, grad, 0, TILE, size, rows, size, one)
+        work = aligned((3 * size + 2 * TILE + 3) * TILE)
+        for job in range(worker, tiles * n_heads, workers):
+            head, tile = job % n_heads, job // n_heads
+            _backward_query_tile(dq, delta, do, q, k, v, o, lse, n_heads, n_kv_heads, head, tile, work)
     for worker in prange(workers):
-        keys_in, values_in = aligned(size * TILE), aligned(size * TILE)
-        grad_k, grad_v = aligned(size * TILE), aligned(size * TILE)
-        weights, dscores = aligned(TILE * TILE), aligned(TILE * TILE)
-        for job in range(worker, n_kv_heads * tiles, workers):
-            tile, kv_head = job // n_kv_heads, job % n_kv_heads
-            key = tile * TILE
-            keys = min(TILE, count - key)
-            transpose_block(keys_in, 0, TILE, flat_k, key * stride + kv_head * size, stride, keys, size, TILE, scale)
-            transpose_block(values_in, 0, TILE, flat_v, key * stride + kv_head * size, stride, keys, size, TILE, one)
-            grad_k[:], grad_v[:] = np.float32(0.0), np.float32(0.0)
-            for head in range(kv_head * group, (kv_head + 1) * group):
-                for query_tile in range(tile, tiles):
-                    row = query_tile * TILE
-                    rows = min(TILE, count - row)
-                    at = row * q_stride + head * size
-                    weights[:], dscores[:] = np.float32(0.0), np.float32(0.0)
-                    multiply(weights, 0, TILE, flat_q, at, q_stride, 1, keys_in, 0, TILE, rows, size, TILE)
-                    multiply(dscores, 0, TILE, flat_do, at, q_stride, 1, values_in, 0, TILE, rows, size, TILE)
-                    for i in range(rows):
-                        line, dline = weights[i * TILE : (i + 1) * TILE], dscores[i * TILE : (i + 1) * TILE]
-                        if query_tile == tile:
-                            line[i + 1 :] = np.float32(-np.inf)
-                        offset, mean = lse[head, row + i], delta[head, row + i]
-                        for lane in range(TILE):
-                            line[lane] = exp(line[lane] - offset)
-                            dline[lane] = line[lane] * (dline[lane] - mean) * scale
-                    multiply(grad_v, 0, TILE, flat_do, at, 1, q_stride, weights, 0, TILE, size, rows, TILE)
-                    multiply(grad_k, 0, TILE, flat_q, at, 1, q_stride, dscores, 0, TILE, size, rows, TILE)
-            transpose_block(flat_dk, key * stride + kv_head * size, stride, grad_k, 0, TILE, size, keys, size, one)
-            transpose_block(flat_dv, key * stride + kv_head * size, stride, grad_v, 0, TILE, size, keys, size, one)
+        work = aligned((4 * size + 2 * TILE + 1) * TILE)
+        for job in range(worker, tiles * n_kv_heads, workers):
+            kv_head, tile = job % n_kv_heads, job // n_kv_heads
+            _backward_key_tile(dk, dv, delta, do, q, k, v, lse, n_heads, n_kv_heads, kv_head, tile, work)
 
 
 def attention_forward(o: F32, lse: F32, q: F32, k: F32, v: F32, n_heads: int, n_kv_heads: int) -> None:

@@ -42,48 +42,87 @@ def _row_blocks(m: int, tiles: int, workers: int) -> int:
     return min(blocks, m)
 
 
+@helper
+def _fill_panel(
+    panel: F32, width: int, inside: int, b: F32, q: U32, scales: U16, group_size: int, transposed: bool,
+    k: int, depth: int, column: int, factor: np.float32,
+) -> None:  # fmt: skip
+    """Write rows k ... k + depth of the right-hand matrix, columns from ``column`` on, to ``panel`` [depth, width]."""
+    if q.size > 0 and transposed:
+        unpack_block_transposed(panel, 0, width, q, scales, group_size, column, width, k, depth)
+    elif q.size > 0:
+        unpack_block(panel, 0, width, q, scales, group_size, k, depth, column, width)
+    elif transposed:
+        b_row = b.shape[1]
+        transpose_block(panel, 0, width, b.reshape(-1), column * b_row + k, b_row, inside, depth, width, factor)
+    else:
+        b_row = b.shape[1]
+        copy_block(panel, 0, width, b.reshape(-1), k * b_row + column, b_row, depth, inside, width, factor)
+
+
+@helper
+def _tiles(
+    c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
+    a_transposed: bool, b_transposed: bool, factor: np.float32, accumulate: bool,
+    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32,
+) -> None:  # fmt: skip
+    """Compute rows x columns elements of c, at most ROWS x GROUP * WIDTH.
+
+    Sums wait in ``sums`` between two panels; the first panel begins at c or the bias, the last one writes c. A tile
+    that ends inside a vector has no room in c for whole vectors, and goes through ``sums`` at both ends.
+    """
+    n, one = c.shape[1], np.float32(1.0)
+    a_row, a_k = (1, a.shape[1]) if a_transposed else (a.shape[1], 1)
+    total = a.shape[0] if a_transposed else a.shape[1]
+    flat_a, flat_c, c_at = a.reshape(-1), c.reshape(-1), row * n + column
+    padded = (columns + LANES - 1) // LANES * LANES
+    edge = columns % WIDTH if columns < padded else 0
+    edge_at = columns - edge
+    copy_block(line, 0, 0, bias, column, 0, 1, columns if bias.size > 0 else 0, padded, one)
+    if accumulate:
+        copy_block(sums, edge_at, padded, flat_c, c_at + edge_at, n, rows, edge, padded - edge_at, one)
+    for k in range(0, total, DEPTH):
+        depth = min(DEPTH, total - k)
+        for at in range(0, padded, WIDTH):
+            width, inside = min(WIDTH, padded - at), min(WIDTH, columns - at)
+            _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
+            out, out_at, out_row = sums, at, padded
+            if k + depth == total and inside == width:
+                out, out_at, out_row = flat_c, c_at + at, n
+            start, start_at, start_row = sums, at, padded
+            if k == 0 and not accumulate:
+                start, start_row = line, 0
+            elif k == 0 and inside == width:
+                start, start_at, start_row = flat_c, c_at + at, n
+            left = k * a_k + row * a_row
+            multiply(
+                out, out_at, out_row, start, start_at, start_row, flat_a, left, a_row, a_k, panel, 0, width,
+                rows, depth, width,
+            )  # fmt: skip
+    copy_block(flat_c, c_at + edge_at, n, sums, edge_at, padded, rows, edge, edge, one)
+
+
 @kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL, INT)
 def _product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
     a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool, workers: int,
 ) -> None:  # fmt: skip
     m, n = c.shape
-    depth_total = a.shape[0] if a_transposed else a.shape[1]
-    a_row, a_k = (1, a.shape[1]) if a_transposed else (a.shape[1], 1)
-    flat_a, flat_b, flat_c, b_row = a.reshape(-1), b.reshape(-1), c.reshape(-1), b.shape[1]
-    factor, one = np.float32(scale), np.float32(1.0)
     tiles = (n + WIDTH - 1) // WIDTH
     blocks = _row_blocks(m, tiles, workers)
     for worker in prange(workers):
-        panel, sums = aligned(DEPTH * WIDTH), aligned(ROWS * GROUP * WIDTH)
+        panel, sums, line = aligned(DEPTH * WIDTH), aligned(ROWS * GROUP * WIDTH), aligned(GROUP * WIDTH)
         unit, last = worker * blocks * tiles // workers, (worker + 1) * blocks * tiles // workers
         while unit < last:
             block, tile = unit // tiles, unit % tiles
             count = min(GROUP, last - unit, tiles - tile)
             row = block * m // blocks
             rows = (block + 1) * m // blocks - row
-            column = tile * WIDTH
-            columns = min(count * WIDTH, n - column)
-            padded = (columns + LANES - 1) // LANES * LANES
-            if accumulate:
-                copy_block(sums, 0, padded, flat_c, row * n + column, n, rows, columns, padded, one)
-            else:
-                copy_block(sums, 0, padded, bias, column, 0, rows, columns if bias.size > 0 else 0, padded, one)
-            for k in range(0, depth_total, DEPTH):
-                depth = min(DEPTH, depth_total - k)
-                for at in range(0, padded, WIDTH):
-                    width, inside, first = min(WIDTH, padded - at), min(WIDTH, columns - at), column + at
-                    if q.size > 0 and b_transposed:
-                        unpack_block_transposed(panel, 0, width, q, scales, group_size, first, width, k, depth)
-                    elif q.size > 0:
-                        unpack_block(panel, 0, width, q, scales, group_size, k, depth, first, width)
-                    elif b_transposed:
-                        transpose_block(panel, 0, width, flat_b, first * b_row + k, b_row, inside, depth, width, factor)
-                    else:
-                        copy_block(panel, 0, width, flat_b, k * b_row + first, b_row, depth, inside, width, factor)
-                    multiply(sums, at, padded, flat_a, k * a_k + row * a_row, a_row, a_k, panel, 0, width,
-                             rows, depth, width)  # fmt: skip
-            copy_block(flat_c, row * n + column, n, sums, 0, padded, rows, columns, columns, one)
+            columns = min(count * WIDTH, n - tile * WIDTH)
+            _tiles(
+                c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, np.float32(scale), accumulate,
+                row, rows, tile * WIDTH, columns, panel, sums, line,
+            )  # fmt: skip
             unit += count
 
 

@@ -86,17 +86,20 @@ def unpack_block(
     flat_q, flat_scales = q.reshape(-1), scales.reshape(-1)
     eights, all_rows = q.shape[1], scales.shape[1]
     inside = min(columns, eights * 8 - column)
+    first_group = column // group_size
+    first_end = (first_group + 1) * group_size - column
     for i in range(row, row + rows):
         to = out_at + (i - row) * out_row
         dwords = (i // LANES * eights + column // 8) * LANES + i % LANES
-        j, end = 0, 0
+        j, end, scale_at = 0, first_end, first_group * all_rows + i
         while j < inside:
-            group = (column + j) // group_size
-            end = min(inside, (group + 1) * group_size - column)
-            scale = half_to_float(flat_scales[group * all_rows + i])
+            scale = half_to_float(flat_scales[scale_at])
+            end = min(end, inside)
             while j < end:
                 unpack_16_columns(out, to + j, flat_q, dwords + 2 * j, scale)
                 j += LANES
+            end += group_size
+            scale_at += all_rows
         for zero in range(inside, columns):
             out[to + zero] = np.float32(0.0)
 

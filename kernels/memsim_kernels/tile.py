@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from memsim_kernels.jit import F32, helper
-from memsim_kernels.vectors import FLOATS, LANES, address_of, data_of, prefetch, spread, vector_at
+from memsim_kernels.vectors import FLOATS, LANES, address_of, data_of, spread, vector_at
 
 # Vectors side by side in a block: 6 rows x 4 vectors fill 24 of the 32 registers of AVX-512; elsewhere 6 x 1 fill
 # 12 of the 16 of AVX2 and 24 of the 32 of NEON.
@@ -32,36 +32,43 @@ def _block_in_python(rows: int, vectors: int) -> Callable[..., None]:
     width = vectors * LANES
 
     def block(
-        c: F32, c_at: int, c_row: int, a: F32, a_at: int, a_row: int, a_k: int, b: F32, b_at: int, b_row: int,
-        depth: int,
+        c: F32, c_at: int, c_row: int, start: F32, start_at: int, start_row: int,
+        a: F32, a_at: int, a_row: int, a_k: int, b: F32, b_at: int, b_row: int, depth: int,
     ) -> None:  # fmt: skip
         for i in range(rows):
-            out = c[c_at + i * c_row : c_at + i * c_row + width]
+            out = start[start_at + i * start_row : start_at + i * start_row + width].copy()
             for k in range(depth):
                 out += a[a_at + i * a_row + k * a_k] * b[b_at + k * b_row : b_at + k * b_row + width]
+            c[c_at + i * c_row : c_at + i * c_row + width] = out
 
     return block
 
 
 def _block_in_registers(rows: int, vectors: int) -> Any:
-    """Return an intrinsic that adds a [rows, depth] times b [depth, 16 vectors] to a block of c; see ``multiply``."""
+    """Return an intrinsic that computes one block of ``multiply``: a [rows, depth] times b [depth, 16 vectors]."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def block(
-        typing_context: Any, c: Any, c_at: Any, c_row: Any, a: Any, a_at: Any, a_row: Any, a_k: Any,
-        b: Any, b_at: Any, b_row: Any, depth: Any,
+        typing_context: Any, c: Any, c_at: Any, c_row: Any, start: Any, start_at: Any, start_row: Any,
+        a: Any, a_at: Any, a_row: Any, a_k: Any, b: Any, b_at: Any, b_row: Any, depth: Any,
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            c_data, a_data, b_data = (data_of(context, builder, signature, arguments, i) for i in (0, 3, 7))
-            _, c_at, c_row, _, a_at, a_row, a_k, _, b_at, b_row, depth = arguments
-            c_rows = [_element(builder, c_data, c_at, c_row, i) for i in range(rows)]
-            a_rows = [_element(builder, a_data, a_at, a_row, i) for i in range(rows)]
-            with builder.if_then(builder.icmp_signed(">", depth, depth.type(0))):
-                _emit_block(builder, c_rows, a_rows, a_k, builder.gep(b_data, [b_at]), b_row, depth, vectors)
+            data = {i: data_of(context, builder, signature, arguments, i) for i in (0, 3, 6, 10)}
+            c_rows, start_rows, a_rows = (
+                [_element(builder, data[i], arguments[i + 1], arguments[i + 2], row) for row in range(rows)]
+                for i in (0, 3, 6)
+            )
+            b_data, a_k, (b_at, b_row, depth) = data[10], arguments[9], arguments[11:]
+            places = [depth.type(v * LANES) for v in range(vectors)]
+            first = [[builder.load(vector_at(builder, row, at), align=4) for at in places] for row in start_rows]
+            sums = _emit_reduction(builder, first, a_rows, a_k, builder.gep(b_data, [b_at]), b_row, depth)
+            for row, values in zip(c_rows, sums, strict=True):
+                for at, value in zip(places, values, strict=True):
+                    builder.store(value, vector_at(builder, row, at), align=4)
             return context.get_dummy_value()
 
-        integer = types.int64
-        return types.void(c, integer, integer, a, integer, integer, integer, b, integer, integer, integer), codegen
+        i64 = types.int64
+        return types.void(c, i64, i64, start, i64, i64, a, i64, i64, i64, b, i64, i64, i64), codegen
 
     return block
 
@@ -71,20 +78,18 @@ def _element(builder: Any, data: Any, at: Any, step: Any, index: int) -> Any:
     return builder.gep(data, [builder.add(at, builder.mul(step, step.type(index)))])
 
 
-def _emit_block(
-    builder: Any, c_rows: list[Any], a_rows: list[Any], a_k: Any, b: Any, b_row: Any, depth: Any, vectors: int
-) -> None:
-    """Emit the loop over the reduction, with the block of c in registers from its first step to its last."""
+def _emit_reduction(
+    builder: Any, first: list[list[Any]], a_rows: list[Any], a_k: Any, b: Any, b_row: Any, depth: Any
+) -> list[list[Any]]:
+    """Emit the loop over the reduction, at least one step; return the vectors of the block after its last step."""
     fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
-    columns = [depth.type(v * LANES) for v in range(vectors)]
-    start = [[builder.load(vector_at(builder, row, at), align=4) for at in columns] for row in c_rows]
     before, loop, after = builder.block, builder.append_basic_block("step"), builder.append_basic_block("after")
     builder.branch(loop)
     builder.position_at_end(loop)
     step, a_step, b_step = (builder.phi(depth.type) for _ in range(3))
-    sums = [[builder.phi(FLOATS) for _ in row] for row in start]
+    sums = [[builder.phi(FLOATS) for _ in row] for row in first]
     line = builder.gep(b, [b_step])
-    right = [builder.load(vector_at(builder, line, at), align=4) for at in columns]
+    right = [builder.load(vector_at(builder, line, depth.type(v * LANES)), align=4) for v in range(len(first[0]))]
     results = []
     for row, totals in zip(a_rows, sums, strict=True):
         left = spread(builder, builder.load(builder.gep(row, [a_step])))
@@ -92,15 +97,13 @@ def _emit_block(
     for counter, increment in ((step, depth.type(1)), (a_step, a_k), (b_step, b_row)):
         counter.add_incoming(depth.type(0), before)
         counter.add_incoming(builder.add(counter, increment), loop)
-    for totals, starts, values in zip(sums, start, results, strict=True):
-        for total, first, value in zip(totals, starts, values, strict=True):
-            total.add_incoming(first, before)
+    for totals, starts, values in zip(sums, first, results, strict=True):
+        for total, value_before, value in zip(totals, starts, values, strict=True):
+            total.add_incoming(value_before, before)
             total.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed("<", builder.add(step, depth.type(1)), depth), loop, after)
     builder.position_at_end(after)
-    for row, values in zip(c_rows, results, strict=True):
-        for at, value in zip(columns, values, strict=True):
-            builder.store(value, vector_at(builder, row, at), align=4)
+    return results
 
 
 _block = _block_in_python if config.DISABLE_JIT else _block_in_registers
@@ -111,38 +114,37 @@ _narrow_6, _narrow_4, _narrow_1 = _block(6, 1), _block(4, 1), _block(1, 1)
 
 @helper
 def multiply(
-    c: F32, c_at: int, c_row: int, a: F32, a_at: int, a_row: int, a_k: int, b: F32, b_at: int, b_row: int,
+    c: F32, c_at: int, c_row: int, start: F32, start_at: int, start_row: int,
+    a: F32, a_at: int, a_row: int, a_k: int, b: F32, b_at: int, b_row: int,
     rows: int, depth: int, columns: int,
 ) -> None:  # fmt: skip
-    """Add a b to c, where c is [rows, columns], a [rows, depth] and b [depth, columns].
+    """Compute c = start + a b, where c and start are [rows, columns], a [rows, depth] and b [depth, columns].
 
-    All three are flat arrays, and nothing checks bounds. c[i, j] is at ``c_at + i * c_row + j``, a[i, k] at
-    ``a_at + i * a_row + k * a_k`` and b[k, j] at ``b_at + k * b_row + j``. ``columns`` is a multiple of LANES.
+    All four are flat arrays, and nothing checks bounds. c[i, j] is at ``c_at + i * c_row + j``, start and b likewise,
+    a[i, k] at ``a_at + i * a_row + k * a_k``. A ``start_row`` of 0 begins every row at the same values. c may be
+    start itself. ``columns`` is a multiple of LANES, ``depth`` at least 1.
     """
-    i, a_address = 0, address_of(a) + a_at * 4
+    i = 0
     while i < rows:
         left = rows - i
         count = 4 if left in (4, 5, 8, 9) else 6 if left > 5 else 1
-        if a_k == 1:  # the next rows are far from these in memory: no hardware fetches them ahead
-            for row in range(i + count, min(i + count + 6, rows)):
-                for k in range(0, depth, LANES):
-                    prefetch(a_address + (row * a_row + k) * 4)
+        line = a_at + i * a_row
         j = 0
         while j < columns:
-            out, line, right = c_at + i * c_row + j, a_at + i * a_row, b_at + j
+            out, first, right = c_at + i * c_row + j, start_at + i * start_row + j, b_at + j
             wide = columns - j >= BLOCK
             if wide and count == 6:
-                _wide_6(c, out, c_row, a, line, a_row, a_k, b, right, b_row, depth)
+                _wide_6(c, out, c_row, start, first, start_row, a, line, a_row, a_k, b, right, b_row, depth)
             elif wide and count == 4:
-                _wide_4(c, out, c_row, a, line, a_row, a_k, b, right, b_row, depth)
+                _wide_4(c, out, c_row, start, first, start_row, a, line, a_row, a_k, b, right, b_row, depth)
             elif wide:
-                _wide_1(c, out, c_row, a, line, a_row, a_k, b, right, b_row, depth)
+                _wide_1(c, out, c_row, start, first, start_row, a, line, a_row, a_k, b, right, b_row, depth)
             elif count == 6:
-                _narrow_6(c, out, c_row, a, line, a_row, a_k, b, right, b_row, depth)
+                _narrow_6(c, out, c_row, start, first, start_row, a, line, a_row, a_k, b, right, b_row, depth)
             elif count == 4:
-                _narrow_4(c, out, c_row, a, line, a_row, a_k, b, right, b_row, depth)
+                _narrow_4(c, out, c_row, start, first, start_row, a, line, a_row, a_k, b, right, b_row, depth)
             else:
-                _narrow_1(c, out, c_row, a, line, a_row, a_k, b, right, b_row, depth)
+                _narrow_1(c, out, c_row, start, first, start_row, a, line, a_row, a_k, b, right, b_row, depth)
             j += BLOCK if wide else LANES
         i += count
 

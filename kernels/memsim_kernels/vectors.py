@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from memsim_kernels.jit import F32, U16, U32
@@ -60,9 +59,6 @@ if config.DISABLE_JIT:
         """Return the address of the first element of an array."""
         return int(array.ctypes.data)
 
-    def prefetch(address: int) -> None:
-        """Start to load the cache line at ``address``, which may be anywhere."""
-
     def half_to_float(bits: Any) -> Any:
         """Return the float32 value of a float16, a type that Numba lacks, from its bits (uint16)."""
         return np.float32(np.uint16(bits).view(np.float16))
@@ -100,20 +96,6 @@ else:
             return builder.ptrtoint(data_of(context, builder, signature, arguments, 0), ir.IntType(64))
 
         return types.int64(array), codegen
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def prefetch(typing_context: Any, address: Any) -> Any:
-        """Start to load the cache line at ``address``, which may be anywhere."""
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = ir.IntType(8).as_pointer()
-            kind = ir.FunctionType(ir.VoidType(), [pointer, _INDEX, _INDEX, _INDEX])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            read, keep, data = _INDEX(0), _INDEX(3), _INDEX(1)
-            builder.call(function, [builder.inttoptr(arguments[0], pointer), read, keep, data])
-            return context.get_dummy_value()
-
-        return types.void(types.int64), codegen
 
     @intrinsic  # type: ignore[untyped-decorator]
     def half_to_float(typing_context: Any, bits: Any) -> Any:
