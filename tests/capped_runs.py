@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numba
 import psutil
 import pytest
 
@@ -57,6 +59,15 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Give kernels in this process one thread: two that wait for each other on a busy machine are very slow."""
+    default = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(default)
+
+
 def config_for(model: Path, out: Path | None, **changes: object) -> RunConfig:
     """Return the settings of a short run; ``changes`` are ``RunConfig``'s fields."""
     settings: dict[str, object] = {"budget_bytes": BUDGET, "model": str(model), "out": out, "lora": LORA}
@@ -75,12 +86,18 @@ def memsim_command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "memsim", *map(str, arguments)]
 
 
+def start_command(model: Path, directory: Path, *arguments: object) -> "subprocess.Popen[str]":
+    """Start ``memsim run`` on ``model`` in a process of its own, from ``directory``; stdout and stderr are pipes."""
+    command = memsim_command("run", "--model", model, "--lora-rank", 4, *arguments)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
 def run_command(model: Path, directory: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run ``memsim run`` on ``model`` in a process of its own, from ``directory``."""
-    command = memsim_command("run", "--model", model, "--lora-rank", 4, *arguments)
-    return subprocess.run(
-        command, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300
-    )
+    with start_command(model, directory, *arguments) as process:
+        printed, complaint = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, complaint)
 
 
 def best_enforcement() -> str:
@@ -90,11 +107,11 @@ def best_enforcement() -> str:
         return cap.enforcement
 
 
-def groups() -> list[Path]:
-    """Return the cgroups of memsim that exist now where this process would make one."""
+def groups(pid: int) -> list[Path]:
+    """Return the cgroups that the memsim of process ``pid`` made, and that still exist."""
     with open_cap(BUDGET) as cap:
         own = cap.group_path
-    return sorted(own.parent.glob("memsim-*")) if own else []
+        return sorted(set(own.parent.glob(f"memsim-{pid}-*")) - {own}) if own else []
 
 
 def workers() -> list[psutil.Process]:
@@ -112,3 +129,9 @@ def workers() -> list[psutil.Process]:
 def files_in(directory: Path) -> set[str]:
     """Return the paths below ``directory``, hidden ones too."""
     return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
+def left_behind(out: Path) -> list[object]:
+    """Return what a run must not leave: processes, groups, unfinished files."""
+    names = files_in(out) - RUN_FILES - ADAPTER_FILES if out.exists() else set()
+    return [*workers(), *groups(os.getpid()), *sorted(names)]

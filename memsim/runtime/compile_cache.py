@@ -1,11 +1,17 @@
-"""Compiled kernels come from Numba's cache inside the cap: compiling there would take 100 MB and more."""
+"""Compiled kernels come from Numba's cache inside the cap: compiling there would take 100 MB and more.
+
+``python -m memsim.runtime.compile_cache THREADS compile|measure`` is the process that fills the cache, or that loads
+from it what a worker loads and prints its own footprint. So nothing is imported here that a worker does not need.
+"""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from memsim.errors import WorkerError
 from memsim.files import cache_dir
+from memsim.runtime.footprint import process_footprint
 
 
 def kernel_environment() -> dict[str, str]:
@@ -43,3 +49,26 @@ def forbid_compilation() -> Iterator[None]:
         yield
     finally:
         event.unregister("numba:compile", listener)
+
+
+def main() -> None:
+    """Compile every kernel, or load it from the cache and print this process's footprint in bytes."""
+    threads = int(sys.argv[1])
+    if sys.argv[2] == "compile":
+        from memsim.runtime.kernels import warm_up
+
+        warm_up(threads)
+        return
+    with forbid_compilation():
+        from memsim.runtime.kernels import warm_up as load
+
+        load(threads)
+    import memsim.runtime.session
+    import memsim.runtime.worker
+    import memsim.weights.adapters  # noqa: F401
+
+    print(process_footprint())
+
+
+if __name__ == "__main__":
+    main()

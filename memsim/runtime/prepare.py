@@ -1,7 +1,4 @@
-"""Before the first run: compile the kernels outside any cap, and measure what a process costs before any weight.
-
-``python -m memsim.runtime.prepare THREADS compile|measure`` is the process that does one of the two.
-"""
+"""Before the first run: compile the kernels outside any cap, and measure what a process costs before any weight."""
 
 import hashlib
 import importlib.util
@@ -15,8 +12,7 @@ import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import cache_dir, write_text
 from memsim.results import host_info, versions
-from memsim.runtime.compile_cache import forbid_compilation, kernel_environment
-from memsim.runtime.footprint import process_footprint
+from memsim.runtime.compile_cache import kernel_environment
 
 Progress = Callable[[str], None]
 
@@ -68,7 +64,7 @@ def _marker(threads: int) -> Path:
 
 
 def _child(threads: int, task: str) -> str:
-    command = [sys.executable, "-m", "memsim.runtime.prepare", str(threads), task]
+    command = [sys.executable, "-m", "memsim.runtime.compile_cache", str(threads), task]
     # The package's own directory first on the import path, whatever the user's directory holds.
     root = Path(memsim.__file__).parent.parent
     done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)
@@ -76,27 +72,3 @@ def _child(threads: int, task: str) -> str:
         last = done.stderr.strip().rpartition("\n")[2]
         raise WorkerError(f"cannot {task} the kernels: {last or f'exit code {done.returncode}'}")
     return done.stdout
-
-
-def main() -> None:
-    """Compile every kernel, or load it from the cache and print this process's footprint."""
-    threads = int(sys.argv[1])
-    if sys.argv[2] == "compile":
-        from memsim.runtime.kernels import warm_up
-
-        warm_up(threads)
-        return
-    with forbid_compilation():
-        from memsim.runtime.kernels import warm_up as load
-
-        load(threads)
-    # What the worker imports besides, so that the figure is the worker's.
-    import memsim.runtime.session
-    import memsim.runtime.worker
-    import memsim.weights.adapters  # noqa: F401
-
-    print(process_footprint())
-
-
-if __name__ == "__main__":
-    main()

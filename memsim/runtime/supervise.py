@@ -169,7 +169,7 @@ class _Follow:
         self._drawn_s = 0.0
         self._traffic = [node_traffic(program, node) for node in program.nodes]
         self._order = list(program.order())
-        self._done = 0
+        self._done = False
         self._first_start_s: float | None = None
         self._time_by_op: list[dict[str, float]] = []
         self._error: str | None = None
@@ -188,7 +188,8 @@ class _Follow:
             if isinstance(message, list):
                 self._node(*message)
             elif message["kind"] == "ready":
-                self.outcome.baseline_bytes = message["baseline_bytes"]
+                # A first reading like any other: a peak is never below it.
+                self.outcome.baseline_bytes = self.outcome.peak_footprint_bytes = message["baseline_bytes"]
                 admit(message["baseline_bytes"])
                 self._monitor.node_done()
                 assert worker.stdin is not None
@@ -206,6 +207,8 @@ class _Follow:
             self.outcome.evals.append(Evaluation(**{key: message[key] for key in ("step", "loss", "accuracy")}))
         elif message["kind"] == "stage":
             self._stage = message["name"]
+        elif message["kind"] == "done":
+            self._done = True
         elif message["kind"] == "error":
             self._error = message["message"]
 
@@ -272,6 +275,8 @@ class _Follow:
         if outcome.reason == "interrupted":
             return outcome
         outcome.reason = exit_reason(returncode, cap, monitor)
+        if outcome.reason == "done" and not self._done:
+            outcome.reason = "error"
         if self._error is not None and outcome.reason == "error":
             raise (NotCompiled if NOT_COMPILED in self._error else WorkerError)(self._error)
         if outcome.reason != "done":

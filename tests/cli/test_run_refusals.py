@@ -160,6 +160,10 @@ def test_a_text_that_is_a_directory(workspace: Workspace) -> None:
     refused(workspace, 1, "no text file at model", "--data", "model")
 
 
+def test_a_text_whose_reading_fails(workspace: Workspace) -> None:
+    refused(workspace, 1, "/proc/self/mem", "--data", "/proc/self/mem")
+
+
 def test_a_text_that_may_not_be_read(workspace: Workspace) -> None:
     path = workspace.directory / "text.txt"
     path.chmod(0)
@@ -312,6 +316,14 @@ def test_an_enforcement_that_this_machine_does_not_have(workspace: Workspace) ->
     if not missing:
         pytest.skip("this machine has every way to cap a process that comes before the best")
     refused(workspace, 1, f"cannot cap a process here ({missing[0]}: ", "--enforcement", missing[0])
+
+
+def test_ctrl_c_before_the_worker_starts(workspace: Workspace) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    workspace.monkeypatch.setattr("memsim.runtime.run.prepare_tokens", interrupt)
+    refused(workspace, 130, "memsim: interrupted", "--out", "one/out")
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

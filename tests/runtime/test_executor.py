@@ -12,6 +12,7 @@ import pytest
 
 import memsim.planner.plan
 import memsim.runtime.storage
+from capped_runs import one_thread
 from memsim.errors import WorkerError
 from memsim.ir.program import Node, Program, Space
 from memsim.models.lora import LoraConfig
@@ -27,6 +28,9 @@ from memsim.weights.pack import Pack
 from toy import SEQ_LEN, gradient_names, plan_toy, randomize_adapters, token_file
 
 LORA = LoraConfig(rank=3, alpha=6)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+assert one_thread  # a fixture, found by name
 
 # How the arena's values are held: (program, its plan) -> storage.
 STORAGES: dict[str, Callable] = {

@@ -4,17 +4,12 @@ import ctypes
 import json
 import mmap
 import os
-import re
-import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from capped_runs import (
@@ -27,14 +22,14 @@ from capped_runs import (
     cache,
     config_for,
     files_in,
-    groups,
+    left_behind,
     memsim_command,
+    one_thread,
     run_toy,
     shared_cache,
-    workers,
     write_model,
 )
-from memsim.errors import InputError, LimitError, WorkerError
+from memsim.errors import InputError
 from memsim.ir.serialize import load_program
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.results import read_result
@@ -43,7 +38,6 @@ from memsim.runtime.events import read_events
 from memsim.runtime.footprint import group_error_bytes
 from memsim.runtime.run import RunOutcome, RunProgress
 from memsim.runtime.session import Session
-from memsim.runtime.supervise import NotCompiled, StepDone, exit_code
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import MIB
@@ -51,11 +45,10 @@ from memsim.weights.adapters import read_adapter
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")
-assert cache  # a fixture, found by its name
+assert cache and one_thread  # fixtures, found by name
 
 # What a plan cannot know: interpreter objects that come and go, and the allocator's rounding.
 NOISE_BYTES = MIB
-WATCHED = ["rlimit+watchdog", "watchdog"]
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +62,6 @@ def finished(pack: Pack, disk: Path) -> RunOutcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEMSIM_CACHE", str(shared_cache()))
         return run_toy(pack.directory, disk / "finished", seq_len=1024, threads=0)
-
-
-def left_behind(out: Path) -> list[object]:
-    """Return what a run must not leave: processes, groups, unfinished files."""
-    names = files_in(out) - RUN_FILES - ADAPTER_FILES if out.exists() else set()
-    return [*workers(), *groups(), *sorted(names)]
-
-
-# -- a run that fits ---------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_fits_writes_its_record_its_events_and_its_adapter(finished: RunOutcome, pack: Pack) -> None:
@@ -152,6 +136,7 @@ def test_a_budget_of_the_peak_and_the_file_floor_is_enough(finished: RunOutcome,
     assert (tight.result.peak_footprint_bytes or 0) <= budget
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_worker_computes_what_a_session_computes(pack: Pack, disk: Path, tmp_path: Path) -> None:
     text, other = tmp_path / "text.jsonl", tmp_path / "eval.txt"
     text.write_text("".join(json.dumps({"text": f"line {n} of {n * n}\n" * 9}) + "\n" for n in range(60)))
@@ -245,202 +230,12 @@ def test_a_cold_page_cache_is_cold_and_changes_no_bit(pack: Pack, tmp_path: Path
     assert [step.loss for step in cold.result.steps] == [step.loss for step in warm.result.steps]
 
 
-# -- a run that breaks a limit -----------------------------------------------------------------------------------------
-
-
-def test_a_plan_over_the_budget_is_refused_before_anything_is_made(pack: Pack, tmp_path: Path) -> None:
-    with pytest.raises(LimitError) as refused:
-        run_toy(pack.directory, tmp_path / "some" / "out", seq_len=1024, budget_bytes=90 * MB)
-    assert refused.value.exit_code == 3
-    message = str(refused.value)
-    assert "\n" not in message
-    assert message.startswith("mebp needs ")
-    assert "MB over the budget of 90.0 MB;" in message
-    assert re.search(
-        r" the peak is at node \d+ \(lora_[ab]_backward, block_00\d backward\) with block_00\d/r\.", message
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nine_tenths_of_the_peak_are_killed_at_the_cap(finished: RunOutcome, pack: Pack, tmp_path: Path) -> None:
-    budget = (finished.result.peak_footprint_bytes or 0) * 9 // 10
-    assert budget > (finished.result.baseline_footprint_bytes or 0) + 4 * MB  # it dies at work, not while loading
-    outcome = run_toy(pack.directory, tmp_path / "out", seq_len=1024, budget_bytes=budget, plan_check=False)
-    result = outcome.result
-    assert (result.exit_reason, result.fits, exit_code(result.exit_reason)) == ("killed_at_cap", False, 3)
-    assert (result.peak_footprint_bytes or 0) <= budget
-    nodes = load_program(outcome.directory / "program.jsonl").program.nodes
-    events = list(read_events(outcome.directory / "events.jsonl"))
-    last = len(events)  # nodes run in order up to the one that broke the cap
-    where = f"killed at the cap of {budget / MB:,.1f} MB at step 1, node {last} ({nodes[last]})"
-    assert outcome.message.startswith(f"{where}; the highest footprint seen was ")
-    assert outcome.message.endswith(" MB. Raise --budget, shorten --seq-len, or lower --lora-rank")
-    assert files_in(outcome.directory) == RUN_FILES
-    assert left_behind(outcome.directory) == []
-    assert read_result(outcome.directory / "result.json").exit_reason == "killed_at_cap"
-
-
-def test_a_budget_below_the_interpreter_is_killed_while_loading(pack: Pack, tmp_path: Path) -> None:
-    outcome = run_toy(pack.directory, tmp_path / "out", budget_bytes=40 * MB, plan_check=False)
-    assert outcome.result.exit_reason == "killed_at_cap"
-    assert outcome.message.startswith("killed at the cap of 40.0 MB while it loaded its libraries; ")
-    assert outcome.result.baseline_footprint_bytes is None
-    assert outcome.result.steps == ()
-    assert left_behind(outcome.directory) == []
-
-
-@pytest.mark.parametrize("enforcement", [None, *WATCHED])
-def test_an_unplanned_allocation_of_twice_the_budget_is_killed(
-    pack: Pack, tmp_path: Path, enforcement: str | None
-) -> None:
-    budget = 160 * MB
-    outcome = run_toy(
-        pack.directory,
-        tmp_path / "out",
-        budget_bytes=budget,
-        balloon_bytes=2 * budget,
-        enforcement=enforcement,
-        decimal=False,
-    )
-    assert outcome.result.exit_reason == "killed_at_cap"
-    assert outcome.result.fits is False
-    program = load_program(outcome.directory / "program.jsonl").program
-    balloon = next(index for index, node in enumerate(program.nodes) if node.op == "balloon")
-    assert f"killed at the cap of 152.6 MiB at step 1, node {balloon} (balloon, head forward); " in outcome.message
-    assert files_in(outcome.directory) == RUN_FILES
-    assert left_behind(outcome.directory) == []
-
-
-# -- a run that ends in another way ------------------------------------------------------------------------------------
-
-
-def signal_worker(number: signal.Signals) -> RunProgress:
-    """Return callbacks that send the worker a signal after its first step."""
-
-    def send(step: StepDone) -> None:
-        if step.step == 1:
-            (worker,) = workers()
-            worker.send_signal(number)
-
-    return RunProgress(step=send)
-
-
-@pytest.mark.parametrize(
-    ("number", "reason"), [(signal.SIGSEGV, "error"), (signal.SIGKILL, "killed"), (signal.SIGTERM, "killed")]
-)
-def test_a_worker_that_dies_is_one_line_and_exit_code_1(
-    pack: Pack, tmp_path: Path, number: signal.Signals, reason: str
-) -> None:
-    outcome = run_toy(pack.directory, tmp_path / "out", signal_worker(number), steps=500)
-    result = outcome.result
-    assert (result.exit_reason, exit_code(result.exit_reason or "done"), result.fits) == (reason, 1, None)
-    assert outcome.message.startswith(f"the worker ended with signal {number.name} at step ")
-    assert "\n" not in outcome.message
-    assert len(result.steps) >= 1
-    assert files_in(outcome.directory) == RUN_FILES
-    assert left_behind(outcome.directory) == []
-
-
-def test_ctrl_c_keeps_the_steps_that_are_done(pack: Pack, tmp_path: Path) -> None:
-    def interrupt(step: StepDone) -> None:
-        if step.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    outcome = run_toy(pack.directory, tmp_path / "out", RunProgress(step=interrupt), steps=500)
-    assert (outcome.result.exit_reason, exit_code("interrupted"), outcome.result.fits) == ("interrupted", 130, None)
-    assert outcome.message == f"interrupted after {len(outcome.result.steps)} steps"
-    assert 2 <= len(outcome.result.steps) < 500
-    assert files_in(outcome.directory) == RUN_FILES
-    assert left_behind(outcome.directory) == []
-
-
-def test_an_error_of_the_parent_takes_the_worker_with_it(pack: Pack, tmp_path: Path) -> None:
-    def fail(step: StepDone) -> None:
-        raise OSError("the terminal has gone")
-
-    with pytest.raises(OSError, match="the terminal has gone"):
-        run_toy(pack.directory, tmp_path / "some" / "out", RunProgress(step=fail), steps=500)
-    assert list(tmp_path.iterdir()) == []
-    assert left_behind(tmp_path / "some") == []
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, f"no {what} within a minute"
-        time.sleep(0.01)
-
-
-def test_the_worker_dies_with_its_parent_and_the_next_run_removes_its_group(pack: Pack, tmp_path: Path) -> None:
-    command = memsim_command("run", "--budget", "400MB", "--model", pack.directory, "--seq-len", 64, "--steps", 10**6)
-    with subprocess.Popen([*command, "--out", tmp_path / "out"], stderr=subprocess.PIPE, text=True) as parent:
-        assert parent.stderr is not None
-        assert any(line.startswith("step 1/") for line in parent.stderr)
-        (worker,) = workers()
-        parent.kill()
-    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "end of the worker")
-    # `groups` opens a cap, as every run does: that removes what the killed parent left.
-    assert groups() == []
-    assert run_toy(pack.directory, tmp_path / "next", seq_len=64).result.exit_reason == "done"
-    assert left_behind(tmp_path / "next") == []
-
-
-def test_a_kernel_that_is_not_in_the_cache_ends_the_run_and_the_next_one_compiles_it(
-    monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
-) -> None:
-    run_toy(pack.directory, tmp_path / "first", seq_len=16, steps=1)
-    own = tmp_path / "cache"
-    shutil.copytree(shared_cache(), own)
-    monkeypatch.setenv("MEMSIM_CACHE", str(own))
-    newest = max(own.rglob("*.nbi"), key=lambda path: path.stat().st_mtime_ns)
-    module, function = newest.name.partition("-")[0].split(".")
-    for index in own.rglob(f"{module}.{function}-*.nbi"):
-        index.unlink()
-    with pytest.raises(NotCompiled, match=rf"kernel {function} is not in the kernel cache; run the command again"):
-        run_toy(pack.directory, tmp_path / "missing", seq_len=16, steps=1)
-    assert not (tmp_path / "missing").exists()
-    stages: list[str] = []
-    again = run_toy(pack.directory, tmp_path / "again", RunProgress(stage=stages.append), seq_len=16, steps=1)
-    assert again.result.exit_reason == "done"
-    assert stages[:2] == ["compiling kernels (once; about a minute)", "measuring the baseline"]
-
-
-def test_an_error_that_the_worker_reports_leaves_nothing(pack: Pack, tmp_path: Path) -> None:
-    shutil.copytree(pack.directory, tmp_path / "damaged")
-    path = tmp_path / "damaged" / "block_002.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(WorkerError, match=r"block_002\.safetensors does not match its checksum") as ended:
-        run_toy(pack.directory, tmp_path / "out", model=str(tmp_path / "damaged"))
-    assert "\n" not in str(ended.value)
-    assert not (tmp_path / "out").exists()
-    assert left_behind(tmp_path / "out") == []
-
-
-def test_a_full_scratch_disk_ends_the_run_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
-) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    # Executed by every Python that starts with this directory on its path: the worker's disk is full.
-    (site / "sitecustomize.py").write_text(
-        "import errno, os\n"
-        "def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
-        "os.posix_fallocate = full\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    with pytest.raises(WorkerError, match=r"the scratch directory .*out is full: spilling needs \d+\.\d MiB"):
-        run_toy(pack.directory, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_relative_cache_serves_the_worker_which_runs_elsewhere(
     monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEMSIM_CACHE", os.path.relpath(shared_cache(), tmp_path))
-    outcome = run_toy(pack.directory, Path("out"), seq_len=16, steps=1, model=os.path.relpath(pack.directory, tmp_path))
+    outcome = run_toy(Path(os.path.relpath(pack.directory, tmp_path)), Path("out"), seq_len=16, steps=1)
     assert outcome.result.exit_reason == "done"
     assert files_in(tmp_path / "out") == RUN_FILES | ADAPTER_FILES
 

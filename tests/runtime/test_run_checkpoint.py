@@ -19,7 +19,7 @@ from memsim.weights.huggingface import pack_checkpoint
 from memsim.weights.pack import open_pack
 
 pytestmark = pytest.mark.usefixtures("cache")
-assert cache  # a fixture, found by its name
+assert cache  # a fixture, found by name
 
 SEQ_LEN, STEPS, VOCAB = 64, 30, 384
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from capped_runs import one_thread
 from memsim.errors import InputError, WorkerError
 from memsim.files import file_system
 from memsim.models.lora import LoraConfig
@@ -19,6 +20,9 @@ from memsim.weights.pack import Pack, open_pack
 from toy import SEQ_LEN, plan_toy, randomize_adapters, token_file
 
 LORA = LoraConfig(rank=3, alpha=6)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+assert one_thread  # a fixture, found by name
 MEMORY_DISK = Path("/dev/shm")
 
 
