@@ -94,7 +94,24 @@ def _part(
             for k in range(0, columns, DEPTH):
                 depth = min(DEPTH, columns - k)
                 unpack_block_transposed(panel, 0, width, q, scales, group_size, column + j, width, k, depth)
-                multiply(logits, j, TILE, flat_x, row * columns + k, columns, 1, panel, 0, width, rows, depth, width)
+                multiply(
+                    logits,
+                    j,
+                    TILE,
+                    logits,
+                    j,
+                    TILE,
+                    flat_x,
+                    row * columns + k,
+                    columns,
+                    1,
+                    panel,
+                    0,
+                    width,
+                    rows,
+                    depth,
+                    width,
+                )
         for t in range(rows):
             factor = absorb_row(state[t], logits[t * TILE : t * TILE + wide], column, inside, np.int64(labels[t]))
             if factor != np.float32(1.0):
@@ -105,7 +122,7 @@ def _part(
             for j in range(0, line, WIDTH):
                 width = min(WIDTH, line - j)
                 unpack_block(panel, 0, width, q, scales, group_size, column, inside, j, width)
-                multiply(sums, j, line, logits, 0, TILE, 1, panel, 0, width, rows, inside, width)
+                multiply(sums, j, line, sums, j, line, logits, 0, TILE, 1, panel, 0, width, rows, inside, width)
 
 
 @kernel(WRITE_STATS, WRITE_2D, READ_2D, READ_IDS, READ_Q, READ_SCALES, INT, INT, FLOAT, BOOL, WRITE_1D, INT)

@@ -50,6 +50,12 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 @click.option("--seed", type=int, default=0, metavar="N", help="Of adapters, data order and synthetic weights.")
 @click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
 @click.option(
+    "--compute",
+    type=click.Choice(["auto", "f32", "bf16"]),
+    default="auto",
+    help="Products with packed weights in f32 or bf16 (sums are f32); auto takes the faster.",
+)
+@click.option(
     "--page-cache",
     type=click.Choice(["warm", "cold"]),
     default="warm",
@@ -91,6 +97,7 @@ def command(
     accumulate: int,
     seed: int,
     threads: int,
+    compute: str,
     page_cache: str,
     eval_data: Path | None,
     eval_every: int,
@@ -126,6 +133,7 @@ def command(
         accumulate=accumulate,
         seed=seed,
         threads=threads,
+        compute=compute,
         cold=page_cache == "cold",
         out=out,
         scratch=scratch,

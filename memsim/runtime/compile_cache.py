@@ -1,7 +1,8 @@
 """Compiled kernels come from Numba's cache inside the cap: compiling there would take 100 MB and more.
 
-``python -m memsim.runtime.compile_cache THREADS compile|measure`` is the process that fills the cache, or that loads
-from it what a worker loads and prints its own footprint. So nothing is imported here that a worker does not need.
+``python -m memsim.runtime.compile_cache THREADS compile|f32|bf16`` is the process that fills the cache, or that loads
+from it what a worker of a compute path loads and prints its own footprint. So nothing is imported here that a worker
+does not need.
 """
 
 import os
@@ -52,17 +53,17 @@ def forbid_compilation() -> Iterator[None]:
 
 
 def main() -> None:
-    """Compile every kernel, or load it from the cache and print this process's footprint in bytes."""
-    threads = int(sys.argv[1])
-    if sys.argv[2] == "compile":
-        from memsim.runtime.kernels import warm_up
+    """Compile every kernel and print the fastest compute path and all; or load one and print this footprint."""
+    threads, task = int(sys.argv[1]), sys.argv[2]
+    if task == "compile":
+        from memsim.runtime.kernels import compute_paths, fastest_compute
 
-        warm_up(threads)
+        print(fastest_compute(threads), *compute_paths())
         return
     with forbid_compilation():
-        from memsim.runtime.kernels import warm_up as load
+        from memsim.runtime.kernels import load_kernels
 
-        load(threads)
+        load_kernels(task, threads)
     import memsim.runtime.session
     import memsim.runtime.worker
     import memsim.weights.adapters  # noqa: F401

@@ -24,6 +24,7 @@ class WorkerJob:
     group: str | None
     data_limit_bytes: int | None
     threads: int
+    compute: str
     pack: str
     program: str
     eval_program: str | None

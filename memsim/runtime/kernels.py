@@ -236,15 +236,18 @@ def load_kernels(compute: str, threads: int) -> dict[str, Kernel]:
     return KERNELS | _bf16_kernels(threads)
 
 
+def compute_paths() -> tuple[str, ...]:
+    """Return the compute paths that this processor has."""
+    return ("f32", "bf16") if cpu.HAS_AVX512_BF16 else ("f32",)
+
+
 def fastest_compute(threads: int) -> str:
-    """Return ``bf16`` or ``f32``, whichever multiplies a packed matrix faster here, by the best of a few calls."""
-    if not cpu.HAS_AVX512_BF16:
-        return "f32"
+    """Return the compute path that multiplies a packed matrix fastest here, by the best of a few calls."""
     size, attrs = 896, {"group_size": 32}
     q, scales = np.zeros((size // 16, size // 8, 16), np.uint32), np.ones((size // 32, size), np.float16)
     x, y = np.ones((256, size), np.float32), np.empty((256, size), np.float32)
     best: dict[str, float] = {}
-    for compute in ("f32", "bf16"):
+    for compute in compute_paths():
         product = load_kernels(compute, threads)["linear_q4"]
         seconds = []
         for _ in range(10):

@@ -5,7 +5,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import memsim
@@ -21,10 +22,24 @@ NODE_BYTES = 1_400
 3.7 MB for the 2,647 nodes of Qwen2.5-0.5B under ``mebp``."""
 
 
-def prepare_kernels(threads: int, progress: Progress) -> int:
-    """Make sure that the kernels are in the cache; return the footprint of a process that has loaded them, in bytes.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of the kernels of this machine.
 
-    The figure is measured once for each version of the kernels, Python, NumPy, Numba and CPU, and remembered.
+    Attributes:
+        fastest: The compute path that multiplies packed weights fastest: ``f32`` or ``bf16``.
+        footprint_bytes: By compute path, what a process holds that has loaded its kernels and no weight. A processor
+            that cannot multiply in bf16 has no such entry.
+    """
+
+    fastest: str
+    footprint_bytes: Mapping[str, int]
+
+
+def prepare_kernels(threads: int, progress: Progress) -> Prepared:
+    """Make sure that the kernels are in the cache, and know what they cost.
+
+    Measured once for each version of the kernels, Python, NumPy, Numba and CPU, and remembered.
 
     Raises:
         WorkerError: Compiling or loading failed; the message holds the last line that the process wrote.
@@ -32,15 +47,18 @@ def prepare_kernels(threads: int, progress: Progress) -> int:
     """
     marker = _marker(threads)
     try:
-        return int(json.loads(marker.read_text())["footprint_bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        known = json.loads(marker.read_text())
+        return Prepared(
+            str(known["fastest"]), {str(key): int(value) for key, value in known["footprint_bytes"].items()}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     progress("compiling kernels (once; about a minute)")
-    _child(threads, "compile")
+    fastest, *paths = _child(threads, "compile").split()
     progress("measuring the baseline")
-    footprint = int(_child(threads, "measure"))
-    write_text(marker, json.dumps({"footprint_bytes": footprint}) + "\n")
-    return footprint
+    footprints = {path: int(_child(threads, path).split()[0]) for path in paths}
+    write_text(marker, json.dumps({"fastest": fastest, "footprint_bytes": footprints}) + "\n")
+    return Prepared(fastest, footprints)
 
 
 def forget_kernels(threads: int) -> None:
@@ -70,5 +88,6 @@ def _child(threads: int, task: str) -> str:
     done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
-        raise WorkerError(f"cannot {task} the kernels: {last or f'exit code {done.returncode}'}")
+        what = "compile the kernels" if task == "compile" else f"load the {task} kernels"
+        raise WorkerError(f"cannot {what}: {last or f'exit code {done.returncode}'}")
     return done.stdout

@@ -2,11 +2,7 @@
 
 import json
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,8 +17,9 @@ from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
 from memsim.runtime.cap import Cap, open_cap
+from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.job import WorkerJob
-from memsim.runtime.prepare import NODE_BYTES, forget_kernels, prepare_kernels
+from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
 from memsim.runtime.supervise import NodeDone, NotCompiled, Outcome, StepDone, supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
@@ -32,7 +29,6 @@ from memsim.weights.pack import Pack
 
 RESULT_FILE = "result.json"
 EVENTS_FILE = "events.jsonl"
-RUNS = Path("runs")
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
 
@@ -47,6 +43,7 @@ class RunConfig:
     Attributes:
         budget_bytes: The cap, interpreter included.
         decimal: Whether the user wrote decimal units (1GB), so that messages do too.
+        compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
         data: Training text; None is CPython's own documentation.
         out: Directory to create; None names one under ``runs``.
         scratch: Where spilled values go; None is the output directory.
@@ -70,6 +67,7 @@ class RunConfig:
     accumulate: int = 1
     seed: int = 0
     threads: int = 0
+    compute: str = "auto"
     cold: bool = False
     out: Path | None = None
     scratch: Path | None = None
@@ -114,6 +112,23 @@ class RunOutcome:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A run that may start: everything that was decided before its directory exists.
+
+    Attributes:
+        baseline_bytes: What the worker is expected to hold before any weight.
+    """
+
+    config: RunConfig
+    setup: TrainingSetup
+    pack: Pack
+    model: str
+    plan: RunPlan
+    compute: str
+    baseline_bytes: int
+
+
 def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
     """Run one fine-tuning job in a capped child process.
 
@@ -127,29 +142,50 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
         LimitError: The plan does not fit the budget.
     """
     _check(config)
-    pack, name = find_model(config.model, progress.packing)
-    threads = config.threads or len(os.sched_getaffinity(0))
-    setup = _setup(config, pack, threads)
-    plan = plan_run(setup, pack.model_hash)
-    programs = [placed.program for placed in (plan.train, plan.evaluate) if placed is not None]
-    baseline = prepare_kernels(threads, progress.stage) + NODE_BYTES * sum(len(program.nodes) for program in programs)
-    _admit(config, plan, baseline)
-    progress.planned(baseline + plan.memory.peak_bytes, pack.source)
-    with _out_directory(config, name) as out, _work_directory(out) as work:
-        job = _prepare_job(config, pack, name, plan, threads, out, work, progress)
+    ready = _make_ready(config, progress)
+    _admit(ready, ready.baseline_bytes)
+    progress.planned(ready.baseline_bytes + ready.plan.memory.peak_bytes, ready.pack.source)
+    with out_directory(config.out, f"{ready.model}-{config.schedule}") as out, work_directory(out) as work:
+        job = _prepare_job(ready, out, work, progress)
         with open_cap(config.budget_bytes, config.enforcement) as cap:
             if cap.needs_watchdog:
                 progress.note(
                     f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
                 )
-            outcome = _launch(job, cap, config, plan, out, work, progress)
+            outcome = _launch(ready, job, cap, out, work, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
         if outcome.reason == "done":
             for file in Path(job.adapter).iterdir():
                 file.replace(out / file.name)
-        result = _record(config, setup, pack, name, plan, threads, baseline, enforcement, kernel_peak, outcome)
+        result = _record(ready, enforcement, kernel_peak, outcome)
         write_result(out / RESULT_FILE, result)
     return RunOutcome(result, out, outcome.message)
+
+
+def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
+    """Find the model, plan the run and know the kernels, before anything is written but caches."""
+    pack, name = find_model(config.model, progress.packing)
+    setup = _setup(config, pack)
+    plan = plan_run(setup, pack.model_hash)
+    kernels = prepare_kernels(setup.threads, progress.stage)
+    compute = _choose_compute(config, plan, kernels)
+    n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
+    return _Ready(config, setup, pack, name, plan, compute, kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes)
+
+
+def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
+    """Return the compute path: bf16 is for products with packed weights, which some schedules do not have."""
+    unpacks = any(node.op == "unpack_q4" for node in plan.train.program.nodes)
+    if config.compute == "bf16" and unpacks:
+        raise UsageError(
+            f"--compute bf16 needs packed products; {config.schedule} unpacks to f32, use --schedule tiled"
+        )
+    compute = config.compute
+    if compute == "auto":
+        compute = "f32" if unpacks else kernels.fastest
+    if compute not in kernels.footprint_bytes:
+        raise UsageError(f"--compute {compute} needs a processor with avx512_bf16; use --compute f32")
+    return compute
 
 
 def _check(config: RunConfig) -> None:
@@ -187,15 +223,15 @@ def _check(config: RunConfig) -> None:
     require_disk(config.scratch or config.out or RUNS, "the scratch")
 
 
-def _admit(config: RunConfig, plan: RunPlan, baseline_bytes: int) -> None:
+def _admit(ready: _Ready, baseline_bytes: int) -> None:
     """Refuse a plan that does not fit the budget, measurement errors aside."""
-    memory = plan.memory
+    config, memory = ready.config, ready.plan.memory
     excess = baseline_bytes + memory.peak_bytes + memory.file_floor_bytes - config.budget_bytes
     if config.plan_check and excess > READING_ERROR_BYTES:
-        check_budget(plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
+        check_budget(ready.plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
 
 
-def _setup(config: RunConfig, pack: Pack, threads: int) -> TrainingSetup:
+def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     check_lora(config.lora, pack.config)
     if config.seq_len > pack.config.max_position_embeddings:
         raise UsageError(
@@ -210,62 +246,15 @@ def _setup(config: RunConfig, pack: Pack, threads: int) -> TrainingSetup:
         n_tokens=config.seq_len,
         optimizer=config.optimizer,
         accumulate=config.accumulate,
-        threads=threads,
+        threads=config.threads or len(os.sched_getaffinity(0)),
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
     )
 
 
-@contextmanager
-def _out_directory(config: RunConfig, model: str) -> Iterator[Path]:
-    """Create the output directory; if the run never gets to its record, remove it and the parents it needed."""
-    stem = RUNS.absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{model.replace('/', '-')}-{config.schedule}"
-    numbered = [stem, *(stem.with_name(f"{stem.name}-{number}") for number in range(2, 1000))]
-    candidates = [config.out.absolute()] if config.out else numbered
-    with ExitStack() as undo:
-        try:
-            for parent in reversed([path for path in candidates[0].parents if not path.exists()]):
-                parent.mkdir(exist_ok=True)
-                undo.callback(_remove_if_empty, parent)
-            out = _make_first(candidates)
-        except OSError as error:
-            raise InputError(f"cannot create the output directory: {error}; choose another with --out") from error
-        undo.callback(shutil.rmtree, out, ignore_errors=True)
-        yield out
-        undo.pop_all()
-
-
-def _make_first(candidates: Sequence[Path]) -> Path:
-    """Create the first of these directories that does not exist yet."""
-    for path in candidates:
-        with suppress(FileExistsError):
-            path.mkdir()
-            return path
-    raise InputError(f"{candidates[-1]} exists; choose another directory with --out")
-
-
-def _remove_if_empty(directory: Path) -> None:
-    with suppress(OSError):
-        directory.rmdir()
-
-
-@contextmanager
-def _work_directory(out: Path) -> Iterator[Path]:
-    """Files that only the worker needs: token ids, orders."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as work:
-        yield Path(work)
-
-
-def _prepare_job(
-    config: RunConfig,
-    pack: Pack,
-    name: str,
-    plan: RunPlan,
-    threads: int,
-    out: Path,
-    work: Path,
-    progress: RunProgress,
-) -> WorkerJob:
+def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) -> WorkerJob:
+    """Write the worker's files and return its orders, but for what only the open cap knows."""
+    config, pack, plan = ready.config, ready.pack, ready.plan
     progress.stage("tokenizing")
     tokens = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
     for file, text in tokens.items():
@@ -284,7 +273,8 @@ def _prepare_job(
         parent_pid=os.getpid(),
         group=None,
         data_limit_bytes=None,
-        threads=threads,
+        threads=ready.setup.threads,
+        compute=ready.compute,
         pack=str(pack.directory.absolute()),
         program=str(out / PROGRAM_FILE),
         eval_program=str(work / PROGRAM_FILE) if plan.evaluate else None,
@@ -302,13 +292,12 @@ def _prepare_job(
         lora_rank=config.lora.rank,
         lora_alpha=config.lora.alpha,
         target_modules=config.lora.target_modules,
-        base_model=name,
+        base_model=ready.model,
     )
 
 
-def _launch(
-    job: WorkerJob, cap: Cap, config: RunConfig, plan: RunPlan, out: Path, work: Path, progress: RunProgress
-) -> Outcome:
+def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, progress: RunProgress) -> Outcome:
+    config = ready.config
     group = str(cap.group_path) if cap.group_path else None
     limit = config.budget_bytes if cap.needs_data_limit else None
     orders = work / "job.json"
@@ -318,9 +307,9 @@ def _launch(
         return supervise(
             orders,
             cap,
-            plan.train.program,
+            ready.plan.train.program,
             out / EVENTS_FILE,
-            lambda baseline_bytes: _admit(config, plan, baseline_bytes),
+            lambda baseline_bytes: _admit(ready, baseline_bytes),
             progress.node,
             progress.step,
             config.decimal,
@@ -330,33 +319,22 @@ def _launch(
         raise
 
 
-def _record(
-    config: RunConfig,
-    setup: TrainingSetup,
-    pack: Pack,
-    name: str,
-    plan: RunPlan,
-    threads: int,
-    baseline: int,
-    enforcement: Enforcement,
-    kernel_peak: int | None,
-    outcome: Outcome,
-) -> Result:
-    memory = plan.memory
+def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome) -> Result:
+    config, memory = ready.config, ready.plan.memory
     measured_baseline = outcome.baseline_bytes
     working_set = outcome.peak_footprint_bytes - measured_baseline if measured_baseline else None
     return Result(
         command="run",
         source="measured",
-        model=name,
+        model=ready.model,
         schedule=config.schedule,
         seq_len=config.seq_len,
         lora_rank=config.lora.rank,
-        trainable_parameters=n_trainable(setup.config, config.lora),
+        trainable_parameters=n_trainable(ready.setup.config, config.lora),
         optimizer=config.optimizer.name,
-        compute="f32",
-        threads=threads,
-        weights="synthetic" if pack.source == "synthetic" else "packed",
+        compute=ready.compute,
+        threads=ready.setup.threads,
+        weights="synthetic" if ready.pack.source == "synthetic" else "packed",
         page_cache="cold" if config.cold else "warm",
         budget_bytes=config.budget_bytes,
         enforcement=enforcement,
@@ -367,7 +345,7 @@ def _record(
         peak_working_set_bytes=working_set,
         planned_peak_bytes=memory.peak_bytes,
         planned_mapped_bytes=memory.mapped_bytes,
-        planned_footprint_bytes=baseline + memory.peak_bytes,
+        planned_footprint_bytes=ready.baseline_bytes + memory.peak_bytes,
         file_floor_bytes=memory.file_floor_bytes,
         peak_rss_bytes=outcome.peak_rss_bytes,
         kernel_peak_bytes=kernel_peak,

@@ -41,12 +41,12 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.lora import LoraConfig
     from memsim.runtime.data import Batches, TokenFile
-    from memsim.runtime.kernels import warm_up
+    from memsim.runtime.kernels import load_kernels
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
 
-    warm_up(job.threads)
+    kernels = load_kernels(job.compute, job.threads)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -60,7 +60,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
 
     pack = open_pack(Path(job.pack))
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold)
+    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels)
     tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
     eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)

@@ -13,7 +13,14 @@ if cpu.HAS_AVX512_BF16:
 
 ENGINE = pytest.mark.parametrize("engine", ENGINES)
 # Vocabularies below, at and beyond tiles of 256, odd rows, more rows than are done at once, both group sizes.
-SHAPES = [(1, 5, 32, 32), (3, 40, 64, 32), (7, 530, 96, 32), (37, 1030, 200, 64), (270, 256, 72, 32), (5, 300, 1100, 64)]
+SHAPES = [
+    (1, 5, 32, 32),
+    (3, 40, 64, 32),
+    (7, 530, 96, 32),
+    (37, 1030, 200, 64),
+    (270, 256, 72, 32),
+    (5, 300, 1100, 64),
+]
 
 
 def head(kit, engine, x, labels, packed, vocabulary, group_size, scale, with_dx=True):

@@ -1,1 +1,0 @@
-"""Measuring kernels and steps against the host's own roof and against torch, in one call."""
