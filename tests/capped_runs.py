@@ -51,6 +51,13 @@ def shared_cache() -> Path:
     return cache
 
 
+def private_cache(directory: Path) -> Path:
+    """Make ``directory`` a cache with the shared kernels and packs of its own."""
+    directory.mkdir()
+    (directory / "kernels").symlink_to(shared_cache() / "kernels")
+    return directory
+
+
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give this test, and the processes it starts, the shared cache."""

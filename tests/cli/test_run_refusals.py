@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy_checkpoints import TOY, source_tensors, write_checkpoint, write_config
 
-from capped_runs import files_in, shared_cache
+from capped_runs import files_in, private_cache
 from memsim.cli import main
 from memsim.files import file_system
 from memsim.runtime.cap import open_cap
@@ -53,9 +53,7 @@ class Workspace:
 def workspace(disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     write_checkpoint(tmp_path / "model", TOY)
     (tmp_path / "text.txt").write_text(TEXT)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "kernels").symlink_to(shared_cache() / "kernels")
-    monkeypatch.setenv("MEMSIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEMSIM_CACHE", str(private_cache(tmp_path / "cache")))
     monkeypatch.chdir(tmp_path)
     return Workspace(tmp_path, capsys, monkeypatch)
 

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import mmap
-import os
 import subprocess
 import time
 from dataclasses import replace
@@ -233,9 +232,11 @@ def test_a_cold_page_cache_is_cold_and_changes_no_bit(pack: Pack, tmp_path: Path
 def test_a_relative_cache_serves_the_worker_which_runs_elsewhere(
     monkeypatch: pytest.MonkeyPatch, pack: Pack, tmp_path: Path
 ) -> None:
+    (tmp_path / "cache").symlink_to(shared_cache())
+    (tmp_path / "model").symlink_to(pack.directory)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMSIM_CACHE", os.path.relpath(shared_cache(), tmp_path))
-    outcome = run_toy(Path(os.path.relpath(pack.directory, tmp_path)), Path("out"), seq_len=16, steps=1)
+    monkeypatch.setenv("MEMSIM_CACHE", "cache")
+    outcome = run_toy(Path("model"), Path("out"), seq_len=16, steps=1)
     assert outcome.result.exit_reason == "done"
     assert files_in(tmp_path / "out") == RUN_FILES | ADAPTER_FILES
 

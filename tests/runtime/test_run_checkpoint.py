@@ -1,6 +1,7 @@
 """A directory that transformers saved packs, runs under a cap, and learns from real text."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import fmean
@@ -11,15 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from capped_runs import LORA, cache, run_toy, shared_cache
+from capped_runs import LORA, private_cache, run_toy
 from memsim.runtime.run import RunOutcome
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.huggingface import pack_checkpoint
 from memsim.weights.pack import open_pack
-
-pytestmark = pytest.mark.usefixtures("cache")
-assert cache  # a fixture, found by name
 
 SEQ_LEN, STEPS, VOCAB = 64, 30, 384
 
@@ -60,11 +58,16 @@ def checkpoint(disk: Path) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(disk: Path) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMSIM_CACHE", str(private_cache(disk / "hf-cache")))
+        yield disk / "hf-cache"
+
+
 @pytest.fixture(scope="module")
 def trained(checkpoint: Path, disk: Path) -> RunOutcome:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEMSIM_CACHE", str(shared_cache()))
-        return run_checkpoint(checkpoint, disk / "hf-out", STEPS)
+    return run_checkpoint(checkpoint, disk / "hf-out", STEPS)
 
 
 def run_checkpoint(model: Path, out: Path, steps: int) -> RunOutcome:
@@ -102,3 +105,12 @@ def test_packing_it_first_gives_the_same_losses(checkpoint: Path, trained: RunOu
     again = run_checkpoint(tmp_path / "packed", tmp_path / "out", 3)
     assert [step.loss for step in again.result.steps] == [step.loss for step in trained.result.steps[:3]]
     assert again.result.lora_rank == LORA.rank
+
+
+def test_its_pack_is_found_in_a_relative_cache(
+    checkpoint: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").symlink_to(own_cache)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMSIM_CACHE", "cache")  # the worker runs in another directory
+    assert run_checkpoint(checkpoint, Path("out"), 1).result.exit_reason == "done"

@@ -89,6 +89,19 @@ def test_an_evaluation_is_the_mean_of_its_windows_steps(disk: Path, toy_pack: Pa
     assert session.train_step(0, batches, 1) == session.evaluate(_Windows(tokens, batches.index(0)), SEQ_LEN, 1)
 
 
+def test_micro_batches_of_later_steps_are_the_windows_that_follow(
+    disk: Path, toy_pack: Pack, tokens: TokenFile
+) -> None:
+    still = OptimizerConfig("sgd", lr=0.0)
+    session = make_session(toy_pack, disk, evaluate=True, optimizer=still, accumulate=3)
+    randomize_adapters(session)
+    batches = Batches(tokens, SEQ_LEN, seed=1)
+    for step in range(3):
+        windows = [_Windows(tokens, batches.index(3 * step + micro)) for micro in range(3)]
+        losses = [session.evaluate(window, SEQ_LEN, 1).loss for window in windows]
+        assert session.train_step(step, batches, 3).loss == pytest.approx(np.mean(losses), rel=1e-12)
+
+
 class _Windows:
     """One window of a token file, as a file of its own."""
 
