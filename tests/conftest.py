@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 # Before Numba is imported: kernels compiled by one test run serve the next, whatever cache the user has.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait let others run, as in memsim's own processes
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
 
