@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numba
 import numpy as np
 
 from memsim.ir.serialize import PlacedProgram
@@ -52,6 +53,7 @@ def plan_toy(
         n_tokens=seq_len,
         optimizer=optimizer or OptimizerConfig(lr=1e-2),
         accumulate=accumulate,
+        threads=numba.get_num_threads(),
         evaluate=evaluate,
     )
     return plan_run(setup, pack.model_hash)
@@ -70,12 +72,14 @@ def randomize_adapters(session: Session, seed: int = 5) -> None:
 
 
 def gradient_names(placed: PlacedProgram) -> dict[str, str]:
-    """Return adapter source -> value that holds its gradient, as the update nodes read them."""
+    """Return adapter (``block_000/self_attn.q_proj.lora_A``) -> value that holds its gradient, as updates read them."""
     names: dict[str, str] = {}
     for node in placed.program.nodes:
-        if node.phase == "update":
+        if "n_tensors" in node.attrs:
             n = int(node.attrs["n_tensors"])
-            names |= dict(zip(node.inputs[1 : n + 1], node.inputs[n + 1 : 2 * n + 1], strict=True))
+            # Adapters that are loaded for a phase have its prefix: ``block_000/r.self_attn...``.
+            adapters = [name.replace("/r.", "/").replace("/u.", "/") for name in node.inputs[1 : n + 1]]
+            names |= dict(zip(adapters, node.inputs[n + 1 : 2 * n + 1], strict=True))
     return names
 
 

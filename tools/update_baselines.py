@@ -14,7 +14,7 @@ from memsim.runtime.run import RunConfig, RunProgress, run
 from memsim.weights.synthetic import write_synthetic
 
 BASELINES = Path(__file__).parent.parent / "traces" / "baselines"
-SCHEDULES = ("mebp", "backprop")
+SCHEDULES = ("mebp", "backprop", "tiled")
 
 # Steps of a second, a working set of tens of megabytes, residuals of four: far more than a reading is off by. A small
 # vocabulary, so that both schedules peak in a block, where residuals count.
@@ -51,6 +51,7 @@ def measure(schedule: str, directory: Path, name: str = "run") -> Result:
         schedule=schedule,
         seq_len=1024,
         steps=2,
+        compute="f32",  # what every processor has
         threads=1,  # threads have stacks and buffers of their own, and machines have different numbers of them
         out=directory / f"{name}-{schedule}",
     )

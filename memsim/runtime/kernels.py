@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numba import set_num_threads
+from numba import get_num_threads, set_num_threads
 
 import memsim_kernels as k
+from memsim.errors import WorkerError
 from memsim.runtime.paging import Array
 from memsim_kernels import cpu, warmup
 
@@ -125,9 +126,20 @@ def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) ->
     k.cross_entropy_backward(o[0], i[0], i[1], i[2], i[3], a["scale"])
 
 
+def _head_outputs(o: Sequence[Array], a: Attrs) -> tuple[Array, Array | None, Array]:
+    """Return stats, dx if wanted, and the workspace, which was planned for a number of threads.
+
+    Raises:
+        WorkerError: More threads are at work, which would write beyond it.
+    """
+    if get_num_threads() > a["threads"]:
+        raise WorkerError(f"the step was planned for {a['threads']} threads, not {get_num_threads()}; plan it again")
+    return o[0], o[2] if a["gradient"] else None, o[1]
+
+
 def _linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    dx = o[2] if a["gradient"] else None
-    k.head_q4(o[0], dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], o[1])
+    stats, dx, work = _head_outputs(o, a)
+    k.head_q4(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work)
 
 
 def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
@@ -209,8 +221,8 @@ def _bf16_kernels(threads: int) -> dict[str, Kernel]:
         linear_q4_backward_input_bf16(o[0], i[0], i[1], i[2], a["group_size"], _start(o[0], i[3:]), work)
 
     def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        dx = o[2] if a["gradient"] else None
-        head_q4_bf16(o[0], dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], o[1])
+        stats, dx, head_work = _head_outputs(o, a)
+        head_q4_bf16(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work)
 
     return {
         "linear_q4": linear_q4,

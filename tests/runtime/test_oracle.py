@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from memsim.models.lora import LoraConfig
 from memsim.runtime.data import Batches
+from memsim.runtime.kernels import compute_paths, load_kernels
 from memsim.runtime.session import Session
 from memsim.runtime.storage import SeparateArrays
 from memsim.schedules.optimizers import OptimizerConfig
@@ -52,7 +53,7 @@ def _relative_error(ours: np.ndarray, theirs: torch.Tensor) -> float:
     ],
     ids=["rank1", "rank16", "no-gqa-one-token", "untied", "two-targets"],
 )
-@pytest.mark.parametrize("schedule", ["mebp", "backprop"])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled"])
 def test_gradients_equal_autograd(
     tmp_path: Path, disk: Path, changes: dict, lora: LoraConfig, seq_len: int, group_size: int, schedule: str
 ) -> None:
@@ -80,11 +81,12 @@ def test_gradients_equal_autograd(
             assert np.abs(ours).max() < 1e-7
 
 
+@pytest.mark.parametrize("schedule", ["mebp", "tiled"])
 def test_accumulated_gradients_equal_autograd_over_all_micro_batches(
-    tmp_path: Path, disk: Path, toy_pack: Pack
+    tmp_path: Path, disk: Path, toy_pack: Pack, schedule: str
 ) -> None:
     lora, seq_len, accumulate = LoraConfig(rank=3, alpha=6), 9, 3
-    session, plan = _session(toy_pack, disk, lora, seq_len, "mebp", accumulate=accumulate)
+    session, plan = _session(toy_pack, disk, lora, seq_len, schedule, accumulate=accumulate)
     before = _adapters(session)
     batches = Batches(token_file(tmp_path / "t.bin", toy_pack.config.vocab_size), seq_len, seed=1)
     score = session.train_step(0, batches, accumulate)
@@ -126,6 +128,30 @@ def test_twenty_steps_give_torchs_losses(tmp_path: Path, disk: Path, toy_pack: P
     moved = [abs(np.array(tensor) - start[key]).max() for key, tensor in _adapters(session).items()]
     assert min(moved) > 1e-4
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.skipif("bf16" not in compute_paths(), reason="this processor cannot multiply in bf16")
+@pytest.mark.parametrize("seq_len", [13, 130])
+def test_bf16_gradients_are_close_to_autograd(tmp_path: Path, disk: Path, toy_pack: Pack, seq_len: int) -> None:
+    # bf16 has 8 bits: each product is off by some 2^-9, and a gradient passes through about twenty of them.
+    lora = LoraConfig(rank=4, alpha=8)
+    plan = plan_toy(toy_pack, "tiled", seq_len, lora)
+    kernels = load_kernels("bf16", 2)
+    arena = SeparateArrays(plan.train.program, keep_all=True)
+    session = Session(toy_pack, lora, plan.train, None, disk, seed=0, arena=arena, kernels=kernels)
+    randomize_adapters(session)
+    before = _adapters(session)
+    batches = Batches(token_file(tmp_path / "t.bin", toy_pack.config.vocab_size), seq_len, seed=1)
+    score = session.train_step(0, batches, 1)
+    model = with_adapters(toy_pack, lora, before)
+    loss = loss_of(model, *batches.batch(0))
+    loss.backward()
+    assert score.loss == pytest.approx(loss.item(), rel=2e-3)
+    for source, gradient in gradient_names(plan.train).items():
+        part, name = source.split("/", 1)
+        reference = parameter(model, int(part.removeprefix("block_")), name).grad
+        error = _relative_error(session.array(gradient), reference)
+        assert 1e-5 < error < 4e-2, (source, error)  # and really in bf16
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's remarks on adapters loaded onto an unnamed model

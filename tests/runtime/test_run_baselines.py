@@ -83,6 +83,11 @@ def test_mebp_takes_a_third_of_what_backprop_takes(results: dict[str, Result]) -
     assert backprop > 70 * MIB
 
 
+def test_tiled_takes_half_of_what_mebp_takes(results: dict[str, Result]) -> None:
+    tiled, mebp = (results[name].peak_working_set_bytes or 0 for name in ("tiled", "mebp"))
+    assert tiled < mebp / 2
+
+
 def longer_lived(schedule: str, program: Program) -> tuple[Program, str]:
     """Keep one residual one node longer than needed, where that raises the peak; return the program and its name."""
     peak = plan_memory(program).peak_bytes
@@ -110,7 +115,7 @@ def altered(schedule: str) -> Callable[[TrainingSetup, str], RunPlan]:
     return plan
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["mebp", "backprop"])  # ``tiled`` peaks where no residual dies
 def test_a_residual_kept_one_node_longer_is_noticed(
     monkeypatch: pytest.MonkeyPatch, directory: Path, schedule: str
 ) -> None:
