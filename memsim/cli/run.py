@@ -47,7 +47,9 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 )
 @click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
-@click.option("--seed", type=int, default=0, metavar="N", help="Of adapters, data order and synthetic weights.")
+@click.option(
+    "--seed", type=int, default=0, metavar="N", help="Of the adapters' initial values and the order of the data."
+)
 @click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
 @click.option(
     "--compute",

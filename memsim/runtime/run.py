@@ -18,9 +18,10 @@ from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
+from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import WorkerJob
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
-from memsim.runtime.supervise import NodeDone, NotCompiled, Outcome, StepDone, supervise
+from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import MIB, format_bytes

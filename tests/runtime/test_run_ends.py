@@ -29,9 +29,10 @@ from memsim.errors import LimitError, WorkerError
 from memsim.ir.serialize import load_program
 from memsim.results import read_result
 from memsim.runtime.events import read_events
+from memsim.runtime.follow import NotCompiled, StepDone
 from memsim.runtime.footprint import start_time
 from memsim.runtime.run import RunProgress
-from memsim.runtime.supervise import NotCompiled, StepDone, exit_code
+from memsim.runtime.supervise import exit_code
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -1,0 +1,247 @@
+"""Following a worker: its messages become events, steps, progress, and at last an outcome."""
+
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median_low
+from typing import Any, BinaryIO
+
+from memsim.errors import WorkerError
+from memsim.ir.program import Program
+from memsim.planner.traffic import Traffic, node_traffic
+from memsim.results import Evaluation, ExitReason, StepResult
+from memsim.runtime.cap import Cap
+from memsim.runtime.compile_cache import NOT_COMPILED
+from memsim.runtime.events import Event, EventWriter
+from memsim.runtime.job import read_messages
+from memsim.runtime.monitor import Monitor, describe_exit, exit_reason
+from memsim.units import format_bytes
+
+DRAW_S = 0.1
+"""Seconds between two calls of ``on_node``: often enough for the eye, rare enough to cost nothing."""
+
+
+class NotCompiled(WorkerError):
+    """The worker found a kernel that was not in the cache, and ended rather than compile it inside the cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One finished step, for drawing.
+
+    Attributes:
+        step: From 1.
+        footprint_bytes: The highest footprint so far.
+    """
+
+    step: int
+    result: StepResult
+    footprint_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDone:
+    """One finished node, for drawing.
+
+    Attributes:
+        step: From 1.
+        position: Nodes of this step that are done, out of ``n_nodes``.
+        node: Its op, part and phase.
+    """
+
+    step: int
+    position: int
+    n_nodes: int
+    node: str
+    footprint_bytes: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of a worker that has ended.
+
+    Attributes:
+        reason: The record's exit reason.
+        message: One line that says what ended it; empty when it is done.
+        baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
+        step_s: Median over the steps.
+        time_by_op_s: Of the median step.
+    """
+
+    reason: ExitReason = "error"
+    message: str = ""
+    baseline_bytes: int | None = None
+    peak_footprint_bytes: int = 0
+    peak_rss_bytes: int = 0
+    steps: list[StepResult] = field(default_factory=list)
+    evals: list[Evaluation] = field(default_factory=list)
+    step_s: float | None = None
+    time_by_op_s: dict[str, float] = field(default_factory=dict)
+
+
+class Follow:
+    """Turns the worker's messages into events, steps and an outcome."""
+
+    def __init__(
+        self,
+        program: Program,
+        writer: EventWriter,
+        monitor: Monitor,
+        on_node: Callable[[NodeDone], None],
+        on_step: Callable[[StepDone], None],
+    ) -> None:
+        self.outcome = Outcome()
+        self._program = program
+        self._writer = writer
+        self._monitor = monitor
+        self._on_node = on_node
+        self._on_step = on_step
+        self._drawn_s = 0.0
+        self._traffic = [node_traffic(program, node) for node in program.nodes]
+        self._order = list(program.order())
+        self._done = False
+        self._first_start_s: float | None = None
+        self._time_by_op: list[dict[str, float]] = []
+        self._error: str | None = None
+        self._stage = ""
+        self._begin_step()
+
+    def _begin_step(self) -> None:
+        self._step_peak = 0
+        self._step_traffic = Traffic()
+        self._step_time: dict[str, float] = {}
+        self._position = 0
+
+    def messages(self, pipe: BinaryIO, worker: "subprocess.Popen[bytes]", admit: Callable[[int], None]) -> None:
+        """Read until the worker closes its end."""
+        for message in read_messages(pipe):
+            if isinstance(message, list):
+                self._node(*message)
+            elif message["kind"] == "ready":
+                # A first reading like any other: a peak is never below it.
+                self.outcome.baseline_bytes = self.outcome.peak_footprint_bytes = message["baseline_bytes"]
+                admit(message["baseline_bytes"])
+                self._monitor.node_done()
+                assert worker.stdin is not None
+                with suppress(BrokenPipeError):  # it died while we decided
+                    worker.stdin.write(b"g")
+                    worker.stdin.close()
+            else:
+                self._other(message)
+
+    def _other(self, message: dict[str, Any]) -> None:
+        self._monitor.node_done()
+        if message["kind"] == "step":
+            self._step(message)
+        elif message["kind"] == "eval":
+            self.outcome.evals.append(Evaluation(**{key: message[key] for key in ("step", "loss", "accuracy")}))
+        elif message["kind"] == "stage":
+            self._stage = message["name"]
+        elif message["kind"] == "done":
+            self._done = True
+        elif message["kind"] == "error":
+            self._error = message["message"]
+
+    def _node(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> None:
+        self._monitor.node_done()
+        node = self._program.nodes[index]
+        self._stage = ""
+        if self._first_start_s is None:
+            self._first_start_s = start_s
+        self._position += 1
+        self._step_peak = max(self._step_peak, footprint_bytes)
+        self._step_traffic += self._traffic[index]
+        self._step_time[node.op] = self._step_time.get(node.op, 0.0) + seconds
+        self._writer.write(
+            Event(
+                step=len(self.outcome.steps),
+                node=index,
+                op=node.op,
+                block=int(node.part.removeprefix("block_")) if node.part.startswith("block_") else None,
+                phase=node.phase,
+                start_s=start_s - self._first_start_s,
+                seconds=seconds,
+                bytes=self._traffic[index].total_bytes,
+                footprint_bytes=footprint_bytes or None,
+            )
+        )
+
+        if start_s - self._drawn_s > DRAW_S:
+            self._drawn_s = start_s
+            step, n_nodes = len(self.outcome.steps) + 1, len(self._order)
+            self._on_node(NodeDone(step, self._position, n_nodes, str(node), footprint_bytes))
+
+    def _step(self, message: dict[str, Any]) -> None:
+        peak = self._step_peak or self._monitor.peak_footprint_bytes
+        result = StepResult(
+            loss=message["loss"],
+            accuracy=message["accuracy"],
+            step_s=message["seconds"],
+            peak_footprint_bytes=peak,
+            bytes_paged_in=self._step_traffic.paged_in_bytes,
+            bytes_unpacked=self._step_traffic.unpacked_bytes,
+            bytes_spilled=self._step_traffic.spilled_bytes,
+            bytes_written=self._step_traffic.written_bytes,
+        )
+        self.outcome.steps.append(result)
+        self._time_by_op.append(self._step_time)
+        self._writer.end_step()
+        self._begin_step()
+        self.outcome.peak_footprint_bytes = max(self.outcome.peak_footprint_bytes, peak)
+        highest = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
+        self._on_step(StepDone(len(self.outcome.steps), result, highest))
+
+    def finish(self, returncode: int, cap: Cap, monitor: Monitor, last_line: str, decimal: bool) -> Outcome:
+        """Return the outcome of a worker that has ended.
+
+        Raises:
+            NotCompiled: A kernel was not in the cache.
+            WorkerError: The worker reported an error.
+        """
+        outcome = self.outcome
+        outcome.peak_footprint_bytes = max(outcome.peak_footprint_bytes, self._step_peak, monitor.peak_footprint_bytes)
+        outcome.peak_rss_bytes = monitor.peak_rss_bytes
+        self._time_steps()
+        if outcome.reason == "interrupted":
+            return outcome
+        outcome.reason = exit_reason(returncode, cap, monitor)
+        if outcome.reason == "done" and not self._done:
+            outcome.reason = "error"
+        if self._error is not None and outcome.reason == "error":
+            raise (NotCompiled if NOT_COMPILED in self._error else WorkerError)(self._error)
+        if outcome.reason != "done":
+            outcome.message = self._describe(returncode, cap.budget_bytes, last_line, decimal)
+        return outcome
+
+    def _time_steps(self) -> None:
+        times = [step.step_s for step in self.outcome.steps if step.step_s is not None]
+        if times:
+            self.outcome.step_s = median_low(times)
+            self.outcome.time_by_op_s = self._time_by_op[times.index(self.outcome.step_s)]
+
+    def _describe(self, returncode: int, budget_bytes: int, last_line: str, decimal: bool) -> str:
+        outcome = self.outcome
+        where = self._where()
+        peak, budget = (format_bytes(size, decimal) for size in (outcome.peak_footprint_bytes, budget_bytes))
+        if outcome.reason == "killed_at_cap":
+            return (
+                f"killed at the cap of {budget} {where}; the highest footprint seen was {peak}. "
+                f"Raise --budget, shorten --seq-len, or lower --lora-rank"
+            )
+        if outcome.reason == "thrashing":
+            return (
+                f"stopped as thrashing {where}: no node finished for 30 s while the worker re-read its weights, with a "
+                f"footprint of {peak} under a cap of {budget}. Raise --budget: mapped files need room of their own"
+            )
+        detail = f": {last_line}" if last_line else ""
+        return f"the worker ended with {describe_exit(returncode)} {where}{detail}"
+
+    def _where(self) -> str:
+        if self.outcome.baseline_bytes is None:
+            return "while it loaded its libraries"
+        if self._stage:
+            return f"while it was {self._stage} after step {len(self.outcome.steps)}"
+        position = min(self._position, len(self._order) - 1)
+        index = self._order[position]
+        return f"at step {len(self.outcome.steps) + 1}, node {index} ({self._program.nodes[index]})"
