@@ -43,8 +43,6 @@ from memsim_kernels.bf16_unpack import (
     emit_units,
 )  # fmt: skip
 
-ROWS_PER_BLOCK = 16
-ROW_BLOCK_STEP_BYTES = 1024  # 16 rows of 32 bf16
 _ROWS_IN_REGISTERS = 8  # times two halves: 16 of the 32 vector registers
 _LEFT, _RIGHT = 4, 6  # the first tile registers of A and B; C is in 0-3
 

@@ -28,7 +28,6 @@ class BFloatType(ir.Type):  # type: ignore[misc]
 FLOATS = ir.VectorType(FLOAT, LANES)
 DWORDS = ir.VectorType(I32, LANES)
 WORDS = ir.VectorType(I16, 2 * LANES)
-QWORDS = ir.VectorType(I64, LANES // 2)
 BYTES = ir.VectorType(I8, 4 * LANES)
 PAIRS = ir.VectorType(BFloatType(), 2 * LANES)
 

@@ -45,7 +45,7 @@ JOB_COLUMN = 9  # forward: dword column of the panel's first row within W
 JOB_AHEAD = 10  # bytes to what the next job reads
 JOB_WORDS = 16
 
-STEP_BYTES, HALF_BYTES, PAIR_BYTES = 2048, 1024, 64
+HALF_BYTES, PAIR_BYTES = 1024, 64
 
 _NIBBLES = [float(n if n < 8 else n - 16) for n in range(16)]
 
