@@ -18,7 +18,6 @@ from memsim_kernels.linear import (
     linear_q4_backward_input,
     linear_q4_forward,
 )
-from memsim_kernels.lora import Adapter as Adapter
 from memsim_kernels.lora import lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward

@@ -9,8 +9,8 @@ from memsim.ir.program import Program, Space, Value
 def reuse_in_place(program: Program) -> Program:
     """Return ``program`` with arena outputs aliased to dead arena inputs.
 
-    Only the op table's ``may_reuse`` pairs are considered, first match wins. Program inputs and values that a repeated
-    section reads from before it are never overwritten: the next micro-batch needs them again.
+    Only the op table's pairs (``Op.reusable``) are considered, first match wins. Program inputs and values that a
+    repeated section reads from before it are never overwritten: the next micro-batch needs them again.
     """
     last_read = {name: index for index, node in enumerate(program.nodes) for name in node.inputs}
     born = {name: index for index, node in enumerate(program.nodes) for name in node.outputs}
@@ -19,7 +19,7 @@ def reuse_in_place(program: Program) -> Program:
     for index, node in enumerate(program.nodes):
         # Aliases that the lowering demanded count as taken.
         taken = {values[name].alias_of for name in node.outputs}
-        for out_position, in_position in OPS[node.op].may_reuse:
+        for out_position, in_position in OPS[node.op].reusable(node.attrs):
             if in_position >= len(node.inputs) or out_position >= len(node.outputs):
                 continue
             out, old = values[node.outputs[out_position]], values[node.inputs[in_position]]

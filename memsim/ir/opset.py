@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from memsim.ir.program import Attr, TensorType
 
 Attrs = Mapping[str, Attr]
+Pairs = tuple[tuple[int, int], ...]
 ShapeRule = Callable[[Sequence[TensorType], Attrs], list[TensorType]]
 
 
@@ -27,19 +28,25 @@ class Op:
             itself (storage ops).
         may_reuse: Pairs (output, input): the output may be written over the input's storage if nothing reads the
             input later.
+        beside_adapter: The same for a node with a LoRA adapter among its inputs, where that makes a difference.
     """
 
     name: str
     shape: ShapeRule | None
-    may_reuse: tuple[tuple[int, int], ...] = ()
+    may_reuse: Pairs = ()
+    beside_adapter: Pairs = ()
+
+    def reusable(self, attrs: Attrs) -> Pairs:
+        """Return the pairs (output, input) for a node with these attributes."""
+        return self.beside_adapter if self.beside_adapter and "lora_scale" in attrs else self.may_reuse
 
 
 OPS: dict[str, Op] = {}
 
 
-def _op(name: str, may_reuse: tuple[tuple[int, int], ...] = ()) -> Callable[[ShapeRule], ShapeRule]:
+def _op(name: str, may_reuse: Pairs = (), beside_adapter: Pairs = ()) -> Callable[[ShapeRule], ShapeRule]:
     def register(rule: ShapeRule) -> ShapeRule:
-        OPS[name] = Op(name, rule, may_reuse)
+        OPS[name] = Op(name, rule, may_reuse, beside_adapter)
         return rule
 
     return register
@@ -128,7 +135,7 @@ def _linear(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return _linear_outputs(i[0], i[2:], (n_rows, n_columns), attrs)
 
 
-@_op("linear_backward_input", may_reuse=((0, 2), (0, 4)))
+@_op("linear_backward_input", may_reuse=((0, 2),), beside_adapter=((0, 4),))
 def _linear_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Dx [T, K] = dy [T, N] w[N, K] (+ lora_scale (dy B) A) (+ dx_in), from (dy, w, [A, B], [dx_in])."""
     n_rows, n_columns = i[1].shape
@@ -142,7 +149,7 @@ def _linear_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return _linear_outputs(i[0], i[3:], _matrix_shape(attrs), attrs)
 
 
-@_op("linear_q4_backward_input", may_reuse=((0, 3), (0, 5)))
+@_op("linear_q4_backward_input", may_reuse=((0, 3),), beside_adapter=((0, 5),))
 def _linear_q4_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """As ``linear_backward_input`` with W packed: from (dy, q, scales, [A, B], [dx_in])."""
     _require_packed(i[1], i[2], attrs)

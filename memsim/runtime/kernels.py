@@ -11,6 +11,7 @@ import memsim_kernels as k
 from memsim.errors import WorkerError
 from memsim.runtime.paging import Array
 from memsim_kernels import cpu, warmup
+from memsim_kernels.lora import Adapter
 
 Attrs = Mapping[str, Any]
 Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
@@ -35,18 +36,18 @@ def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.unpack_q4(o[0], i[0], i[1], a["group_size"])
 
 
-def _forward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[Array, k.Adapter]:
+def _forward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[Array, Adapter]:
     """Return bias and adapter of a product, from its inputs after the matrix."""
     if "lora_scale" not in a:
-        return rest[0] if rest else _NO_BIAS, k.Adapter()
-    return rest[0] if len(rest) > 2 else _NO_BIAS, k.Adapter(rest[-2], rest[-1], a["lora_scale"], o[1])
+        return rest[0] if rest else _NO_BIAS, Adapter()
+    return rest[0] if len(rest) > 2 else _NO_BIAS, Adapter(rest[-2], rest[-1], a["lora_scale"], o[1])
 
 
-def _backward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[bool, k.Adapter]:
+def _backward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[bool, Adapter]:
     """Return whether to add to the output, which is prepared for it, and the adapter."""
     if "lora_scale" not in a:
-        return _start(o[0], rest), k.Adapter()
-    return _start(o[0], rest[2:]), k.Adapter(rest[0], rest[1], a["lora_scale"], o[1])
+        return _start(o[0], rest), Adapter()
+    return _start(o[0], rest[2:]), Adapter(rest[0], rest[1], a["lora_scale"], o[1])
 
 
 def _linear(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -210,7 +211,7 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
 
     work = np.zeros(workspace_floats(ROWS, 32 * STEPS, threads, rank), np.float32)
 
-    def fitting(adapter: k.Adapter) -> k.Adapter:
+    def fitting(adapter: Adapter) -> Adapter:
         if len(adapter.a) > rank:  # would write beyond the workspace
             raise WorkerError(f"the kernels were loaded for a LoRA rank of {rank}, not {len(adapter.a)}")
         return adapter

@@ -3,13 +3,13 @@ import pytest
 
 import reference
 from memsim_kernels import (
-    Adapter,
     linear_backward_input,
     linear_forward,
     linear_q4_backward_input,
     linear_q4_forward,
     lora_backward,
 )
+from memsim_kernels.lora import Adapter
 
 # T, N, K, R: ranks below, at and above a vector, and one deeper than a panel (256 steps)
 SHAPES = [

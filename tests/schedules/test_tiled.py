@@ -39,7 +39,7 @@ def trained(pack: Pack, disk: Path, tmp_path: Path, schedule: str, accumulate: i
 @pytest.mark.parametrize(
     "changes",
     [
-        {"mlp_tile": 5},
+        {"mlp_tile": 5},  # the last tile has three tokens, as many as the rank
         {"mlp_tile": 12, "update": "end"},
         {"mlp_tile": None, "adapters": "pinned"},
         {"mlp_tile": 1, "prefetch": False, "adapters": "pinned", "update": "end"},
