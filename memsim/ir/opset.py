@@ -184,11 +184,10 @@ def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     is 0), otherwise all keys.
     """
     q, k, v = i
-    window, causal = _integer(attrs, "window"), attrs["causal"]
-    if window < 0 or not isinstance(causal, bool) or (window and not causal) or not isinstance(attrs["scale"], float):
-        raise OpError(
-            f"attention needs a float scale, a bool causal, window >= 0 and 0 unless causal, not {dict(attrs)}"
-        )
+    window, causal, scale = _integer(attrs, "window"), attrs["causal"], attrs["scale"]
+    seen = isinstance(causal, bool) and (window == 0 or (window > 0 and causal))
+    if not (seen and isinstance(scale, float) and scale > 0.0):
+        raise OpError(f"attention needs a float scale > 0, a bool causal, window >= 0 and 0 unless causal: {attrs}")
     heads, kv_heads = _integer(attrs, "n_heads"), _integer(attrs, "n_kv_heads")
     _require(k == v and q.shape[1] * kv_heads == k.shape[1] * heads, i)
     return [q, TensorType((heads, q.shape[0]))]
