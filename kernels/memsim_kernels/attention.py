@@ -31,12 +31,42 @@ def keys_seen(row: int, rows: int, count: int, window: int, causal: bool) -> Any
 
 
 @helper
+def last_query(stop: int, count: int, window: int) -> int:
+    """Return one more than the last query that sees a key before ``stop``."""
+    return min(count, stop - 1 + window) if window else count
+
+
+@helper
 def hide_unseen(scores: F32, row: int, key: int, keys: int, window: int, causal: bool) -> None:
     """Set the scores of a tile to minus infinity where the query does not see the key."""
     low = key - row
     high = low + window if window else 2 * TILE
     if causal and (low + keys > 1 or high < TILE):
         hide_tile(scores, keys, low, high)
+
+
+@helper
+def start_forward_tile(out: F32, zeros: F32, largest: F32, total: F32, size: int) -> None:
+    """Set sums to zero and maxima to the lowest number."""
+    for lane in range(TILE):
+        zeros[lane], largest[lane], total[lane] = np.float32(0.0), LOWEST, np.float32(0.0)
+    for i in range(size * TILE):
+        out[i] = np.float32(0.0)
+
+
+@helper
+def finish_forward_tile(
+    o: F32, lse: F32, out: F32, largest: F32, total: F32, shrink: F32, head: int, row: int, rows: int, size: int
+) -> None:
+    """Divide by the sums; write o and lse."""
+    one = np.float32(1.0)
+    for lane in range(TILE):
+        shrink[lane] = one / total[lane] if lane < rows else one
+    scale_columns(out, size, shrink)
+    o_row = o.shape[1]
+    transpose_block(o.reshape(-1), row * o_row + head * size, o_row, out, 0, TILE, size, rows, size, one)
+    for lane in range(rows):
+        lse[head, row + lane] = np.float32((largest[lane] + math.log2(total[lane])) / LOG2_E)
 
 
 @helper
@@ -47,17 +77,14 @@ def _forward_tile(
     """Compute one head of the 64 tokens of a query tile."""
     (count, q_row), k_row = q.shape, k.shape[1]
     size = q_row // n_heads
-    flat_o, flat_q, flat_k, flat_v = o.reshape(-1), q.reshape(-1), k.reshape(-1), v.reshape(-1)
+    flat_q, flat_k, flat_v = q.reshape(-1), k.reshape(-1), v.reshape(-1)
     queries, out, scores = work[: size * TILE], work[size * TILE :], work[2 * size * TILE :]
     sums = work[(2 * size + TILE) * TILE :]
     zeros, largest, total, shrink = sums[:TILE], sums[TILE:], sums[2 * TILE :], sums[3 * TILE :]
     factor, one = np.float32(scale * LOG2_E), np.float32(1.0)
     rows, q_at = min(TILE, count - row), row * q_row + head * size
     transpose_block(queries, 0, TILE, flat_q, q_at, q_row, rows, size, TILE, one)
-    for lane in range(TILE):
-        zeros[lane], largest[lane], total[lane] = np.float32(0.0), LOWEST, np.float32(0.0)
-    for i in range(size * TILE):
-        out[i] = np.float32(0.0)
+    start_forward_tile(out, zeros, largest, total, size)
     first, end = keys_seen(row, rows, count, window, causal)
     for key in range(first, end, TILE):
         keys = min(TILE, count - key)
@@ -67,12 +94,28 @@ def _forward_tile(
         softmax_tile(scores, keys, factor, largest, total, shrink)
         scale_columns(out, size, shrink)
         multiply(out, 0, TILE, out, 0, TILE, flat_v, at, 1, k_row, scores, 0, TILE, size, keys, TILE)
+    finish_forward_tile(o, lse, out, largest, total, shrink, head, row, rows, size)
+
+
+@helper
+def start_backward_tile(
+    delta: F32, do: F32, o: F32, lse: F32, douts: F32, grad: F32, mean: F32, shift: F32,
+    head: int, row: int, rows: int, size: int, of_queries: bool,
+) -> None:  # fmt: skip
+    """Write do transposed, and what each query subtracts; ``of_queries``: compute delta first, and clear ``grad``."""
+    row_size, one, zero = do.shape[1], np.float32(1.0), np.float32(0.0)
+    at = row * row_size + head * size
+    transpose_block(douts, 0, TILE, do.reshape(-1), at, row_size, rows, size, TILE, one)
+    if of_queries:
+        transpose_block(grad, 0, TILE, o.reshape(-1), at, row_size, rows, size, TILE, one)
+        dot_columns(mean, douts, grad, size)
+        for lane in range(rows):
+            delta[head, row + lane] = mean[lane]
+        for i in range(size * TILE):
+            grad[i] = zero
     for lane in range(TILE):
-        shrink[lane] = one / total[lane] if lane < rows else one
-    scale_columns(out, size, shrink)
-    transpose_block(flat_o, q_at, q_row, out, 0, TILE, size, rows, size, one)
-    for lane in range(rows):
-        lse[head, row + lane] = np.float32((largest[lane] + math.log2(total[lane])) / LOG2_E)
+        mean[lane] = delta[head, row + lane] if lane < rows else zero
+        shift[lane] = np.float32(lse[head, row + lane] * LOG2_E) if lane < rows else zero
 
 
 @helper
@@ -111,21 +154,12 @@ def _backward_tile(
     factor, one = np.float32(scale * LOG2_E), np.float32(1.0)
     rows, q_at = min(TILE, count - row), row * q_row + head * size
     transpose_block(queries, 0, TILE, flat_q, q_at, q_row, rows, size, TILE, one)
-    transpose_block(douts, 0, TILE, flat_do, q_at, q_row, rows, size, TILE, one)
     for lane in range(TILE):
-        zeros[lane], mean[lane], shift[lane] = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    if of_queries:
-        transpose_block(grad, 0, TILE, o.reshape(-1), q_at, q_row, rows, size, TILE, one)
-        dot_columns(mean, douts, grad, size)
-        for lane in range(rows):
-            delta[head, row + lane] = mean[lane]
-        for i in range(size * TILE):
-            grad[i] = np.float32(0.0)
+        zeros[lane] = np.float32(0.0)
+    start_backward_tile(delta, do, o, lse, douts, grad, mean, shift, head, row, rows, size, of_queries)
     if of_keys:
         copy_block(query_rows, 0, line, flat_q, q_at, q_row, rows, size, line, one)
         copy_block(dout_rows, 0, line, flat_do, q_at, q_row, rows, size, line, one)
-    for lane in range(rows):
-        mean[lane], shift[lane] = delta[head, row + lane], np.float32(lse[head, row + lane] * LOG2_E)
     for key in range(first, end, TILE):
         keys = min(TILE, count - key)
         at = key * k_row + head // (n_heads // n_kv_heads) * size
@@ -143,7 +177,7 @@ def _backward_tile(
 
 
 @helper
-def _scale_block(x: F32, first: int, end: int, column: int, columns: int, factor: np.float32) -> None:
+def scale_block(x: F32, first: int, end: int, column: int, columns: int, factor: np.float32) -> None:
     """Multiply columns of rows first ... end - 1 by ``factor``; 0 makes even NaN 0."""
     for t in range(first, end):
         for d in range(column, column + columns):
@@ -195,15 +229,16 @@ def _backward(
             kv_head, part = job % n_kv_heads, job // n_kv_heads
             begin, stop = (0, count) if whole else (part * TILE, min(count, (part + 1) * TILE))
             for x in (dk, dv):
-                _scale_block(x, begin, stop, kv_head * size, size, np.float32(0.0))
+                scale_block(x, begin, stop, kv_head * size, size, np.float32(0.0))
+            last = last_query(stop, count, window)
             for head in range(kv_head * group, (kv_head + 1) * group):
-                for row in range(begin if causal else 0, min(count, stop - 1 + window) if window else count, TILE):
+                for row in range(begin if causal else 0, last, TILE):
                     first, end = keys_seen(row, min(TILE, count - row), count, window, causal)
                     _backward_tile(
                         dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads, scale, window, causal,
                         head, row, max(first, begin), min(end, stop), whole, True, work,
                     )  # fmt: skip
-            _scale_block(dk, begin, stop, kv_head * size, size, np.float32(scale))
+            scale_block(dk, begin, stop, kv_head * size, size, np.float32(scale))
 
 
 def attention_forward(
