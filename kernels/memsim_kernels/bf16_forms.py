@@ -54,7 +54,7 @@ def _transpose_kib(typing_context: Any, target: Any, source: Any) -> Any:
 def left(target: int, x: int, x_row: int, rows: int, depth: int) -> None:
     """Write x as a left factor: 4 blocks, ``depth`` / 32 steps."""
     for block in range(4):
-        pack_rows(target, block, x + block * 16 * x_row, x_row, rows - block * 16, depth)
+        pack_rows(target + block * depth * 32, x + block * 16 * x_row, x_row, rows - block * 16, depth)
 
 
 @helper
