@@ -10,7 +10,7 @@ product is cut into tiles, or on addresses.
 
 from memsim_kernels.activation import swiglu_backward, swiglu_forward
 from memsim_kernels.attention import attention_backward, attention_forward
-from memsim_kernels.elementwise import add
+from memsim_kernels.elementwise import add, copy
 from memsim_kernels.head_f32 import head_q4
 from memsim_kernels.linear import (
     linear_backward_input,
@@ -30,6 +30,7 @@ __all__ = [
     "add",
     "attention_backward",
     "attention_forward",
+    "copy",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "embedding_q4_forward",

@@ -1,4 +1,4 @@
-"""Sums of whole tensors."""
+"""Sums and copies of whole tensors."""
 
 from numba import prange
 
@@ -22,3 +22,17 @@ def add(y: F32, a: F32, b: F32) -> None:
         out, left, right = flat_y[start : start + PIECE], flat_a[start : start + PIECE], flat_b[start : start + PIECE]
         for i in range(out.size):
             out[i] = left[i] + right[i]
+
+
+@kernel(WRITE_2D, READ_2D)
+def copy(y: F32, x: F32) -> None:
+    """Compute y = x.
+
+    Args:
+        y: [T, C], written; apart from ``x``.
+        x: [T, C].
+    """
+    flat_y, flat_x = y.reshape(-1), x.reshape(-1)
+    for piece in prange((flat_y.size + PIECE - 1) // PIECE):
+        start = piece * PIECE
+        flat_y[start : start + PIECE] = flat_x[start : start + PIECE]

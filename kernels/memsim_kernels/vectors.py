@@ -40,7 +40,7 @@ def _row_at(builder: Any, at: Any, row: Any, index: int) -> Any:
     return builder.add(at, builder.mul(row, row.type(index)))
 
 
-def _transposition_stage(builder: Any, rows: list[Any], step: int) -> list[Any]:
+def transposition_stage(builder: Any, rows: list[Any], step: int) -> list[Any]:
     """Exchange, between rows i and i + step, the halves of every square of 2 step x 2 step elements."""
     low = [lane if lane & step == 0 else lane - step + LANES for lane in range(LANES)]
     high = [lane + step if lane & step == 0 else lane + LANES for lane in range(LANES)]
@@ -134,7 +134,7 @@ else:
                 line = builder.load(vector_at(builder, source, _row_at(builder, x_at, x_row, i)), align=4)
                 rows.append(builder.fmul(line, factor))
             for step in (1, 2, 4, 8):
-                rows = _transposition_stage(builder, rows, step)
+                rows = transposition_stage(builder, rows, step)
             for i, line in enumerate(rows):
                 builder.store(line, vector_at(builder, to, _row_at(builder, out_at, out_row, i)), align=4)
             return context.get_dummy_value()

@@ -32,6 +32,7 @@ def warm_up() -> None:
     kernels.linear_q4_forward(y, x, q[:2], np.ascontiguousarray(scales[:, :size]), bias, group_size)
     kernels.linear_q4_backward_input(x, y, q[:2], np.ascontiguousarray(scales[:, :size]), group_size, True)
     kernels.add(y, x, dy)
+    kernels.copy(y, x)
     kernels.swiglu_forward(y, gate, dy)
     kernels.swiglu_backward(gate, dy, y, gate, dy)
     rstd = np.empty(tokens, np.float32)
@@ -45,6 +46,7 @@ def warm_up() -> None:
 
 def warm_up_bf16() -> None:
     """Call every bf16 kernel once. Needs ``cpu.HAS_AVX512_BF16``."""
+    from memsim_kernels.attention_bf16 import attention_backward_bf16, attention_forward_bf16
     from memsim_kernels.head_bf16 import head_q4_bf16
     from memsim_kernels.q4_bf16 import linear_q4_backward_input_bf16, linear_q4_forward_bf16
 
@@ -57,6 +59,9 @@ def warm_up_bf16() -> None:
     linear_q4_backward_input_bf16(x, y, q, scales, group_size, True, work)
     stats, labels = np.empty(3, np.float64), _frozen(np.zeros(tokens, np.uint32))
     head_q4_bf16(stats, dx, x, labels, q, scales, size, group_size, 1.0, work)
+    lse, delta, dk, dv = (np.empty((1, tokens), np.float32), np.empty((1, tokens), np.float32), *np.empty_like([x, x]))
+    attention_forward_bf16(y, lse, x, x, x, 1, 1, 0.5, 0, True)
+    attention_backward_bf16(dx, dk, dv, delta, x, x, x, x, y, lse, 1, 1, 0.5, 0, True)
 
 
 def _warm_up_lora(tokens: int, size: int, rank: int) -> None:
@@ -73,8 +78,8 @@ def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int
     cos, sin = (_frozen(np.ones((tokens, head_dim // 2), np.float32)) for _ in range(2))
     kernels.rope_forward(q, q, cos, sin, n_heads)
     kernels.rope_backward(k, k, cos, sin, n_kv_heads)
-    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads)
-    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads)
+    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads, 0.5, 0, True)
+    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads, 0.5, 0, True)
 
 
 def _warm_up_loss(

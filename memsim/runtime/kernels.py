@@ -89,13 +89,16 @@ def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rope_backward(o[0], i[0], i[1], i[2], a["n_heads"])
 
 
+def _seen(a: Attrs) -> tuple[int, int, float, int, bool]:
+    return a["n_heads"], a["n_kv_heads"], a["scale"], a["window"], a["causal"]
+
+
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.attention_forward(o[0], o[1], i[0], i[1], i[2], a["n_heads"], a["n_kv_heads"])
+    k.attention_forward(o[0], o[1], i[0], i[1], i[2], *_seen(a))
 
 
 def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    dq, dk, dv, delta = o
-    k.attention_backward(dq, dk, dv, delta, i[0], i[1], i[2], i[3], i[4], i[5], a["n_heads"], a["n_kv_heads"])
+    k.attention_backward(o[0], o[1], o[2], o[3], i[0], i[1], i[2], i[3], i[4], i[5], *_seen(a))
 
 
 def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -111,12 +114,12 @@ def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _take_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    np.copyto(o[0], i[0][a["start"] : a["start"] + a["count"]])
+    k.copy(o[0], i[0][a["start"] : a["start"] + a["count"]])
 
 
 def _put_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     _start(o[0], i[:1])
-    np.copyto(o[0][a["start"] : a["start"] + len(i[1])], i[1])
+    k.copy(o[0][a["start"] : a["start"] + len(i[1])], i[1])
 
 
 def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -198,8 +201,14 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
+def _fits_bf16(q: Array, a: Attrs) -> bool:
+    """Return whether a head of q is a number of whole steps of 32."""
+    return int(q.shape[1]) // int(a["n_heads"]) % 32 == 0
+
+
 def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
-    """Return the products with packed weights in bf16, with f32 sums. Loads code that only some processors can run."""
+    """Return the ops whose products are in bf16, with f32 sums. Loads code that only some processors can run."""
+    from memsim_kernels.attention_bf16 import attention_backward_bf16, attention_forward_bf16
     from memsim_kernels.head_bf16 import head_q4_bf16
     from memsim_kernels.q4_bf16 import (
         ROWS,
@@ -228,7 +237,17 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         stats, dx, head_work = _head_outputs(o, a)
         head_q4_bf16(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work)
 
+    def attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+        run = attention_forward_bf16 if _fits_bf16(i[0], a) else k.attention_forward
+        run(o[0], o[1], i[0], i[1], i[2], *_seen(a))
+
+    def attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+        run = attention_backward_bf16 if _fits_bf16(i[1], a) else k.attention_backward
+        run(o[0], o[1], o[2], o[3], i[0], i[1], i[2], i[3], i[4], i[5], *_seen(a))
+
     return {
+        "attention": attention,
+        "attention_backward": attention_backward,
         "linear_q4": linear_q4,
         "linear_q4_backward_input": linear_q4_backward_input,
         "linear_cross_entropy_q4": linear_cross_entropy_q4,
@@ -241,7 +260,7 @@ def load_kernels(compute: str, threads: int, rank: int = 32) -> dict[str, Kernel
     Threads, code and constants are in memory then, before a step.
 
     Args:
-        compute: ``f32``, or ``bf16`` for the products with packed weights where the processor can.
+        compute: ``f32``, or ``bf16`` for the products with packed weights and in attention where the processor can.
         threads: Threads that the kernels use from now on.
         rank: The largest LoRA rank that they will see; the bf16 workspace grows with every 32 of it.
     """

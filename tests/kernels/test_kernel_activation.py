@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import reference
-from memsim_kernels import add, swiglu_backward, swiglu_forward
+from memsim_kernels import add, copy, swiglu_backward, swiglu_forward
 
 SHAPES = [(1, 1), (3, 40), (7, 300), (2, 2049)]
 TOLERANCE = 1e-6  # about ten roundings of 6e-8 each
@@ -63,3 +63,18 @@ def test_add(kit, alias):
 
     (y,) = kit.same_on_all_thread_counts(call)
     kit.same_bits(y, a + b)
+
+
+def test_copy(kit):
+    """Of rows in the middle, more than one piece of them, and nothing around."""
+    x = kit.normal(50, 301)
+
+    def call():
+        y = kit.nans(60, 301)
+        copy(y[5:45], x[7:47])
+        return (y,)
+
+    (y,) = kit.same_on_all_thread_counts(call)
+    kit.same_bits(y[5:45], x[7:47])
+    assert np.isnan(y[:5]).all()
+    assert np.isnan(y[45:]).all()

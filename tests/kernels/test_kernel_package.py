@@ -130,6 +130,15 @@ def test_exp_at_the_ends_of_the_range():
     assert np.isnan(got[10])
 
 
+def test_exp2_is_within_two_units_in_the_last_place_and_zero_far_below():
+    x = np.concatenate([np.linspace(-124.9, 100.0, 3001), np.linspace(-1.0, 1.0, 501)]).astype(np.float32)
+    got, want = _exp2_of(x).astype(np.float64), np.exp2(x.astype(np.float64))
+    assert np.max(np.abs(got - want) / np.spacing(want.astype(np.float32))) <= 2.0
+    ends = _exp2_of(np.array([-np.inf, -1e30, -125.1, -0.0, 0.0, np.nan], np.float32))
+    assert ends[:5].tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert np.isnan(ends[5])
+
+
 def _exp_of(x: np.ndarray) -> np.ndarray:
     out = np.empty_like(x)
     _exp_loop(out, x)
@@ -140,3 +149,15 @@ def _exp_of(x: np.ndarray) -> np.ndarray:
 def _exp_loop(out, x):
     for i in range(x.size):
         out[i] = exponential.exp(x[i])
+
+
+def _exp2_of(x: np.ndarray) -> np.ndarray:
+    out = np.empty_like(x)
+    _exp2_loop(out, x)
+    return out
+
+
+@numba.njit
+def _exp2_loop(out, x):
+    for i in range(x.size):
+        out[i] = exponential.exp2(x[i])
