@@ -21,6 +21,7 @@ class ModelConfig:
         model_type: Family, as in Hugging Face's ``config.json``.
         attention_bias: Whether q, k and v projections have a bias (Qwen2 does).
         tie_word_embeddings: Whether the head reuses the token embedding.
+        layer_types: The kind of each block, where not all are ``full_attention``.
     """
 
     model_type: str
@@ -36,6 +37,11 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     attention_bias: bool
+    layer_types: tuple[str, ...] | None = None
+
+    def layer_type(self, index: int) -> str:
+        """Return the kind of block ``index``; blocks of a kind run the same program."""
+        return self.layer_types[index] if self.layer_types else "full_attention"
 
     def projections(self) -> dict[str, tuple[int, int]]:
         """Return the seven weight matrices of a block as name -> (out_features, in_features), in forward order."""
