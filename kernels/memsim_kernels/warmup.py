@@ -77,8 +77,8 @@ def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int
     cos, sin = (_frozen(np.ones((tokens, head_dim // 2), np.float32)) for _ in range(2))
     kernels.rope_forward(q, q, cos, sin, n_heads)
     kernels.rope_backward(k, k, cos, sin, n_kv_heads)
-    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads)
-    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads)
+    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads, 0.5, 0, True)
+    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads, 0.5, 0, True)
 
 
 def _warm_up_loss(

@@ -178,8 +178,17 @@ def _rope_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("attention")
 def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Causal grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v)."""
+    """Grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v).
+
+    O = softmax(``scale`` q k^T) v. If ``causal``, query t sees keys max(0, t - window + 1) ... t (0 ... t if ``window``
+    is 0), otherwise all keys.
+    """
     q, k, v = i
+    window, causal = _integer(attrs, "window"), attrs["causal"]
+    if window < 0 or not isinstance(causal, bool) or (window and not causal) or not isinstance(attrs["scale"], float):
+        raise OpError(
+            f"attention needs a float scale, a bool causal, window >= 0 and 0 unless causal, not {dict(attrs)}"
+        )
     heads, kv_heads = _integer(attrs, "n_heads"), _integer(attrs, "n_kv_heads")
     _require(k == v and q.shape[1] * kv_heads == k.shape[1] * heads, i)
     return [q, TensorType((heads, q.shape[0]))]
@@ -188,7 +197,7 @@ def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 @_op("attention_backward")
 def _attention_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """dq, dk, dv and the workspace delta [NH, T], from (do, q, k, v, o, lse)."""
-    _require(len(i) == 6 and i[0] == i[1], i)
+    _require(len(i) == 6 and i[0] == i[1] == i[4] and _attention(i[1:4], attrs)[1] == i[5], i)
     return [i[1], i[2], i[3], i[5]]
 
 

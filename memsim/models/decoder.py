@@ -4,6 +4,8 @@ Every block of a model is the same program; ``x`` comes first among its inputs, 
 it, under the names that ``parts`` and ``lora`` give them.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -93,7 +95,8 @@ def attention_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, grou
     q = rope(block.project(norm, "self_attn.q_proj", "q"), heads)
     k = rope(block.project(norm, "self_attn.k_proj", "k"), kv_heads)
     v = block.project(norm, "self_attn.v_proj", "v")
-    builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads)
+    seen: dict[str, Attr] = {"scale": 1.0 / math.sqrt(config.head_dim), "window": 0, "causal": True}
+    builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
     builder.emit("add", ["x", block.project("attn", "self_attn.o_proj", "o")], ["x_mid"])
     return builder.build(["x_mid"])
 

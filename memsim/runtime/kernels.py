@@ -88,13 +88,17 @@ def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rope_backward(o[0], i[0], i[1], i[2], a["n_heads"])
 
 
+def _seen(a: Attrs) -> tuple[int, int, float, int, bool]:
+    return a["n_heads"], a["n_kv_heads"], a["scale"], a["window"], a["causal"]
+
+
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.attention_forward(o[0], o[1], i[0], i[1], i[2], a["n_heads"], a["n_kv_heads"])
+    k.attention_forward(o[0], o[1], i[0], i[1], i[2], *_seen(a))
 
 
 def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     dq, dk, dv, delta = o
-    k.attention_backward(dq, dk, dv, delta, i[0], i[1], i[2], i[3], i[4], i[5], a["n_heads"], a["n_kv_heads"])
+    k.attention_backward(dq, dk, dv, delta, i[0], i[1], i[2], i[3], i[4], i[5], *_seen(a))
 
 
 def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:

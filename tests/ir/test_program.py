@@ -76,6 +76,10 @@ def test_ops_refuse_inputs_that_do_not_fit() -> None:
     builder.input("w", TensorType((3, 9)))
     with pytest.raises(OpError, match="linear -> y"):
         builder.emit("linear", ["x", "w"], ["y"])
+    for wrong in ({"window": -1}, {"window": 3, "causal": False}, {"scale": 1}, {"causal": 1}):
+        attrs = {"n_heads": 1, "n_kv_heads": 1, "scale": 0.5, "window": 0, "causal": True} | wrong
+        with pytest.raises(OpError, match="float scale"):
+            builder.emit("attention", ["x", "x", "x"], ["o", "lse"], **attrs)
 
 
 def test_a_value_read_twice_by_its_last_reader_is_counted_once() -> None:
