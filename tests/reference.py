@@ -145,6 +145,20 @@ def swiglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64,
     return f64(ds) * f64(up) * slope, f64(ds) * f64(gate) * sigmoid
 
 
+def geglu_forward(gate: ArrayLike, up: ArrayLike) -> F64:
+    inner = np.sqrt(2.0 / np.pi) * (f64(gate) + 0.044715 * f64(gate) ** 3)
+    return 0.5 * f64(gate) * (1.0 + np.tanh(inner)) * f64(up)
+
+
+def geglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64, F64]:
+    """Return (dgate, dup)."""
+    g = f64(gate)
+    tanh = np.tanh(np.sqrt(2.0 / np.pi) * (g + 0.044715 * g**3))
+    inner_slope = np.sqrt(2.0 / np.pi) * (1.0 + 3.0 * 0.044715 * g**2)
+    slope = 0.5 * (1.0 + tanh) + 0.5 * g * (1.0 - tanh**2) * inner_slope
+    return f64(ds) * f64(up) * slope, f64(ds) * 0.5 * g * (1.0 + tanh)
+
+
 def cross_entropy_forward(logits: ArrayLike, labels: ArrayLike) -> tuple[F64, F64]:
     """Return (stats, lse): stats is (sum of losses, number correct, number valid)."""
     x, ids = f64(logits), np.asarray(labels)

@@ -58,9 +58,10 @@ class ModelGraph:
 
         Blocks of a kind share it. That of the first block has no gradient of its input: nothing below it is trained.
         """
-        key = (self.config.layer_type(index), index > 0)
+        kind = self.config.layer_type(index)
+        key = (kind, index > 0)
         if key not in self._attention:
-            program = attention_program(self.config, self.lora, self.n_tokens, self.group_size)
+            program = attention_program(self.config, self.lora, self.n_tokens, self.group_size, kind)
             self._attention[key] = self._segment(program, train_input=index > 0)
         return self._attention[key]
 
