@@ -24,8 +24,8 @@ from memsim_kernels.lora import lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
 from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
-from memsim_kernels.pointwise import gelu_backward, gelu_forward, relu_backward, relu_forward
 from memsim_kernels.quant import embedding_q4_forward, unpack_q4
+from memsim_kernels.relu import relu_backward, relu_forward
 from memsim_kernels.rope import rope_backward, rope_forward
 
 __all__ = [
@@ -38,8 +38,6 @@ __all__ = [
     "embedding_q4_forward",
     "geglu_backward",
     "geglu_forward",
-    "gelu_backward",
-    "gelu_forward",
     "head_q4",
     "layernorm_backward_input",
     "layernorm_forward",

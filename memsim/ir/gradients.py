@@ -74,9 +74,9 @@ def _gated(b: Backward, node: Node) -> None:
     b.add(up, dup)
 
 
-def _pointwise(b: Backward, node: Node) -> None:
+def _relu(b: Backward, node: Node) -> None:
     (x,) = node.inputs
-    (dx,) = b.emit(node, f"{node.op}_backward", [b.grad(node.outputs[0]), x], x)
+    (dx,) = b.emit(node, "relu_backward", [b.grad(node.outputs[0]), x], x)
     b.add(x, dx)
 
 
@@ -107,8 +107,7 @@ RULES: dict[str, Rule] = {
     "attention": _attention,
     "swiglu": _gated,
     "geglu": _gated,
-    "relu": _pointwise,
-    "gelu": _pointwise,
+    "relu": _relu,
     "add": _add,
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,

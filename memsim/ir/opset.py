@@ -257,21 +257,18 @@ def _geglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return _swiglu_backward(i, attrs)
 
 
-def _pointwise(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [T, H] = f(x [T, H])."""
+@_op("relu", may_reuse=((0, 0),))
+def _relu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, H] = max(x, 0)."""
     _require(len(i) == 1, i)
     return [i[0]]
 
 
-def _pointwise_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+@_op("relu_backward", may_reuse=((0, 0), (0, 1)))
+def _relu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Dx [T, H], from (dy, x)."""
     _require(len(i) == 2 and i[0] == i[1], i)
     return [i[1]]
-
-
-for _name in ("relu", "gelu"):
-    OPS[_name] = Op(_name, _pointwise)
-    OPS[f"{_name}_backward"] = Op(f"{_name}_backward", _pointwise_backward, ((0, 0), (0, 1)))
 
 
 @_op("add_table_rows", may_reuse=((0, 0),))

@@ -136,14 +136,6 @@ def _relu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.relu_backward(o[0], i[0], i[1])
 
 
-def _gelu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.gelu_forward(o[0], i[0])
-
-
-def _gelu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.gelu_backward(o[0], i[0], i[1])
-
-
 def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.add(o[0], i[0], i[1][a["start"] : a["start"] + len(i[0])])
 
@@ -234,8 +226,6 @@ KERNELS: dict[str, Kernel] = {
     "geglu_backward": _geglu_backward,
     "relu": _relu,
     "relu_backward": _relu_backward,
-    "gelu": _gelu,
-    "gelu_backward": _gelu_backward,
     "add_table_rows": _add_table_rows,
     "add": _add,
     "take_rows": _take_rows,
