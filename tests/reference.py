@@ -72,6 +72,20 @@ def rmsnorm_backward_input(dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: 
     return rstd[:, None] * (scaled - normed * np.mean(scaled * normed, axis=1, keepdims=True))
 
 
+def layernorm_forward(x: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float) -> tuple[F64, F64, F64]:
+    """Return (y, mean, rstd)."""
+    mean = f64(x).mean(axis=1)
+    rstd = 1.0 / np.sqrt(f64(x).var(axis=1) + eps)
+    return f64(weight) * (f64(x) - mean[:, None]) * rstd[:, None] + f64(bias), mean, rstd
+
+
+def layernorm_backward_input(dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: float) -> F64:
+    normed, _, rstd = layernorm_forward(x, np.ones_like(weight), np.zeros_like(weight), eps)
+    scaled = f64(dy) * f64(weight)
+    centred = scaled - scaled.mean(axis=1, keepdims=True)
+    return rstd[:, None] * (centred - normed * np.mean(scaled * normed, axis=1, keepdims=True))
+
+
 def rope_forward(x: ArrayLike, cos: ArrayLike, sin: ArrayLike, n_heads: int) -> F64:
     tokens, features = f64(x).shape
     heads = f64(x).reshape(tokens, n_heads, features // n_heads)
@@ -143,6 +157,20 @@ def swiglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64,
     sigmoid = 1.0 / (1.0 + np.exp(-f64(gate)))
     slope = sigmoid * (1.0 + f64(gate) * (1.0 - sigmoid))
     return f64(ds) * f64(up) * slope, f64(ds) * f64(gate) * sigmoid
+
+
+def geglu_forward(gate: ArrayLike, up: ArrayLike) -> F64:
+    inner = np.sqrt(2.0 / np.pi) * (f64(gate) + 0.044715 * f64(gate) ** 3)
+    return 0.5 * f64(gate) * (1.0 + np.tanh(inner)) * f64(up)
+
+
+def geglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64, F64]:
+    """Return (dgate, dup)."""
+    g = f64(gate)
+    tanh = np.tanh(np.sqrt(2.0 / np.pi) * (g + 0.044715 * g**3))
+    inner_slope = np.sqrt(2.0 / np.pi) * (1.0 + 3.0 * 0.044715 * g**2)
+    slope = 0.5 * (1.0 + tanh) + 0.5 * g * (1.0 - tanh**2) * inner_slope
+    return f64(ds) * f64(up) * slope, f64(ds) * 0.5 * g * (1.0 + tanh)
 
 
 def cross_entropy_forward(logits: ArrayLike, labels: ArrayLike) -> tuple[F64, F64]:

@@ -46,6 +46,12 @@ def _rmsnorm(b: Backward, node: Node) -> None:
     b.contribute(node, "rmsnorm_backward_input", [b.grad(node.outputs[0]), x, node.outputs[1], weight], x)
 
 
+def _layernorm(b: Backward, node: Node) -> None:
+    x, weight, _ = node.inputs
+    _, mean, rstd = node.outputs
+    b.contribute(node, "layernorm_backward_input", [b.grad(node.outputs[0]), x, mean, rstd, weight], x)
+
+
 def _rope(b: Backward, node: Node) -> None:
     x, cos, sin = node.inputs
     (dx,) = b.emit(node, "rope_backward", [b.grad(node.outputs[0]), cos, sin], x)
@@ -61,11 +67,17 @@ def _attention(b: Backward, node: Node) -> None:
     b.add(v, dv)
 
 
-def _swiglu(b: Backward, node: Node) -> None:
+def _gated(b: Backward, node: Node) -> None:
     gate, up = node.inputs
-    dgate, dup = b.emit(node, "swiglu_backward", [b.grad(node.outputs[0]), gate, up], gate, up)
+    dgate, dup = b.emit(node, f"{node.op}_backward", [b.grad(node.outputs[0]), gate, up], gate, up)
     b.add(gate, dgate)
     b.add(up, dup)
+
+
+def _relu(b: Backward, node: Node) -> None:
+    (x,) = node.inputs
+    (dx,) = b.emit(node, "relu_backward", [b.grad(node.outputs[0]), x], x)
+    b.add(x, dx)
 
 
 def _add(b: Backward, node: Node) -> None:
@@ -90,9 +102,12 @@ def _linear_cross_entropy_q4(b: Backward, node: Node) -> None:
 RULES: dict[str, Rule] = {
     "linear_q4": _linear_q4,
     "rmsnorm": _rmsnorm,
+    "layernorm": _layernorm,
     "rope": _rope,
     "attention": _attention,
-    "swiglu": _swiglu,
+    "swiglu": _gated,
+    "geglu": _gated,
+    "relu": _relu,
     "add": _add,
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,

@@ -76,7 +76,7 @@ def _require_packed(q: TensorType, scales: TensorType, attrs: Attrs) -> None:
 
 @_op("embedding_q4")
 def _embedding_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """X [T, C] = rows ``ids`` [T] of the packed embedding (q, scales)."""
+    """X [T, C] = ``scale`` times rows ``ids`` [T] of the packed embedding (q, scales)."""
     _require(len(i) == 3 and i[0].dtype == "u32", i)
     _require_packed(i[1], i[2], attrs)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
@@ -170,15 +170,34 @@ def _lora_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("rmsnorm")
 def _rmsnorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C])."""
-    _require(i[0].shape[1:] == i[1].shape, i)
-    return [i[0], TensorType((i[0].shape[0],))]
+    """Y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C]).
+
+    A weight of D < C columns norms each D columns by themselves, as one head: rstd is then [T C / D].
+    """
+    (rows, columns), (length,) = i[0].shape, i[1].shape
+    _require(length > 0 and columns % length == 0, i)
+    return [i[0], TensorType((rows * (columns // length),))]
 
 
 @_op("rmsnorm_backward_input", may_reuse=((0, 4),))
 def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Dx [T, C] (+ dx_in), from (dy, x, rstd, weight)."""
-    _require(len(i) in (4, 5) and i[0] == i[1], i)
+    _require(len(i) in (4, 5) and i[0] == i[1] and _rmsnorm((i[1], i[3]), attrs)[1] == i[2], i)
+    return [i[1]]
+
+
+@_op("layernorm")
+def _layernorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = (x - mean) rstd weight + bias, mean [T] and rstd [T], from (x, weight [C], bias [C])."""
+    _require(len(i) == 3 and i[0].shape[1:] == i[1].shape == i[2].shape, i)
+    row = TensorType((i[0].shape[0],))
+    return [i[0], row, row]
+
+
+@_op("layernorm_backward_input", may_reuse=((0, 5),))
+def _layernorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, C] (+ dx_in), from (dy, x, mean, rstd, weight)."""
+    _require(len(i) in (5, 6) and i[0] == i[1] and [i[1], *i[2:4]] == _layernorm((i[1], i[4], i[4]), attrs), i)
     return [i[1]]
 
 
@@ -230,6 +249,40 @@ def _swiglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _swiglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """dgate, dup, from (ds, gate, up)."""
     return [i[1], i[2]]
+
+
+@_op("geglu")
+def _geglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """S = gelu(gate) up with the tanh form of GELU, from (gate [T, H], up [T, H])."""
+    return _swiglu(i, attrs)
+
+
+@_op("geglu_backward", may_reuse=((0, 1), (1, 2)))
+def _geglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dgate, dup, from (ds, gate, up)."""
+    return _swiglu_backward(i, attrs)
+
+
+@_op("relu", may_reuse=((0, 0),))
+def _relu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, H] = max(x, 0)."""
+    _require(len(i) == 1, i)
+    return [i[0]]
+
+
+@_op("relu_backward", may_reuse=((0, 0), (0, 1)))
+def _relu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, H], from (dy, x)."""
+    _require(len(i) == 2 and i[0] == i[1], i)
+    return [i[1]]
+
+
+@_op("add_table_rows", may_reuse=((0, 0),))
+def _add_table_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = x + rows from ``start`` on of a table [P, C], such as learned positions."""
+    (n_tokens, columns), (rows, table_columns), start = i[0].shape, i[1].shape, _integer(attrs, "start")
+    _require(len(i) == 2 and columns == table_columns and 0 <= start <= rows - n_tokens, i)
+    return [i[0]]
 
 
 @_op("add", may_reuse=((0, 0), (0, 1)))

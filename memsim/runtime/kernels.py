@@ -29,7 +29,7 @@ def _start(out: Array, so_far: Sequence[Array]) -> bool:
 
 
 def _embedding_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.embedding_q4_forward(o[0], i[0], i[1], i[2], a["group_size"])
+    k.embedding_q4_forward(o[0], i[0], i[1], i[2], a["group_size"], a["scale"])
 
 
 def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -74,11 +74,22 @@ def _lora_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.rmsnorm_forward(o[0], o[1], i[0], i[1], a["eps"])
+    size = len(i[1])
+    k.rmsnorm_forward(o[0].reshape(-1, size), o[1], i[0].reshape(-1, size), i[1], a["eps"])
 
 
 def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.rmsnorm_backward_input(o[0], i[0], i[1], i[2], i[3], _start(o[0], i[4:]))
+    adding = _start(o[0], i[4:])
+    dx, dy, x = (array.reshape(-1, len(i[3])) for array in (o[0], i[0], i[1]))
+    k.rmsnorm_backward_input(dx, dy, x, i[2], i[3], adding)
+
+
+def _layernorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.layernorm_forward(o[0], o[1], o[2], i[0], i[1], i[2], a["eps"])
+
+
+def _layernorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.layernorm_backward_input(o[0], i[0], i[1], i[2], i[3], i[4], _start(o[0], i[5:]))
 
 
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -107,6 +118,26 @@ def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 def _swiglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.swiglu_backward(o[0], o[1], i[0], i[1], i[2])
+
+
+def _geglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.geglu_forward(o[0], i[0], i[1])
+
+
+def _geglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.geglu_backward(o[0], o[1], i[0], i[1], i[2])
+
+
+def _relu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.relu_forward(o[0], i[0])
+
+
+def _relu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.relu_backward(o[0], i[0], i[1])
+
+
+def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.add(o[0], i[0], i[1][a["start"] : a["start"] + len(i[0])])
 
 
 def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -183,12 +214,19 @@ KERNELS: dict[str, Kernel] = {
     "lora_backward": _lora_backward,
     "rmsnorm": _rmsnorm,
     "rmsnorm_backward_input": _rmsnorm_backward_input,
+    "layernorm": _layernorm,
+    "layernorm_backward_input": _layernorm_backward_input,
     "rope": _rope,
     "rope_backward": _rope_backward,
     "attention": _attention,
     "attention_backward": _attention_backward,
     "swiglu": _swiglu,
     "swiglu_backward": _swiglu_backward,
+    "geglu": _geglu,
+    "geglu_backward": _geglu_backward,
+    "relu": _relu,
+    "relu_backward": _relu_backward,
+    "add_table_rows": _add_table_rows,
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,

@@ -10,6 +10,7 @@ from math import prod
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from toy_checkpoints import TOY, UNTIED, naive_dequantized, silent, source_tensors, write_checkpoint, write_config
 
 from memsim.errors import InputError
@@ -21,6 +22,7 @@ from memsim.weights.pack import open_pack, verify_part
 from memsim.weights.pack_writer import pack_bytes
 from memsim.weights.quantize import dequantize
 from memsim.weights.tensor_file import map_file, view
+from toy_families import FAMILY_CHANGES, family_config
 
 
 def unpacked(pack):
@@ -32,17 +34,23 @@ def unpacked(pack):
         stored = {name: view(mapped, entry) for name, entry in pack.part(part).tensors.items()}
         for name, shape in matrices(pack.config, part).items():
             weights = dequantize(stored[f"{name}.q"], stored[f"{name}.scales"], *shape)
-            tensors[hugging_face_name(part, f"{name}.weight")] = weights
+            tensors[hugging_face_name(part, f"{name}.weight", pack.config.family)] = weights
         for name in vectors(pack.config, part):
-            tensors[hugging_face_name(part, name)] = stored[name]
+            tensors[hugging_face_name(part, name, pack.config.family)] = stored[name]
     return tensors
 
 
 def assert_packed(pack, originals):
     found = unpacked(pack)
     assert set(found) == set(originals)
+    config = pack.config
+    matrix_names = {
+        hugging_face_name(part, f"{name}.weight", config.family)
+        for part in part_names(config)
+        for name in matrices(config, part)
+    }
     for name, original in originals.items():
-        expected = naive_dequantized(original, pack.group_size) if original.ndim == 2 else original
+        expected = naive_dequantized(original, pack.group_size) if name in matrix_names else original
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 
@@ -81,6 +89,55 @@ def test_packs_what_transformers_saves(tmp_path, tied, dtype):
     assert pack.config == expected_config
     names = {name for name in model.state_dict() if not (tied and name == "lm_head.weight")}
     assert_packed(pack, {name: model.state_dict()[name].float().numpy() for name in names})
+
+
+@pytest.mark.parametrize("name", FAMILY_CHANGES)
+def test_packs_every_family_as_transformers_saves_it(tmp_path, name):
+    pytest.importorskip("transformers")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from oracle import reference_config
+
+    config = family_config(name)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(reference_config(config))
+    for parameter in model.parameters():  # norms and biases start as ones and zeros
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "hf")
+    pack = pack_checkpoint(tmp_path / "hf", tmp_path / "out", 32, silent).pack
+    assert pack.config == config
+    assert_packed(pack, _as_packed(model, config))
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_packs_the_text_model_of_a_multimodal_checkpoint(tmp_path, prefix):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    from oracle import reference_config
+
+    config = family_config("gemma3_text")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(reference_config(config))
+    tensors = {name.replace("model.", prefix, 1): tensor for name, tensor in model.state_dict().items()}
+    del tensors["lm_head.weight"]
+    tensors["vision_tower.embed.weight"] = torch.zeros(4, 4)
+    (tmp_path / "hf").mkdir()
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    text = {"text_config": json.loads(model.config.to_json_string()), "model_type": "gemma3", "eos_token_id": [1, 106]}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(text))
+    pack = pack_checkpoint(tmp_path / "hf", tmp_path / "out", 32, silent).pack
+    assert (pack.config, pack.eos_token_id) == (config, 1)
+    assert_packed(pack, _as_packed(model, config))
+
+
+def _as_packed(model, config):
+    """Return what a pack holds of a transformers model: norm weights as factors, no tied head."""
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    if config.model_type == "gemma3_text":
+        state |= {name: np.float32(1) + values for name, values in state.items() if values.ndim == 1}
+    return state
 
 
 def test_reported_errors_are_those_of_the_stored_weights(tmp_path):
@@ -219,7 +276,7 @@ def write_sparse_checkpoint(directory, config):
     header, position = {}, 0
     for part in part_names(config):
         shapes = {f"{name}.weight": shape for name, shape in matrices(config, part).items()}
-        shapes |= {name: (length,) for name, length in vectors(config, part).items()}
+        shapes |= vectors(config, part)
         for name, shape in shapes.items():
             end = position + 4 * prod(shape)
             header[hugging_face_name(part, name)] = {"dtype": "F32", "shape": shape, "data_offsets": [position, end]}
