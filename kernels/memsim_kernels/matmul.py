@@ -18,7 +18,15 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )
-from memsim_kernels.panel import copy_block, transpose_block, unpack_block, unpack_block_transposed
+from memsim_kernels.panel import (
+    ALL,
+    ONLY_UNPACKING,
+    WITHOUT_UNPACKING,
+    copy_block,
+    transpose_block,
+    unpack_block,
+    unpack_block_transposed,
+)
 from memsim_kernels.tile import aligned, multiply
 from memsim_kernels.vectors import LANES
 
@@ -64,7 +72,7 @@ def _fill_panel(
 def _tiles(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
     a_transposed: bool, b_transposed: bool, factor: np.float32, accumulate: bool,
-    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32,
+    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32, leave_out: int,
 ) -> None:  # fmt: skip
     """Compute rows x columns elements of c, at most ROWS x GROUP * WIDTH.
 
@@ -85,7 +93,10 @@ def _tiles(
         depth = min(DEPTH, total - k)
         for at in range(0, padded, WIDTH):
             width, inside = min(WIDTH, padded - at), min(WIDTH, columns - at)
-            _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
+            if leave_out != WITHOUT_UNPACKING:
+                _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
+            if leave_out == ONLY_UNPACKING:
+                continue
             out, out_at, out_row = sums, at, padded
             if k + depth == total and inside == width:
                 out, out_at, out_row = flat_c, c_at + at, n
@@ -102,10 +113,11 @@ def _tiles(
     copy_block(flat_c, c_at + edge_at, n, sums, edge_at, padded, rows, edge, edge, one)
 
 
-@kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL, INT)
+@kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL, INT, INT)
 def _product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
     a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool, workers: int,
+    leave_out: int,
 ) -> None:  # fmt: skip
     m, n = c.shape
     tiles = (n + WIDTH - 1) // WIDTH
@@ -121,14 +133,14 @@ def _product(
             columns = min(count * WIDTH, n - tile * WIDTH)
             _tiles(
                 c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, np.float32(scale), accumulate,
-                row, rows, tile * WIDTH, columns, panel, sums, line,
+                row, rows, tile * WIDTH, columns, panel, sums, line, leave_out,
             )  # fmt: skip
             unit += count
 
 
 def product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
-    a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool,
+    a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool, leave_out: int = ALL,
 ) -> None:  # fmt: skip
     """Compute c = scale * op(a) op(b) + bias, or c += scale * op(a) op(b).
 
@@ -144,5 +156,10 @@ def product(
         b_transposed: Multiply the transpose of ``b``, or of the packed matrix.
         scale: Factor of the product; rounds every element of a dense b once. Must be 1 for a packed b.
         accumulate: Add to c instead of overwriting it.
+        leave_out: For benchmarks: ALL, WITHOUT_UNPACKING (nor copying of a dense b) or ONLY_UNPACKING. c is meaningless
+            unless ALL.
     """
-    _product(c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, scale, accumulate, get_num_threads())
+    _product(
+        c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, scale, accumulate, get_num_threads(),
+        leave_out,
+    )  # fmt: skip

@@ -56,6 +56,7 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )  # fmt: skip
+from memsim_kernels.panel import ALL, ONLY_UNPACKING, WITHOUT_UNPACKING
 from memsim_kernels.vectors import address_of as address
 
 F16 = NDArray[np.float16]
@@ -64,7 +65,6 @@ I64 = NDArray[np.int64]
 ROWS = 256
 STEPS = 32  # deep panels unpack while few sums are written: 2 % of the time instead of 15 % at 8 steps
 COLUMNS = 32
-ALL, WITHOUT_UNPACKING, ONLY_UNPACKING = 0, 1, 2  # what a benchmark leaves out
 
 # Of one thread, in bytes: two panels, two row blocks of results at an edge, the shapes of tiles, a bias, a job.
 PANEL_BYTES = STEPS * 2048
