@@ -1,8 +1,8 @@
-"""A process that times its own calls when it is told to, so that contestants take turns and none meets another's threads.
+"""A process that times its own calls when it is told to: contestants take turns, and none meets another's threads.
 
 Every OpenMP library keeps a pool of threads that wait, spinning for a while, for its next call. Two in one process
-would hold up each other. So each contestant (our kernels, torch, NumPy's BLAS) is a process, and one at a time is asked.
-A request is a line of JSON on its standard input, the reply a line on its standard output.
+would hold up each other. So each contestant (our kernels, torch, NumPy's BLAS) is a process, and one is asked at a
+time. A request is a line of JSON on its standard input, the reply a line on its standard output.
 """
 
 import gc

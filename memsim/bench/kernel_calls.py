@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memsim.bench.cases import HEAD, PRODUCTS, one_node
 from memsim.bench.contestant import Call, Case, CaseError, serve
-from memsim.bench.expected import EXPECTED, head, product
+from memsim.bench.expected import EXPECTED, Outputs, head, product
 from memsim.ir.program import TensorType
 from memsim.runtime.kernels import load_kernels
 from memsim.weights.quantize import dequantize
@@ -99,6 +99,7 @@ def _empty(kind: TensorType) -> Array:
 
 def _check(case: Case, kernel: Callable[..., None], outputs: list[Array], inputs: list[Array]) -> None:
     op, attrs, tolerance = case["op"], case["attrs"], TOLERANCE[case["compute"]]
+    want: Outputs
     doubles = [x.astype(np.float64) for x in inputs if x.dtype.kind == "f" and x.dtype != np.float16]
     if op in PRODUCTS:
         want = [product(op, doubles[0], _rows(inputs[1], inputs[2], attrs, 0, attrs["n_rows"]))]
@@ -116,8 +117,8 @@ def _check(case: Case, kernel: Callable[..., None], outputs: list[Array], inputs
             error = np.abs(got - expected).max() / np.abs(expected).max()
             if not error <= tolerance:  # NaN is wrong too
                 raise CaseError(
-                    f"{op} in {case['compute']} is wrong: output {index} of shape {list(got.shape)} differs from float64 "
-                    f"by {error:.1e} of its largest element, over {tolerance:.0e}; nothing was timed"
+                    f"{op} in {case['compute']} is wrong: output {index} of shape {list(got.shape)} differs from "
+                    f"float64 by {error:.1e} of its largest element, over {tolerance:.0e}; nothing was timed"
                 )
 
 

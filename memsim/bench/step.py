@@ -1,4 +1,4 @@
-"""``bench step``: a whole capped training step against the measured roof and against transformers with PEFT, in turns."""
+"""``bench step``: a whole capped training step against the measured roof and transformers with PEFT, in turns."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 
 from memsim.bench.contestant import Contestant
 from memsim.bench.kernels import peer_environment, torch_is_here
-from memsim.bench.runs import timed_run, throw_away
+from memsim.bench.runs import throw_away, timed_run
 from memsim.bench.timing import Timing, summarise
 from memsim.results import Result
 from memsim.runtime.compile_cache import kernel_environment

@@ -42,7 +42,8 @@ def _model(case: Case) -> Any:
     fields = dict(case["config"])
     fields["rope_parameters"] = {"rope_type": "default", "rope_theta": fields.pop("rope_theta")}
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[case["dtype"]]
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields, use_cache=False), dtype=dtype)
+    build: Any = AutoModelForCausalLM.from_config
+    model = build(AutoConfig.for_model(**fields, use_cache=False), dtype=dtype)
     lora = LoraConfig(r=case["rank"], lora_alpha=case["alpha"], target_modules=case["target_modules"], lora_dropout=0.0)
     model = get_peft_model(model, lora)
     if case["checkpointing"]:

@@ -76,6 +76,7 @@ def kernels_command(
     )
     if not config.models:
         raise UsageError(f"--models is empty; name presets: {','.join(PRESETS)}")
+    _warn_if_busy()
     report = bench_kernels(config, stage)
     _emit("bench kernels", report, asdict(config), json_path, _kernels_text(report))
 
@@ -108,6 +109,7 @@ def step_command(
         compute=compute,
         threads=_threads(threads),
     )
+    _warn_if_busy()
     report = bench_step(config, rounds, stage)
     settings = {"steps": steps, "rounds": rounds}
     _emit("bench step", report, settings, json_path, _step_text(report, is_decimal(budget)))
@@ -190,6 +192,12 @@ def loss_command(
 def _check_json(json_path: str | None) -> None:
     if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
+
+
+def _warn_if_busy() -> None:
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        click.echo(f"others are using this machine (load {load:.1f}): ratios hold, times do not", err=True)
 
 
 def _threads(asked: int) -> int:
