@@ -124,6 +124,8 @@ def _product(
     blocks = _row_blocks(m, tiles, workers)
     for worker in prange(workers):
         panel, sums, line = aligned(DEPTH * WIDTH), aligned(ROWS * GROUP * WIDTH), aligned(GROUP * WIDTH)
+        if leave_out == WITHOUT_UNPACKING:
+            panel[:] = np.float32(0.0)  # what lies there by chance may be slow to multiply
         unit, last = worker * blocks * tiles // workers, (worker + 1) * blocks * tiles // workers
         while unit < last:
             block, tile = unit // tiles, unit % tiles
