@@ -31,9 +31,10 @@ from memsim_kernels.tile import aligned, multiply
 from memsim_kernels.vectors import LANES
 
 WIDTH = 64  # columns of a tile of the result
-DEPTH = 256  # steps of the reduction per panel, which is 64 KiB
+DEPTH = 128  # steps of the reduction per panel, whose 32 KiB stay in the first-level cache
 ROWS = 256  # rows that use a panel before it is filled anew
-GROUP = 2  # tiles side by side whose sums, 128 KiB, stay in the second-level cache for the whole reduction
+GROUP = 8  # tiles side by side whose sums, 512 KiB, stay in the second-level cache for the whole reduction
+COPIED = 2  # tiles side by side from which on it pays to copy the rows of a step together, 128 KiB
 
 NO_MATRIX = np.empty((0, 0), np.float32)
 NO_Q = np.empty((0, 0, LANES), np.uint32)
@@ -72,7 +73,8 @@ def _fill_panel(
 def _tiles(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
     a_transposed: bool, b_transposed: bool, factor: np.float32, accumulate: bool,
-    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32, leave_out: int,
+    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32, copied: F32,
+    leave_out: int,
 ) -> None:  # fmt: skip
     """Compute rows x columns elements of c, at most ROWS x GROUP * WIDTH.
 
@@ -91,6 +93,13 @@ def _tiles(
         copy_block(sums, edge_at, padded, flat_c, c_at + edge_at, n, rows, edge, padded - edge_at, one)
     for k in range(0, total, DEPTH):
         depth = min(DEPTH, total - k)
+        left, left_at, left_row, left_k = flat_a, k * a_k + row * a_row, a_row, a_k
+        if columns > (COPIED - 1) * WIDTH:
+            if a_transposed:
+                transpose_block(copied, 0, DEPTH, flat_a, left_at, a_k, depth, rows, depth, one)
+            else:
+                copy_block(copied, 0, DEPTH, flat_a, left_at, a_row, rows, depth, depth, one)
+            left, left_at, left_row, left_k = copied, 0, DEPTH, 1
         for at in range(0, padded, WIDTH):
             width, inside = min(WIDTH, padded - at), min(WIDTH, columns - at)
             if leave_out != WITHOUT_UNPACKING:
@@ -105,9 +114,8 @@ def _tiles(
                 start, start_row = line, 0
             elif k == 0 and inside == width:
                 start, start_at, start_row = flat_c, c_at + at, n
-            left = k * a_k + row * a_row
             multiply(
-                out, out_at, out_row, start, start_at, start_row, flat_a, left, a_row, a_k, panel, 0, width,
+                out, out_at, out_row, start, start_at, start_row, left, left_at, left_row, left_k, panel, 0, width,
                 rows, depth, width,
             )  # fmt: skip
     copy_block(flat_c, c_at + edge_at, n, sums, edge_at, padded, rows, edge, edge, one)
@@ -124,6 +132,7 @@ def _product(
     blocks = _row_blocks(m, tiles, workers)
     for worker in prange(workers):
         panel, sums, line = aligned(DEPTH * WIDTH), aligned(ROWS * GROUP * WIDTH), aligned(GROUP * WIDTH)
+        copied = aligned(ROWS * DEPTH)
         if leave_out == WITHOUT_UNPACKING:
             panel[:] = np.float32(0.0)  # what lies there by chance may be slow to multiply
         unit, last = worker * blocks * tiles // workers, (worker + 1) * blocks * tiles // workers
@@ -135,7 +144,7 @@ def _product(
             columns = min(count * WIDTH, n - tile * WIDTH)
             _tiles(
                 c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, np.float32(scale), accumulate,
-                row, rows, tile * WIDTH, columns, panel, sums, line, leave_out,
+                row, rows, tile * WIDTH, columns, panel, sums, line, copied, leave_out,
             )  # fmt: skip
             unit += count
 
