@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -20,10 +21,28 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def subcommand(name: str) -> click.Command:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
+def subcommand(words: str) -> click.Command:
+    command: click.Command = cli
+    for word in words.split():
+        assert isinstance(command, click.Group)
+        inner = command.get_command(click.Context(command), word)
+        assert inner is not None
+        command = inner
     return command
+
+
+def leaves(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command that does something, those of a group one by one."""
+    if not isinstance(command, click.Group):
+        yield words
+        return
+    for name in command.list_commands(click.Context(command)):
+        inner = command.get_command(click.Context(command), name)
+        assert inner is not None
+        yield from leaves(inner, (*words, name))
+
+
+COMMANDS = [" ".join(words) for words in leaves(cli, ())]
 
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
@@ -52,9 +71,9 @@ def test_a_command_is_imported_only_when_it_is_called() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_explains_every_option(name: str) -> None:
-    result = CliRunner().invoke(cli, [name, "--help"], prog_name="memsim")
+    result = CliRunner().invoke(cli, [*name.split(), "--help"], prog_name="memsim")
     assert result.exit_code == 0
     command = subcommand(name)
     assert command.help
@@ -64,15 +83,15 @@ def test_help_of_a_command_explains_every_option(name: str) -> None:
             assert (parameter.opts[0] in result.output) != parameter.hidden
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_serves_json(name: str) -> None:
     options = [option for parameter in subcommand(name).params for option in parameter.opts]
     assert "--json" in options
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_is_a_usage_error(name: str) -> None:
-    done = run(name, "--no-such-option")
+    done = run(*name.split(), "--no-such-option")
     assert done.returncode == 2
     assert "--no-such-option" in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"reports"},
+    {"bench"},
     {"runtime", "search"},
     {"simulator"},
     {"planner"},
@@ -34,6 +35,11 @@ LAYERS: list[set[str]] = [
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.
 WITHOUT_COMPILER = LEVELS["simulator"]
+
+# The op table of every run, and the process that times kernels with a part left out, which no run does.
+KNOW_THE_KERNELS = {"memsim.runtime.kernels", "memsim.bench.kernel_calls"}
+# Main programs of processes of their own, which exist to be compared with; nothing imports them.
+TORCH_PROCESSES = {"memsim.bench.peer_calls", "memsim.bench.torch_step"}
 
 MEMSIM = sorted((ROOT / "memsim").rglob("*.py"))
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
@@ -104,11 +110,18 @@ def test_a_broken_layer_is_seen(tmp_path: Path, room: str, line: str, broken: li
 @pytest.mark.parametrize("path", MEMSIM, ids=identifier)
 def test_memsim_needs_no_torch_and_one_file_knows_the_kernels(path: Path) -> None:
     imported = {name.split(".")[0] for name in imports_of(path, ROOT)}
-    assert not imported & {"torch", "transformers", "peft"}
-    if path != ROOT / "memsim" / "runtime" / "kernels.py":
+    if module_name(path, ROOT) not in TORCH_PROCESSES:
+        assert not imported & {"torch", "transformers", "peft"}
+    if module_name(path, ROOT) not in KNOW_THE_KERNELS:
         assert "memsim_kernels" not in imported
     if LEVELS[room_of(module_name(path, ROOT))] >= WITHOUT_COMPILER:
         assert not imported & {"numba", "llvmlite"}
+
+
+def test_nothing_imports_what_needs_torch() -> None:
+    imported = {name for path in MEMSIM for name in imports_of(path, ROOT)}
+    assert not imported & TORCH_PROCESSES
+    assert not loaded_by(["memsim.bench.kernels", "memsim.bench.step"]) & {"torch", "transformers", "peft"}
 
 
 def test_kernels_import_only_numpy_and_numba() -> None:

@@ -40,7 +40,8 @@ from memsim_kernels.one_pass import (
     merge_states,
     start_rows,
 )  # fmt: skip
-from memsim_kernels.q4_bf16 import ALL, STEPS, THREAD_FLOATS, multiply_panels, pack_rows, prepare_tiles
+from memsim_kernels.panel import ALL
+from memsim_kernels.q4_bf16 import STEPS, THREAD_FLOATS, multiply_panels, pack_rows, prepare_tiles
 from memsim_kernels.vectors import address_of as address
 
 F16 = NDArray[np.float16]

@@ -18,14 +18,23 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )
-from memsim_kernels.panel import copy_block, transpose_block, unpack_block, unpack_block_transposed
+from memsim_kernels.panel import (
+    ALL,
+    ONLY_UNPACKING,
+    WITHOUT_UNPACKING,
+    copy_block,
+    transpose_block,
+    unpack_block,
+    unpack_block_transposed,
+)
 from memsim_kernels.tile import aligned, multiply
 from memsim_kernels.vectors import LANES
 
 WIDTH = 64  # columns of a tile of the result
-DEPTH = 256  # steps of the reduction per panel, which is 64 KiB
+DEPTH = 128  # steps of the reduction per panel, whose 32 KiB stay in the first-level cache
 ROWS = 256  # rows that use a panel before it is filled anew
-GROUP = 2  # tiles side by side whose sums, 128 KiB, stay in the second-level cache for the whole reduction
+GROUP = 8  # tiles side by side whose sums, 512 KiB, stay in the second-level cache for the whole reduction
+COPIED = 2  # tiles side by side from which on it pays to copy the rows of a step together, 128 KiB
 
 NO_MATRIX = np.empty((0, 0), np.float32)
 NO_Q = np.empty((0, 0, LANES), np.uint32)
@@ -72,7 +81,8 @@ def _fill_panel(
 def _tiles(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int, low: F32, side: F32,
     a_transposed: bool, b_transposed: bool, factor: np.float32, accumulate: bool,
-    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32,
+    row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32, copied: F32,
+    leave_out: int,
 ) -> None:  # fmt: skip
     """Compute rows x columns elements of c, at most ROWS x GROUP * WIDTH.
 
@@ -94,8 +104,23 @@ def _tiles(
     while k < total + rank:
         beside = k >= total
         depth = min(DEPTH, total + rank - k if beside else total - k)
+        left, left_at, left_row, left_k = flat_a, k * a_k + row * a_row, a_row, a_k
+        if beside:
+            left, left_at, left_row, left_k = flat_low, row * rank + k - total, rank, 1
+        elif columns > (COPIED - 1) * WIDTH:
+            if a_transposed:
+                transpose_block(copied, 0, DEPTH, flat_a, left_at, a_k, depth, rows, depth, one)
+            else:
+                copy_block(copied, 0, DEPTH, flat_a, left_at, a_row, rows, depth, depth, one)
+            left, left_at, left_row, left_k = copied, 0, DEPTH, 1
         for at in range(0, padded, WIDTH):
             width, inside = min(WIDTH, padded - at), min(WIDTH, columns - at)
+            if beside:
+                _fill_dense(panel, width, inside, side, b_transposed, k - total, depth, column + at, one)
+            elif leave_out != WITHOUT_UNPACKING:
+                _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
+            if leave_out == ONLY_UNPACKING:
+                continue
             out, out_at, out_row = sums, at, padded
             if k + depth == total + rank and inside == width:
                 out, out_at, out_row = flat_c, c_at + at, n
@@ -104,37 +129,31 @@ def _tiles(
                 start, start_row = line, 0
             elif k == 0 and inside == width:
                 start, start_at, start_row = flat_c, c_at + at, n
-            if beside:
-                _fill_dense(panel, width, inside, side, b_transposed, k - total, depth, column + at, one)
-                multiply(
-                    out, out_at, out_row, start, start_at, start_row, flat_low, row * rank + k - total, rank, 1,
-                    panel, 0, width, rows, depth, width,
-                )  # fmt: skip
-            else:
-                _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
-                left = k * a_k + row * a_row
-                multiply(
-                    out, out_at, out_row, start, start_at, start_row, flat_a, left, a_row, a_k, panel, 0, width,
-                    rows, depth, width,
-                )  # fmt: skip
+            multiply(
+                out, out_at, out_row, start, start_at, start_row, left, left_at, left_row, left_k, panel, 0, width,
+                rows, depth, width,
+            )  # fmt: skip
         k += depth
     copy_block(flat_c, c_at + edge_at, n, sums, edge_at, padded, rows, edge, edge, one)
 
 
 @kernel(
-    WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, READ_2D, READ_2D, BOOL, BOOL, FLOAT, BOOL, INT
+    WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, READ_2D, READ_2D, BOOL, BOOL, FLOAT, BOOL, INT, INT
 )  # fmt: skip
 def _product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int, low: F32, side: F32,
     a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool, workers: int,
+    leave_out: int,
 ) -> None:  # fmt: skip
     m, n = c.shape
     tiles = (n + WIDTH - 1) // WIDTH
     blocks = _row_blocks(m, tiles, workers)
-    widest = min(GROUP * WIDTH, (n + LANES - 1) // LANES * LANES)
+    most_rows, widest = (m + blocks - 1) // blocks, min(GROUP * WIDTH, (n + LANES - 1) // LANES * LANES)
     for worker in prange(workers):
-        panel, line = aligned(DEPTH * min(WIDTH, widest)), aligned(widest)
-        sums = aligned((m + blocks - 1) // blocks * widest)
+        panel, sums, line = aligned(DEPTH * min(WIDTH, widest)), aligned(most_rows * widest), aligned(widest)
+        copied = aligned(most_rows * DEPTH if widest > (COPIED - 1) * WIDTH else 0)
+        if leave_out == WITHOUT_UNPACKING:
+            panel[:] = np.float32(0.0)  # what lies there by chance may be slow to multiply
         unit, last = worker * blocks * tiles // workers, (worker + 1) * blocks * tiles // workers
         while unit < last:
             block, tile = unit // tiles, unit % tiles
@@ -144,7 +163,7 @@ def _product(
             columns = min(count * WIDTH, n - tile * WIDTH)
             _tiles(
                 c, a, b, q, scales, bias, group_size, low, side, a_transposed, b_transposed, np.float32(scale),
-                accumulate, row, rows, tile * WIDTH, columns, panel, sums, line,
+                accumulate, row, rows, tile * WIDTH, columns, panel, sums, line, copied, leave_out,
             )  # fmt: skip
             unit += count
 
@@ -152,7 +171,7 @@ def _product(
 def product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
     a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool,
-    low: F32 = NO_MATRIX, side: F32 = NO_MATRIX,
+    low: F32 = NO_MATRIX, side: F32 = NO_MATRIX, leave_out: int = ALL,
 ) -> None:  # fmt: skip
     """Compute c = scale * op(a) op(b) + low op(side) + bias, or c += scale * op(a) op(b) + low op(side).
 
@@ -170,8 +189,10 @@ def product(
         accumulate: Add to c instead of overwriting it.
         low: [M, R], the left factor of a low-rank product beside the other one, or empty.
         side: [R, N], or [N, R] when ``b_transposed``: its right factor.
+        leave_out: For benchmarks: ALL, WITHOUT_UNPACKING (nor copying of a dense b) or ONLY_UNPACKING. c is meaningless
+            unless ALL.
     """
     _product(
         c, a, b, q, scales, bias, group_size, low, side, a_transposed, b_transposed, scale, accumulate,
-        get_num_threads(),
+        get_num_threads(), leave_out,
     )  # fmt: skip

@@ -20,6 +20,8 @@ from memsim_kernels.vectors import (
     unpack_16_columns,
 )
 
+ALL, WITHOUT_UNPACKING, ONLY_UNPACKING = 0, 1, 2  # of a product with a packed matrix: what a benchmark leaves out
+
 
 @helper
 def copy_block(

@@ -64,6 +64,7 @@ from memsim_kernels.jit import (
     kernel,
 )  # fmt: skip
 from memsim_kernels.lora import NO_ADAPTER, Adapter
+from memsim_kernels.panel import ALL, ONLY_UNPACKING, WITHOUT_UNPACKING
 from memsim_kernels.vectors import address_of as address
 
 F16 = NDArray[np.float16]
@@ -72,7 +73,6 @@ I64 = NDArray[np.int64]
 ROWS = 256
 STEPS = 33  # 1,024 of the reduction and an adapter of rank 32. Deep panels write few sums: 2 % of the time, 15 % at 8
 COLUMNS = 32
-ALL, WITHOUT_UNPACKING, ONLY_UNPACKING = 0, 1, 2  # what a benchmark leaves out
 
 # Of one thread, in bytes: two panels, two row blocks of results at an edge, the shapes of tiles, a bias, a job.
 STEP_BYTES = 2 * HALF_BYTES

@@ -1,4 +1,4 @@
-"""The op table of execution: op name -> a call of a compiled kernel. The only importer of ``memsim_kernels``."""
+"""The op table of execution: op name -> a call of a kernel. In a run, the only importer of ``memsim_kernels``."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,132 @@
+"""``bench step``: a whole capped training step against the measured roof and transformers with PEFT, in turns."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from memsim.bench.contestant import Contestant
+from memsim.bench.kernels import peer_environment, torch_is_here
+from memsim.bench.runs import throw_away, timed_run
+from memsim.bench.timing import Timing, summarise
+from memsim.results import Result
+from memsim.runtime.compile_cache import kernel_environment
+from memsim.runtime.prepare import prepare_kernels
+from memsim.runtime.run import RunConfig
+from memsim.weights.cache import find_model
+
+Progress = Callable[[str], None]
+
+PEERS = {
+    "transformers+PEFT f32, gradient checkpointing": {"dtype": "f32", "checkpointing": True},
+    "transformers+PEFT bf16": {"dtype": "bf16", "checkpointing": False},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStep:
+    """What a step by another program took.
+
+    Attributes:
+        peak_rss_bytes: Highest resident size of its process, libraries included; weights drawn before do not count.
+        speedup: Its median time over ours.
+    """
+
+    name: str
+    time: Timing
+    peak_rss_bytes: int
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """A whole step of ours, and the same of others.
+
+    Attributes:
+        run: The record of our last run.
+        time: Of our steps in all rounds, without the first of each, which is the first touch of its pages.
+        flops: Executed in one step: products of weights, adapters and attention.
+        roofs_gflop_per_s: Measured in the same rounds, by engine.
+        times_the_roof: Our median time over what these operations take at each roof of our compute path.
+    """
+
+    run: Result
+    time: Timing
+    flops: int
+    roofs_gflop_per_s: Mapping[str, float]
+    times_the_roof: Mapping[str, float]
+    peers: tuple[PeerStep, ...]
+
+
+def bench_step(config: RunConfig, rounds: int, progress: Progress) -> StepReport:
+    """Run ``rounds`` times: our run of ``config.steps`` steps and one more, the roofs, one step of each peer.
+
+    Raises:
+        MemsimError: A run was refused or ended early, or a process ended.
+    """
+    threads = config.threads
+    pack, _ = find_model(config.model, lambda *_: None)
+    prepare_kernels(threads, progress)
+    ours: list[float] = []
+    theirs: dict[str, list[float]] = {}
+    roof_rates: dict[str, list[float]] = {}
+    with throw_away() as directory, ExitStack() as stack:
+        roofs = stack.enter_context(Contestant("memsim.bench.kernel_calls", [str(threads)], kernel_environment()))
+        roof_flops = roofs.prepare({"op": "roofs"})
+        peers = stack.enter_context(_peers(config, pack.config.to_dict(), progress)) if torch_is_here() else {}
+        for turn in range(rounds):
+            progress(f"round {turn + 1}/{rounds}: memsim")
+            done = timed_run(replace(config, steps=config.steps + 1, out=directory / str(turn)), progress)
+            ours += [step.step_s for step in done.result.steps[1:] if step.step_s is not None]
+            for name, seconds in roofs.time(5).items():
+                roof_rates.setdefault(name, []).append(roof_flops[name] / median(seconds) / 1e9)
+            for name, peer in peers.items():
+                progress(f"round {turn + 1}/{rounds}: {name}")
+                # Its first step ever reserves memory; later rounds go on in the same process.
+                theirs.setdefault(name, []).extend(peer.time(config.steps, 0 if turn else 1)["step"])
+        memory = {name: peer.peak_rss_bytes for name, peer in peers.items()}
+    return _report(done.result, done.flops, ours, theirs, memory, {n: median(r) for n, r in roof_rates.items()})
+
+
+@contextmanager
+def _peers(config: RunConfig, model: dict[str, Any], progress: Progress) -> Iterator[dict[str, Contestant]]:
+    """Yield a process for each peer, its model built."""
+    model = {key: value for key, value in model.items() if key != "attention_bias"}  # Qwen2 has it without asking
+    lora = {"rank": config.lora.rank, "alpha": config.lora.alpha, "target_modules": list(config.lora.target_modules)}
+    with ExitStack() as stack:
+        peers = {}
+        for name, way in PEERS.items():
+            progress(f"building {name}")
+            peers[name] = stack.enter_context(
+                Contestant("memsim.bench.torch_step", [str(config.threads)], peer_environment())
+            )
+            peers[name].prepare({"config": model, "seq_len": config.seq_len} | lora | way)
+        yield peers
+
+
+def _report(
+    result: Result, flops: int, ours: list[float], theirs: Mapping[str, list[float]], memory: Mapping[str, int],
+    roofs: Mapping[str, float],
+) -> StepReport:  # fmt: skip
+    time = summarise(ours)
+    return StepReport(
+        run=result,
+        time=time,
+        flops=flops,
+        roofs_gflop_per_s=roofs,
+        times_the_roof={
+            name: time.median_s * rate * 1e9 / flops
+            for name, rate in roofs.items()
+            if (name == "f32") == (result.compute == "f32")
+        },
+        peers=tuple(
+            PeerStep(
+                name=name,
+                time=summarise(seconds),
+                peak_rss_bytes=memory[name],
+                speedup=median(seconds) / time.median_s,
+            )
+            for name, seconds in theirs.items()
+        ),
+    )
