@@ -1,0 +1,208 @@
+"""The arithmetic of each node, and the bytes it moves through memory: what a time model needs to know of a step.
+
+Bytes that a node moves to and from files are in ``traffic``. A new op needs one row in ``WORK``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+
+from memsim.ir.opset import HEAD_ROWS, OpError
+from memsim.ir.program import Attr, Node, Program, TensorType
+
+
+class Kind(StrEnum):
+    """What bounds an op, apart from memory.
+
+    MATMUL: products with weights or adapters. ATTENTION: products of activations with activations. UNPACK: INT4 to
+    floats. ELEMENTWISE: nothing but memory. STORAGE: files; moves bytes between them and memory.
+    """
+
+    MATMUL = "matmul"
+    ATTENTION = "attention"
+    UNPACK = "unpack"
+    ELEMENTWISE = "elementwise"
+    STORAGE = "storage"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of a node, or of several.
+
+    Attributes:
+        matmul_flops: Of matrix products with weights or adapters; a multiply-add is two.
+        attention_flops: Of the products inside attention, masked halves left out.
+        unpacked_weights: INT4 weights turned into floats.
+        moved_bytes: Read from and written to memory if every operand passes once: the roofline's bytes.
+    """
+
+    matmul_flops: int = 0
+    attention_flops: int = 0
+    unpacked_weights: int = 0
+    moved_bytes: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.matmul_flops + other.matmul_flops,
+            self.attention_flops + other.attention_flops,
+            self.unpacked_weights + other.unpacked_weights,
+            self.moved_bytes + other.moved_bytes,
+        )
+
+    @property
+    def flops(self) -> int:
+        """All floating-point operations that are counted; element-wise ones are not."""
+        return self.matmul_flops + self.attention_flops
+
+
+_Types = Sequence[TensorType]
+_Attrs = Mapping[str, Attr]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """How to count one op.
+
+    Attributes:
+        flops: From the types of the inputs and the attributes; None for none.
+        passes: How often the packed matrix of the attributes is unpacked; None for never.
+        moves: Bytes moved where that is not all inputs and outputs.
+    """
+
+    kind: Kind
+    flops: Callable[[_Types, _Attrs], int] | None = None
+    passes: Callable[[_Types], int] | None = None
+    moves: Callable[[_Types, _Types], int] | None = None
+
+
+def _size(kind: TensorType) -> int:
+    return prod(kind.shape)
+
+
+def _matrix(attrs: _Attrs) -> int:
+    return int(attrs["n_rows"]) * int(attrs["n_columns"])
+
+
+def _pairs(n_tokens: int, attrs: _Attrs) -> int:
+    """Return the (query, key) pairs of causal attention, within ``window`` keys if there is one."""
+    window = min(int(attrs.get("window", 0)) or n_tokens, n_tokens)
+    return window * (window + 1) // 2 + (n_tokens - window) * window
+
+
+def _once(i: _Types) -> int:
+    return 1
+
+
+def _gathered(i: _Types, o: _Types) -> int:
+    """Rows of a packed embedding are gathered one by one; each panel of q holds 16 of them."""
+    ids, q, scales = i
+    return ids.n_bytes + ids.shape[0] * (q.n_bytes + scales.n_bytes) // (q.shape[0] * q.shape[2]) + o[0].n_bytes
+
+
+def _all_but_workspace(i: _Types, o: _Types) -> int:
+    return sum(t.n_bytes for t in (*i, o[0], *o[2:]))
+
+
+_ELEMENTWISE = _Row(Kind.ELEMENTWISE)
+_STORAGE = _Row(Kind.STORAGE)
+_NOTHING = _Row(Kind.STORAGE, moves=lambda i, o: 0)
+
+WORK: dict[str, _Row] = {
+    "linear": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "linear_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _matrix(a), _once),
+    "linear_q4_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _matrix(a), _once),
+    # With the adapter's two products: x A^T and h B^T forward, dy B and dh A backward.
+    "linear_lora_q4": _Row(
+        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _size(i[-2]) + _size(i[-1])), _once
+    ),
+    "linear_lora_q4_backward_input": _Row(
+        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _size(i[3]) + _size(i[4])), _once
+    ),
+    # Logits, and their product with the matrix for the gradient; HEAD_ROWS tokens a pass over the vocabulary.
+    "linear_cross_entropy_q4": _Row(
+        Kind.MATMUL,
+        lambda i, a: (4 if a["gradient"] else 2) * i[0].shape[0] * _matrix(a),
+        lambda i: -(-i[0].shape[0] // HEAD_ROWS),
+        _all_but_workspace,
+    ),
+    "lora_a": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "lora_a_backward": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[1] * _size(i[1])),
+    "lora_a_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "lora_b": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[2])),
+    "lora_b_backward": _Row(Kind.MATMUL, lambda i, a: 4 * i[0].shape[0] * _size(i[2])),
+    # Two products forward; backward makes q k^T again, then dv, dp, dq and dk.
+    "attention": _Row(Kind.ATTENTION, lambda i, a: 4 * _pairs(i[0].shape[0], a) * i[0].shape[1]),
+    "attention_backward": _Row(Kind.ATTENTION, lambda i, a: 10 * _pairs(i[0].shape[0], a) * i[0].shape[1]),
+    "unpack_q4": _Row(Kind.UNPACK, passes=_once),
+    "embedding_q4": _Row(Kind.ELEMENTWISE, moves=_gathered),
+    "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
+    "put_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * i[1].n_bytes),
+    "page_in": _NOTHING,
+    "prefetch": _NOTHING,
+    "evict": _NOTHING,
+    "next_batch": _STORAGE,
+    "emit_loss": _STORAGE,
+    "balloon": _NOTHING,
+    "rmsnorm": _ELEMENTWISE,
+    "rmsnorm_backward_input": _ELEMENTWISE,
+    "rope": _ELEMENTWISE,
+    "rope_backward": _ELEMENTWISE,
+    "swiglu": _ELEMENTWISE,
+    "swiglu_backward": _ELEMENTWISE,
+    "add": _ELEMENTWISE,
+    "cross_entropy": _ELEMENTWISE,
+    "cross_entropy_backward": _ELEMENTWISE,
+    "zero": _ELEMENTWISE,
+    "sgd": _ELEMENTWISE,
+    "momentum": _ELEMENTWISE,
+    "adamw": _ELEMENTWISE,
+    "spill": _STORAGE,
+    "restore": _STORAGE,
+    "load": _STORAGE,
+    "store": _STORAGE,
+}
+
+
+def node_kind(node: Node) -> Kind:
+    """Return what bounds ``node``.
+
+    Raises:
+        OpError: Its op has no row in the table.
+    """
+    return _row(node).kind
+
+
+def node_work(program: Program, node: Node) -> Work:
+    """Return the work of one execution of ``node``.
+
+    Raises:
+        OpError: Its op has no row in the table.
+    """
+    row = _row(node)
+    inputs = [program.values[name].type for name in node.inputs]
+    outputs = [program.values[name].type for name in node.outputs]
+    flops = row.flops(inputs, node.attrs) if row.flops else 0
+    attends = row.kind is Kind.ATTENTION
+    return Work(
+        matmul_flops=0 if attends else flops,
+        attention_flops=flops if attends else 0,
+        unpacked_weights=row.passes(inputs) * _matrix(node.attrs) if row.passes else 0,
+        moved_bytes=row.moves(inputs, outputs) if row.moves else sum(t.n_bytes for t in (*inputs, *outputs)),
+    )
+
+
+def step_work(program: Program) -> Work:
+    """Return the work of one whole step, every micro-batch included."""
+    each = [node_work(program, node) for node in program.nodes]
+    total = Work()
+    for index in program.order():
+        total += each[index]
+    return total
+
+
+def _row(node: Node) -> _Row:
+    if node.op not in WORK:
+        raise OpError(f"{node.op} has no row in the table of work (memsim/planner/work.py)")
+    return WORK[node.op]

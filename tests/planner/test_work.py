@@ -1,0 +1,139 @@
+"""Work per node, against counts made by hand and by brute force."""
+
+import numpy as np
+import pytest
+
+from memsim.ir.opset import OPS, OpError
+from memsim.ir.program import Node, Program, TensorType, Value
+from memsim.models.graph import ModelGraph
+from memsim.models.lora import LoraConfig
+from memsim.models.presets import PRESETS
+from memsim.planner.work import WORK, Kind, Work, node_kind, node_work, step_work
+from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.lowering import lower, lower_evaluation
+from memsim.schedules.optimizers import OptimizerConfig
+from toy import toy_config
+
+T, K, N, R = 13, 64, 48, 3
+MATRIX = {"n_rows": N, "n_columns": K, "group_size": 32}
+Q, SCALES = TensorType((N // 16, K // 8, 16), "u32"), TensorType((K // 32, N), "f16")
+X, Y, H, A, B = (TensorType(shape) for shape in ((T, K), (T, N), (T, R), (R, K), (N, R)))
+PRODUCT, ADAPTER = 2 * T * N * K, 2 * T * R * (N + K)
+PACKED = N * K // 2 + N * K // 32 * 2
+STATS = TensorType((3,), "f64")
+
+
+def _work(op: str, inputs: list[TensorType], outputs: list[TensorType], **attrs: int) -> Work:
+    names = [f"v{index}" for index in range(len(inputs) + len(outputs))]
+    values = {name: Value(name, kind) for name, kind in zip(names, [*inputs, *outputs], strict=True)}
+    node = Node(op, tuple(names[: len(inputs)]), tuple(names[len(inputs) :]), attrs)
+    return node_work(Program(values, node.inputs, node.outputs, (node,)), node)
+
+
+def test_every_op_has_a_row() -> None:
+    assert not set(OPS) - set(WORK)
+    with pytest.raises(OpError, match="no row"):
+        node_kind(Node("conv", (), ()))
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "outputs", "attrs", "expected"),
+    [
+        ("linear", [X, TensorType((N, K))], [Y], {}, Work(PRODUCT, moved_bytes=4 * (T * K + N * K + T * N))),
+        ("linear_q4", [X, Q, SCALES], [Y], MATRIX, Work(PRODUCT, 0, N * K, 4 * T * (K + N) + PACKED)),
+        ("linear_q4_backward_input", [Y, Q, SCALES], [X], MATRIX, Work(PRODUCT, 0, N * K, 4 * T * (K + N) + PACKED)),
+        (
+            "linear_lora_q4",
+            [X, Q, SCALES, TensorType((N,)), A, B],
+            [Y, H],
+            MATRIX,
+            Work(PRODUCT + ADAPTER, 0, N * K, 4 * (T * (K + N + R) + N + R * (N + K)) + PACKED),
+        ),
+        (
+            "linear_lora_q4_backward_input",
+            [Y, Q, SCALES, A, B, X],
+            [X, H],
+            MATRIX,
+            Work(PRODUCT + ADAPTER, 0, N * K, 4 * (T * (2 * K + N + R) + R * (N + K)) + PACKED),
+        ),
+        ("lora_a", [X, A], [H], {}, Work(2 * T * R * K, moved_bytes=4 * (T * K + R * K + T * R))),
+        ("lora_a_backward", [H, X], [A], {}, Work(2 * T * R * K, moved_bytes=4 * (T * R + T * K + R * K))),
+        ("lora_b", [Y, H, B], [Y], {}, Work(2 * T * R * N, moved_bytes=4 * (2 * T * N + T * R + N * R))),
+        ("lora_b_backward", [Y, H, B], [B, H], {}, Work(4 * T * R * N, moved_bytes=4 * (T * N + 2 * (T + N) * R))),
+        ("unpack_q4", [Q, SCALES], [TensorType((N, K))], MATRIX, Work(0, 0, N * K, PACKED + 4 * N * K)),
+        ("add", [X, X], [X], {}, Work(moved_bytes=12 * T * K)),
+        (
+            "embedding_q4",
+            [TensorType((T,), "u32"), Q, SCALES],
+            [X],
+            MATRIX,
+            Work(moved_bytes=4 * T + T * PACKED // N + 4 * T * K),
+        ),
+    ],
+)
+def test_one_node(
+    op: str, inputs: list[TensorType], outputs: list[TensorType], attrs: dict[str, int], expected: Work
+) -> None:
+    assert _work(op, inputs, outputs, **attrs) == expected
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 13, 99])
+def test_attention_counts_the_pairs_that_the_mask_lets_through(window: int | None) -> None:
+    query, key = np.arange(T)[:, None], np.arange(T)[None, :]
+    pairs = int(((key <= query) & (key > query - (window or T))).sum())
+    attrs = {"n_heads": 4, "n_kv_heads": 2} | ({"window": window} if window else {})
+    types = [X, TensorType((T, K // 2)), TensorType((T, K // 2))]
+    forward = _work("attention", types, [X, TensorType((4, T))], **attrs)
+    assert (forward.matmul_flops, forward.attention_flops) == (0, 2 * 2 * pairs * K)
+    backward = _work("attention_backward", [X, *types, X, TensorType((4, T))], types, **attrs)
+    assert backward.attention_flops == 5 * 2 * pairs * K
+
+
+@pytest.mark.parametrize(("n_tokens", "passes"), [(256, 1), (257, 2)])
+def test_the_one_pass_head_unpacks_once_for_both_products(n_tokens: int, passes: int) -> None:
+    x, labels = TensorType((n_tokens, K)), TensorType((n_tokens,), "u32")
+    work = TensorType((999,))
+    train = _work("linear_cross_entropy_q4", [x, labels, Q, SCALES], [STATS, work, x], gradient=True, **MATRIX)
+    assert train == Work(4 * n_tokens * N * K, 0, passes * N * K, n_tokens * (8 * K + 4) + PACKED + 24)
+    loss = _work("linear_cross_entropy_q4", [x, labels, Q, SCALES], [STATS, work], gradient=False, **MATRIX)
+    assert loss.matmul_flops == 2 * n_tokens * N * K
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_differ_by_what_they_recompute(schedule: str) -> None:
+    config, n_tokens = PRESETS["qwen2.5-0.5b"], 64
+    graph = ModelGraph(config, LoraConfig(), n_tokens, 32)
+    choices = SCHEDULES[schedule](config.num_hidden_layers, graph.residuals)
+    program = lower(graph, choices, OptimizerConfig())
+    blocks = config.num_hidden_layers * sum(rows * columns for rows, columns in config.projections().values())
+    down = config.num_hidden_layers * config.hidden_size * config.intermediate_size
+    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    # Forward and gradient of the input; the first block's q, k and v need no gradient of theirs.
+    products = 2 * blocks - config.hidden_size * (q + 2 * kv) + 2 * config.vocab_size * config.hidden_size
+    if schedule != "backprop":
+        products += blocks - down
+    base = [node for node in program.nodes if node.op.startswith("linear")]
+    adapters = [node for node in program.nodes if node.op.startswith("lora")]
+    counted = sum(node_work(program, node).matmul_flops for node in base)
+    assert counted == pytest.approx(2 * n_tokens * products, rel=0.02 if not adapters else 0)
+    assert step_work(program).flops > counted
+
+
+def test_a_step_repeats_its_micro_batches() -> None:
+    config = toy_config()
+    steps = []
+    for accumulate in (1, 3):
+        graph = ModelGraph(config, LoraConfig(rank=3), 13, 32, accumulate)
+        choices = SCHEDULES["mebp"](config.num_hidden_layers, graph.residuals)
+        steps.append(step_work(lower(graph, choices, OptimizerConfig())))
+    assert steps[1].flops == 3 * steps[0].flops
+    assert steps[1].unpacked_weights == 3 * steps[0].unpacked_weights
+
+
+def test_evaluation_is_a_forward() -> None:
+    config = toy_config()
+    graph = ModelGraph(config, LoraConfig(rank=3), 13, 32)
+    program = lower_evaluation(graph, SCHEDULES["tiled"](config.num_hidden_layers, graph.residuals))
+    assert {node_kind(node) for node in program.nodes} >= {Kind.MATMUL, Kind.ATTENTION, Kind.ELEMENTWISE, Kind.STORAGE}
+    pairs, width = 13 * 14 // 2, config.num_attention_heads * config.head_dim
+    assert step_work(program).attention_flops == config.num_hidden_layers * 4 * pairs * width
