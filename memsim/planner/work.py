@@ -15,11 +15,13 @@ from memsim.ir.program import Attr, Node, Program, TensorType
 class Kind(StrEnum):
     """What bounds an op, apart from memory.
 
-    MATMUL: products with weights or adapters. ATTENTION: products of activations with activations. UNPACK: INT4 to
-    floats. ELEMENTWISE: nothing but memory. STORAGE: files; moves bytes between them and memory.
+    MATMUL: products with packed weights. DENSE: products with matrices of floats: unpacked weights, adapters.
+    ATTENTION: products of activations with activations. UNPACK: INT4 to floats. ELEMENTWISE: nothing but memory.
+    STORAGE: files; moves bytes between them and memory.
     """
 
     MATMUL = "matmul"
+    DENSE = "dense"
     ATTENTION = "attention"
     UNPACK = "unpack"
     ELEMENTWISE = "elementwise"
@@ -31,7 +33,7 @@ class Work:
     """The work of a node, or of several.
 
     Attributes:
-        matmul_flops: Of matrix products with weights or adapters; a multiply-add is two.
+        matmul_flops: Of matrix products with weights or adapters, packed or not; a multiply-add is two.
         attention_flops: Of the products inside attention, masked halves left out.
         unpacked_weights: INT4 weights turned into floats.
         moved_bytes: Read from and written to memory if every operand passes once: the roofline's bytes.
@@ -109,8 +111,8 @@ _STORAGE = _Row(Kind.STORAGE)
 _NOTHING = _Row(Kind.STORAGE, moves=lambda i, o: 0)
 
 WORK: dict[str, _Row] = {
-    "linear": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "linear_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "linear": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "linear_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
     "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _matrix(a), _once),
     "linear_q4_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _matrix(a), _once),
     # With the adapter's two products: x A^T and h B^T forward, dy B and dh A backward.
@@ -127,11 +129,11 @@ WORK: dict[str, _Row] = {
         lambda i: -(-i[0].shape[0] // HEAD_ROWS),
         _all_but_workspace,
     ),
-    "lora_a": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "lora_a_backward": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[1] * _size(i[1])),
-    "lora_a_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "lora_b": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _size(i[2])),
-    "lora_b_backward": _Row(Kind.MATMUL, lambda i, a: 4 * i[0].shape[0] * _size(i[2])),
+    "lora_a": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "lora_a_backward": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[1] * _size(i[1])),
+    "lora_a_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
+    "lora_b": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[2])),
+    "lora_b_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * _size(i[2])),
     # Two products forward; backward makes q k^T again, then dv, dp, dq and dk.
     "attention": _Row(Kind.ATTENTION, lambda i, a: 4 * _pairs(i[0].shape[0], a) * i[0].shape[1]),
     "attention_backward": _Row(Kind.ATTENTION, lambda i, a: 10 * _pairs(i[0].shape[0], a) * i[0].shape[1]),
