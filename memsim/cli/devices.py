@@ -1,10 +1,13 @@
 """``memsim devices``: what the simulator knows of each device, and from where."""
 
 import dataclasses
+import os
 from typing import Any
 
 import click
 
+from memsim.cli.progress import stage
+from memsim.errors import UsageError
 from memsim.results import emit_json
 from memsim.simulator.device import Device, Quantity
 from memsim.simulator.device_file import HOST, built_in, find_device, host_file
@@ -64,3 +67,27 @@ def _table(device: Device) -> str:
     for key, source in device.sources.items():
         lines.append(f"{key} ({source.date}): {source.what}" + (f" <{source.url}>" if source.url else ""))
     return "\n".join(lines)
+
+
+@command.command(name="calibrate", context_settings={"show_default": True})
+@click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
+@click.option(
+    "--compute",
+    type=click.Choice(["auto", "f32", "bf16"]),
+    default="auto",
+    help="Products with packed weights in f32 or bf16; auto takes the faster.",
+)
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
+def calibrate(threads: int, compute: str, json_path: str | None) -> None:
+    """Measure this machine as the device `host`, in under two minutes; leave it idle meanwhile."""
+    from memsim.runtime.calibrate import calibrate as measure
+
+    available = len(os.sched_getaffinity(0))
+    if not 0 <= threads <= available:
+        raise UsageError(f"--threads {threads} must be from 0 to the {available} processors of this machine")
+    device = measure(threads or available, compute, stage)
+    if json_path is not None:
+        emit_json({"command": "devices calibrate", **_plain(device)}, json_path)
+    if json_path != "-":
+        click.echo(_table(device))
+        click.echo(f"kept as {HOST}: {host_file()}")
