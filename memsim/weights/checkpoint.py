@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ _WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 64 << 20
+# How multimodal files begin the names of the text model, since transformers 4.52 and before.
+_MULTIMODAL = re.compile(r"^(model\.)?language_model\.")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 _SOURCE_DTYPES = {"bf16": "<u2", "f16": "<f2", "f32": "<f4"}
 
@@ -40,11 +42,13 @@ class SourceTensor:
         name: Hugging Face's name.
         path: The file that holds it.
         entry: Its place there.
+        offset: What is added to its values in a pack.
     """
 
     name: str
     path: Path
     entry: TensorEntry
+    offset: float = 0.0
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -89,10 +93,12 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     where = directory / CONFIG_FILE
     data = read_object(where, _MAX_CONFIG_BYTES)
     config = config_from_dict(data, str(where))
-    found = _find_tensors(directory)
+    found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {}
     for part, name, shape in _wanted(config, found):
-        tensors[part, name] = _checked(hugging_face_name(part, name), shape, found, directory)
+        tensor = _checked(hugging_face_name(part, name), shape, found, directory)
+        offset = config.family.norm_offset if name.endswith("norm.weight") else 0.0
+        tensors[part, name] = replace(tensor, offset=offset)
     return Checkpoint(directory, config, _eos_token_id(data, config), tensors)
 
 

@@ -187,7 +187,7 @@ def _read_vector(tensor: SourceTensor) -> NDArray[np.float32]:
         values = reader.read(0, 1).reshape(-1)
     if not np.isfinite(values).all():
         raise InputError(f"{tensor.name} holds NaN or infinite weights; the checkpoint is corrupt")
-    return values
+    return values + np.float32(tensor.offset)
 
 
 def _tokenizer_bytes(directory: Path) -> int:
