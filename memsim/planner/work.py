@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
     MATMUL: products with packed weights. DENSE: products with matrices of floats: unpacked weights, adapters.
     ATTENTION: products of activations with activations. UNPACK: INT4 to floats. ELEMENTWISE: nothing but memory.
-    STORAGE: files; moves bytes between them and memory.
+    VOCABULARY: the same over logits, with exponentials and sums. STORAGE: files; moves bytes between them and memory.
     """
 
     MATMUL = "matmul"
@@ -25,6 +25,7 @@ class Kind(StrEnum):
     ATTENTION = "attention"
     UNPACK = "unpack"
     ELEMENTWISE = "elementwise"
+    VOCABULARY = "vocabulary"
     STORAGE = "storage"
 
 
@@ -87,7 +88,9 @@ def _matrix(attrs: _Attrs) -> int:
 
 
 def _pairs(n_tokens: int, attrs: _Attrs) -> int:
-    """Return the (query, key) pairs of causal attention, within ``window`` keys if there is one."""
+    """Return the (query, key) pairs that the mask lets through: all, or causal within ``window`` keys if not 0."""
+    if not attrs.get("causal", True):
+        return n_tokens * n_tokens
     window = min(int(attrs.get("window", 0)) or n_tokens, n_tokens)
     return window * (window + 1) // 2 + (n_tokens - window) * window
 
@@ -107,6 +110,7 @@ def _all_but_workspace(i: _Types, o: _Types) -> int:
 
 
 _ELEMENTWISE = _Row(Kind.ELEMENTWISE)
+_VOCABULARY = _Row(Kind.VOCABULARY)
 _STORAGE = _Row(Kind.STORAGE)
 _NOTHING = _Row(Kind.STORAGE, moves=lambda i, o: 0)
 
@@ -153,9 +157,11 @@ WORK: dict[str, _Row] = {
     "rope_backward": _ELEMENTWISE,
     "swiglu": _ELEMENTWISE,
     "swiglu_backward": _ELEMENTWISE,
+    "geglu": _ELEMENTWISE,
+    "geglu_backward": _ELEMENTWISE,
     "add": _ELEMENTWISE,
-    "cross_entropy": _ELEMENTWISE,
-    "cross_entropy_backward": _ELEMENTWISE,
+    "cross_entropy": _VOCABULARY,
+    "cross_entropy_backward": _VOCABULARY,
     "zero": _ELEMENTWISE,
     "sgd": _ELEMENTWISE,
     "momentum": _ELEMENTWISE,

@@ -109,7 +109,7 @@ def measure(bench: Bench, shapes: Sequence[tuple[int, int]] = _SHAPES) -> Sample
 def _attention(bench: Bench, add: Callable[[str, float], None]) -> None:
     for n_tokens, heads, kv_heads, width in ((256, 14, 2, 64), (512, 12, 2, 128)):
         q, k = TensorType((n_tokens, heads * width)), TensorType((n_tokens, kv_heads * width))
-        attrs = {"n_heads": heads, "n_kv_heads": kv_heads}
+        attrs: dict[str, Attr] = {"n_heads": heads, "n_kv_heads": kv_heads, "scale": 0.1, "window": 0, "causal": True}
         for op, inputs in (
             ("attention", [q, k, k]),
             ("attention_backward", [q, q, k, k, q, TensorType((heads, n_tokens))]),
@@ -120,16 +120,21 @@ def _attention(bench: Bench, add: Callable[[str, float], None]) -> None:
 
 def _elementwise(bench: Bench, add: Callable[[str, float], None]) -> None:
     wide, narrow, vector = TensorType((256, 4_864)), TensorType((256, 896)), TensorType((896,))
-    logits, labels = TensorType((64, 151_936)), TensorType((64,), "u32")
     for op, inputs, attrs in (
         ("swiglu", [wide, wide], {}),
         ("swiglu_backward", [wide, wide, wide], {}),
         ("add", [narrow, narrow], {}),
         ("rmsnorm", [narrow, vector], {"eps": 1e-6}),
-        ("cross_entropy", [logits, labels], {"scale": 1.0}),
     ):
         seconds, work = bench.time(op, inputs, **attrs)
         add("elementwise_bytes_per_s", work.moved_bytes / seconds)
+    logits, labels, stats = TensorType((64, 151_936)), TensorType((64,), "u32"), TensorType((3,), "f64")
+    for op, inputs in (
+        ("cross_entropy", [logits, labels]),
+        ("cross_entropy_backward", [logits, labels, TensorType((64,)), stats]),
+    ):
+        seconds, work = bench.time(op, inputs, scale=1.0)
+        add("vocabulary_bytes_per_s", work.moved_bytes / seconds)
     large = TensorType((4_096, 4_096))
     seconds, work = bench.time("add", [large, large])
     add("memory_bytes_per_s", work.moved_bytes / seconds)

@@ -32,6 +32,7 @@ class Numbers:
         attention_flops_per_s: Products inside attention.
         unpack_weights_per_s: INT4 weights to floats, if memory is no limit.
         elementwise_bytes_per_s: Memory traffic of element-wise ops.
+        vocabulary_bytes_per_s: Memory traffic of softmax, its sums and its gradient over all logits.
         memory_bytes_per_s: Memory traffic of everything else.
         op_launch_s: Cost of launching an op.
         threads: Threads that ops of the schedule ``tiled`` hold workspaces for.
@@ -62,6 +63,7 @@ class Numbers:
     attention_flops_per_s: float = _number("FLOP/s", 1)
     unpack_weights_per_s: float = _number("weight/s", 1)
     elementwise_bytes_per_s: float = _number("B/s", 1)
+    vocabulary_bytes_per_s: float = _number("B/s", 1)
     memory_bytes_per_s: float = _number("B/s", 1)
     op_launch_s: float = _number("s", -1)
     threads: float = _number("1", 0)

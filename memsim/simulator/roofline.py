@@ -23,8 +23,11 @@ def op_time(kind: Kind, work: Work, numbers: Numbers, speed: float = 1.0) -> OpT
     flops_per_s = numbers.dense_flops_per_s if kind is Kind.DENSE else numbers.matmul_flops_per_s
     arithmetic_s = work.matmul_flops / flops_per_s + work.attention_flops / numbers.attention_flops_per_s
     unpack_s = work.unpacked_weights / numbers.unpack_weights_per_s
-    streams = kind in (Kind.ELEMENTWISE, Kind.STORAGE)
-    bytes_per_s = numbers.elementwise_bytes_per_s if streams else numbers.memory_bytes_per_s
+    bytes_per_s = {
+        Kind.ELEMENTWISE: numbers.elementwise_bytes_per_s,
+        Kind.STORAGE: numbers.elementwise_bytes_per_s,
+        Kind.VOCABULARY: numbers.vocabulary_bytes_per_s,
+    }.get(kind, numbers.memory_bytes_per_s)
     busy_s = max(arithmetic_s + unpack_s, work.moved_bytes / bytes_per_s) / speed
     share = unpack_s / (arithmetic_s + unpack_s) if unpack_s else 0.0
     return OpTime(busy_s * (1 - share) + numbers.op_launch_s / speed, busy_s * share)

@@ -3,8 +3,8 @@
 A planned step program becomes a trace here; a recording can be made into one as well.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,17 +77,24 @@ class StepTrace:
     resident_bytes: int
 
 
-def trace_program(program: Program, plan: MemoryPlan) -> StepTrace:
-    """Return the trace of a planned step program, run for the first time."""
+def trace_program(program: Program, plan: MemoryPlan, passes: Mapping[str, int] | None = None) -> StepTrace:
+    """Return the trace of a planned step program, run for the first time.
+
+    Args:
+        program: What is executed.
+        plan: Its memory.
+        passes: How often an op passes over its operands, where that is more than once.
+    """
     sizes = _file_sizes(program)
     resident = list(_resident(program, plan))
     nodes = []
-    executed: set[int] = set()
+    held = 0
     for index in program.order():
         # The second micro-batch finds everything touched that the first one touched.
-        held = resident[index] if index not in executed else max(resident[i] for i in executed)
-        executed.add(index)
-        nodes.append(_trace_node(program, index, held, sizes))
+        held = max(held, resident[index])
+        node = _trace_node(program, index, held, sizes)
+        times = (passes or {}).get(node.op, 1)
+        nodes.append(replace(node, work=replace(node.work, moved_bytes=times * node.work.moved_bytes)))
     return StepTrace(tuple(nodes), max(resident, default=0))
 
 

@@ -77,11 +77,13 @@ def test_one_node(
     assert _work(op, inputs, outputs, **attrs) == expected
 
 
-@pytest.mark.parametrize("window", [None, 1, 4, 13, 99])
-def test_attention_counts_the_pairs_that_the_mask_lets_through(window: int | None) -> None:
+@pytest.mark.parametrize(
+    ("window", "causal"), [(0, True), (1, True), (4, True), (13, True), (99, True), (0, False)]
+)
+def test_attention_counts_the_pairs_that_the_mask_lets_through(window: int, causal: bool) -> None:
     query, key = np.arange(T)[:, None], np.arange(T)[None, :]
-    pairs = int(((key <= query) & (key > query - (window or T))).sum())
-    attrs = {"n_heads": 4, "n_kv_heads": 2} | ({"window": window} if window else {})
+    pairs = int(((key <= query) & (key > query - (window or T)) | np.bool_(not causal)).sum())
+    attrs = {"n_heads": 4, "n_kv_heads": 2, "window": window, "causal": causal}
     types = [X, TensorType((T, K // 2)), TensorType((T, K // 2))]
     forward = _work("attention", types, [X, TensorType((4, T))], **attrs)
     assert (forward.matmul_flops, forward.attention_flops) == (0, 2 * 2 * pairs * K)
