@@ -125,11 +125,12 @@ def _killed(plan: RunPlan, simulation: Simulation, mode: Mode, decimal: bool) ->
     node = survival.killed_at
     if node is None:
         raise ValueError("the run survives")
-    largest = ", ".join(f"{name} {format_bytes(n, decimal)}" for name, n in held_at(plan.train.program, node.index)[:3])
+    held = held_at(plan.train.program, node.index)[:3]
+    largest = ", ".join(f"{name} {format_bytes(n_bytes, decimal)}" for name, n_bytes in held)
+    over, limit = (format_bytes(n_bytes, decimal) for n_bytes in (-survival.margin_bytes, survival.limit.nominal))
     return (
-        f"killed at node {node.index} ({node}) with {largest}; the peak is {format_bytes(-survival.margin_bytes, decimal)}"
-        f" over the {mode} limit of {format_bytes(survival.limit.nominal, decimal)}. Use --schedule tiled, shorten "
-        f"--seq-len, or raise the limit"
+        f"killed at node {node.index} ({node}) with {largest}; the peak is {over} over the {mode} limit of {limit}. "
+        f"Use --schedule tiled, shorten --seq-len, or raise the limit"
     )
 
 

@@ -27,7 +27,7 @@ class Heat:
 
     def speed(self, at_s: float) -> float:
         """Return the share of full speed after ``at_s`` seconds of work."""
-        if at_s <= self.hold_s:
+        if at_s < self.hold_s:
             return 1.0
         ramped = (at_s - self.hold_s) / self.ramp_s if self.ramp_s else inf
         return max(self.floor, 1.0 - (1.0 - self.floor) * min(ramped, 1.0))
