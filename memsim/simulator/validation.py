@@ -189,7 +189,7 @@ def fit(cases: Sequence[Case], device: Device) -> Fitted:
 def _descend(error: Callable[[float, float], float], start: tuple[float, float]) -> tuple[float, float]:
     """Return the positive pair of least error near ``start``: a search along each axis with shrinking factors."""
     best, least, factor = start, error(*start), 2.0
-    while factor > 1.001:
+    while factor > 1.0001:
         x, y = best
         tried = [(x * factor, y), (x / factor, y), (x, y * factor), (x, y / factor)]
         tried += [(x * factor, y / factor), (x / factor, y * factor)]

@@ -77,9 +77,7 @@ def test_one_node(
     assert _work(op, inputs, outputs, **attrs) == expected
 
 
-@pytest.mark.parametrize(
-    ("window", "causal"), [(0, True), (1, True), (4, True), (13, True), (99, True), (0, False)]
-)
+@pytest.mark.parametrize(("window", "causal"), [(0, True), (1, True), (4, True), (13, True), (99, True), (0, False)])
 def test_attention_counts_the_pairs_that_the_mask_lets_through(window: int, causal: bool) -> None:
     query, key = np.arange(T)[:, None], np.arange(T)[None, :]
     pairs = int(((key <= query) & (key > query - (window or T)) | np.bool_(not causal)).sum())
