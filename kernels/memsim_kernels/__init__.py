@@ -18,13 +18,8 @@ from memsim_kernels.linear import (
     linear_q4_backward_input,
     linear_q4_forward,
 )
-from memsim_kernels.lora import (
-    lora_a_backward,
-    lora_a_backward_input,
-    lora_a_forward,
-    lora_b_backward,
-    lora_b_forward,
-)
+from memsim_kernels.lora import Adapter as Adapter
+from memsim_kernels.lora import lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
 from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
@@ -46,11 +41,7 @@ __all__ = [
     "linear_forward",
     "linear_q4_backward_input",
     "linear_q4_forward",
-    "lora_a_backward",
-    "lora_a_backward_input",
-    "lora_a_forward",
-    "lora_b_backward",
-    "lora_b_forward",
+    "lora_backward",
     "momentum_update",
     "rmsnorm_backward_input",
     "rmsnorm_forward",

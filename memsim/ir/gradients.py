@@ -19,8 +19,11 @@ class Backward(Protocol):
     def emit(self, node: Node, op: str, inputs: list[str], *wrt: str) -> list[str]:
         """Emit ``op`` with ``node``'s attributes; its outputs are named after ``wrt``. Return their names."""
 
-    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str) -> None:
-        """Emit ``op``, whose output is a contribution to the gradient of ``wrt``, added to what is there."""
+    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str, *work: str) -> None:
+        """Emit ``op``, whose first output is a contribution to the gradient of ``wrt``, added to what is there.
+
+        Further outputs, named after ``work``, are workspace.
+        """
 
     def add(self, wrt: str, gradient: str) -> None:
         """Let ``gradient`` be a contribution to the gradient of ``wrt``."""
@@ -31,21 +34,11 @@ Rule = Callable[[Backward, Node], None]
 
 def _linear_q4(b: Backward, node: Node) -> None:
     x, q, scales = node.inputs[:3]
-    b.contribute(node, "linear_q4_backward_input", [b.grad(node.outputs[0]), q, scales], x)
-
-
-def _lora_a(b: Backward, node: Node) -> None:
-    x, lora_a = node.inputs
-    dh = b.grad(node.outputs[0])
-    b.contribute(node, "lora_a_backward", [dh, x], lora_a)
-    b.contribute(node, "lora_a_backward_input", [dh, lora_a], x)
-
-
-def _lora_b(b: Backward, node: Node) -> None:
-    y, h, lora_b = node.inputs
     dy = b.grad(node.outputs[0])
-    b.emit(node, "lora_b_backward", [dy, h, lora_b], lora_b, h)
-    b.add(y, dy)
+    adapter = node.inputs[-2:] if "lora_scale" in node.attrs else ()
+    if adapter:  # first, since x may end here
+        b.emit(node, "lora_backward", [dy, x, *adapter], *adapter, f"{node.outputs[1]}.both")
+    b.contribute(node, "linear_q4_backward_input", [dy, q, scales, *adapter], x, *node.outputs[1:])
 
 
 def _rmsnorm(b: Backward, node: Node) -> None:
@@ -96,8 +89,6 @@ def _linear_cross_entropy_q4(b: Backward, node: Node) -> None:
 
 RULES: dict[str, Rule] = {
     "linear_q4": _linear_q4,
-    "lora_a": _lora_a,
-    "lora_b": _lora_b,
     "rmsnorm": _rmsnorm,
     "rope": _rope,
     "attention": _attention,

@@ -69,11 +69,12 @@ class _Block:
         """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
         attrs = _matrix_attrs(self.config.projections()[name], self.group_size)
         bias = [f"{name}.bias"] if self.config.has_bias(name) else []
-        base = f"{out}.base" if self.lora.targets(name) else out
-        self.builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", *bias], [base], **attrs)
+        inputs, outputs = [x, f"{name}.q", f"{name}.scales", *bias], [out]
         if self.lora.targets(name):
-            self.builder.emit("lora_a", [x, f"{name}.lora_A"], [f"{out}.h"])
-            self.builder.emit("lora_b", [base, f"{out}.h", f"{name}.lora_B"], [out], scale=self.lora.scale)
+            inputs += [f"{name}.lora_A", f"{name}.lora_B"]
+            outputs.append(f"{out}.h")
+            attrs["lora_scale"] = self.lora.scale
+        self.builder.emit("linear_q4", inputs, outputs, **attrs)
         return out
 
     def norm(self, x: str, name: str, out: str) -> str:

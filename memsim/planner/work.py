@@ -87,6 +87,11 @@ def _matrix(attrs: _Attrs) -> int:
     return int(attrs["n_rows"]) * int(attrs["n_columns"])
 
 
+def _adapter(pair: _Types, attrs: _Attrs) -> int:
+    """Return the parameters of a fused adapter: a forward makes x A^T and h B^T, a backward dy B and dh A."""
+    return sum(map(_size, pair)) if "lora_scale" in attrs else 0
+
+
 def _pairs(n_tokens: int, attrs: _Attrs) -> int:
     """Return the (query, key) pairs that the mask lets through: all, or causal within ``window`` keys if not 0."""
     if not attrs.get("causal", True):
@@ -115,17 +120,14 @@ _STORAGE = _Row(Kind.STORAGE)
 _NOTHING = _Row(Kind.STORAGE, moves=lambda i, o: 0)
 
 WORK: dict[str, _Row] = {
-    "linear": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "linear_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _matrix(a), _once),
-    "linear_q4_backward_input": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * _matrix(a), _once),
-    # With the adapter's two products: x A^T and h B^T forward, dy B and dh A backward.
-    "linear_lora_q4": _Row(
-        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _size(i[-2]) + _size(i[-1])), _once
+    "linear": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * (_size(i[1]) + _adapter(i[-2:], a))),
+    "linear_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * (_size(i[1]) + _adapter(i[2:4], a))),
+    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[-2:], a)), _once),
+    "linear_q4_backward_input": _Row(
+        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[3:5], a)), _once
     ),
-    "linear_lora_q4_backward_input": _Row(
-        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _size(i[3]) + _size(i[4])), _once
-    ),
+    # x A^T and dy B again, dh^T x, dy^T h.
+    "lora_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * (_size(i[2]) + _size(i[3]))),
     # Logits, and their product with the matrix for the gradient; HEAD_ROWS tokens a pass over the vocabulary.
     "linear_cross_entropy_q4": _Row(
         Kind.MATMUL,
@@ -133,11 +135,6 @@ WORK: dict[str, _Row] = {
         lambda i: -(-i[0].shape[0] // HEAD_ROWS),
         _all_but_workspace,
     ),
-    "lora_a": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "lora_a_backward": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[1] * _size(i[1])),
-    "lora_a_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[1])),
-    "lora_b": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * _size(i[2])),
-    "lora_b_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * _size(i[2])),
     # Two products forward; backward makes q k^T again, then dv, dp, dq and dk.
     "attention": _Row(Kind.ATTENTION, lambda i, a: 4 * _pairs(i[0].shape[0], a) * i[0].shape[1]),
     "attention_backward": _Row(Kind.ATTENTION, lambda i, a: 10 * _pairs(i[0].shape[0], a) * i[0].shape[1]),

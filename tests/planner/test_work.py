@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memsim.ir.opset import OPS, OpError
-from memsim.ir.program import Node, Program, TensorType, Value
+from memsim.ir.program import Attr, Node, Program, TensorType, Value
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
@@ -18,12 +18,14 @@ T, K, N, R = 13, 64, 48, 3
 MATRIX = {"n_rows": N, "n_columns": K, "group_size": 32}
 Q, SCALES = TensorType((N // 16, K // 8, 16), "u32"), TensorType((K // 32, N), "f16")
 X, Y, H, A, B = (TensorType(shape) for shape in ((T, K), (T, N), (T, R), (R, K), (N, R)))
+LORA = {"lora_scale": 2.0}
 PRODUCT, ADAPTER = 2 * T * N * K, 2 * T * R * (N + K)
 PACKED = N * K // 2 + N * K // 32 * 2
+RANK = LoraConfig().rank
 STATS = TensorType((3,), "f64")
 
 
-def _work(op: str, inputs: list[TensorType], outputs: list[TensorType], **attrs: int) -> Work:
+def _work(op: str, inputs: list[TensorType], outputs: list[TensorType], **attrs: Attr) -> Work:
     names = [f"v{index}" for index in range(len(inputs) + len(outputs))]
     values = {name: Value(name, kind) for name, kind in zip(names, [*inputs, *outputs], strict=True)}
     node = Node(op, tuple(names[: len(inputs)]), tuple(names[len(inputs) :]), attrs)
@@ -43,23 +45,40 @@ def test_every_op_has_a_row() -> None:
         ("linear_q4", [X, Q, SCALES], [Y], MATRIX, Work(PRODUCT, 0, N * K, 4 * T * (K + N) + PACKED)),
         ("linear_q4_backward_input", [Y, Q, SCALES], [X], MATRIX, Work(PRODUCT, 0, N * K, 4 * T * (K + N) + PACKED)),
         (
-            "linear_lora_q4",
+            "linear_q4",
             [X, Q, SCALES, TensorType((N,)), A, B],
             [Y, H],
-            MATRIX,
+            MATRIX | LORA,
             Work(PRODUCT + ADAPTER, 0, N * K, 4 * (T * (K + N + R) + N + R * (N + K)) + PACKED),
         ),
         (
-            "linear_lora_q4_backward_input",
+            "linear_q4_backward_input",
             [Y, Q, SCALES, A, B, X],
             [X, H],
-            MATRIX,
+            MATRIX | LORA,
             Work(PRODUCT + ADAPTER, 0, N * K, 4 * (T * (2 * K + N + R) + R * (N + K)) + PACKED),
         ),
-        ("lora_a", [X, A], [H], {}, Work(2 * T * R * K, moved_bytes=4 * (T * K + R * K + T * R))),
-        ("lora_a_backward", [H, X], [A], {}, Work(2 * T * R * K, moved_bytes=4 * (T * R + T * K + R * K))),
-        ("lora_b", [Y, H, B], [Y], {}, Work(2 * T * R * N, moved_bytes=4 * (2 * T * N + T * R + N * R))),
-        ("lora_b_backward", [Y, H, B], [B, H], {}, Work(4 * T * R * N, moved_bytes=4 * (T * N + 2 * (T + N) * R))),
+        (
+            "linear",
+            [X, TensorType((N, K)), A, B],
+            [Y, H],
+            LORA,
+            Work(PRODUCT + ADAPTER, moved_bytes=4 * (T * (K + N + R) + N * K + R * (N + K))),
+        ),
+        (
+            "linear_backward_input",
+            [Y, TensorType((N, K)), A, B, X],
+            [X, H],
+            LORA,
+            Work(PRODUCT + ADAPTER, moved_bytes=4 * (T * (2 * K + N + R) + N * K + R * (N + K))),
+        ),
+        (
+            "lora_backward",
+            [Y, X, A, B],
+            [A, B, TensorType((2, T, R))],
+            LORA,
+            Work(2 * ADAPTER, moved_bytes=4 * (T * (N + K + 2 * R) + 2 * R * (N + K))),
+        ),
         ("unpack_q4", [Q, SCALES], [TensorType((N, K))], MATRIX, Work(0, 0, N * K, PACKED + 4 * N * K)),
         ("add", [X, X], [X], {}, Work(moved_bytes=12 * T * K)),
         (
@@ -72,7 +91,7 @@ def test_every_op_has_a_row() -> None:
     ],
 )
 def test_one_node(
-    op: str, inputs: list[TensorType], outputs: list[TensorType], attrs: dict[str, int], expected: Work
+    op: str, inputs: list[TensorType], outputs: list[TensorType], attrs: dict[str, Attr], expected: Work
 ) -> None:
     assert _work(op, inputs, outputs, **attrs) == expected
 
@@ -112,11 +131,16 @@ def test_schedules_differ_by_what_they_recompute(schedule: str) -> None:
     products = 2 * blocks - config.hidden_size * (q + 2 * kv) + 2 * config.vocab_size * config.hidden_size
     if schedule != "backprop":
         products += blocks - down
-    base = [node for node in program.nodes if node.op.startswith("linear")]
-    adapters = [node for node in program.nodes if node.op.startswith("lora")]
-    counted = sum(node_work(program, node).matmul_flops for node in base)
-    assert counted == pytest.approx(2 * n_tokens * products, rel=0.02 if not adapters else 0)
-    assert step_work(program).flops > counted
+    adapter = sum(RANK * (rows + columns) for rows, columns in config.projections().values())
+    fused = config.num_hidden_layers * adapter * (2 if schedule == "backprop" else 3)
+    fused -= RANK * (3 * config.hidden_size + q + 2 * kv)
+    if schedule != "backprop":
+        fused -= config.num_hidden_layers * RANK * (config.hidden_size + config.intermediate_size)
+    linear = [node for node in program.nodes if node.op.startswith("linear")]
+    assert sum(node_work(program, node).matmul_flops for node in linear) == 2 * n_tokens * (products + fused)
+    backward = [node for node in program.nodes if node.op == "lora_backward"]
+    gradients = 4 * n_tokens * config.num_hidden_layers * adapter
+    assert sum(node_work(program, node).matmul_flops for node in backward) == gradients
 
 
 def test_a_step_repeats_its_micro_batches() -> None:
