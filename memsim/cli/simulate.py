@@ -93,7 +93,7 @@ def command(
         emit_json(result, json_path)
     decimal = budget is None or is_decimal(budget)
     if json_path != "-":
-        click.echo(_summary(result, simulation, mode, decimal))
+        click.echo(_summary(result, plan, simulation, mode, decimal))
     if not result.fits:
         click.echo(f"memsim: {_killed(plan, simulation, mode, decimal)}", err=True)
         sys.exit(LimitError.exit_code)
@@ -134,7 +134,7 @@ def _killed(plan: RunPlan, simulation: Simulation, mode: Mode, decimal: bool) ->
     )
 
 
-def _summary(result: Result, simulation: Simulation, mode: Mode, decimal: bool) -> str:
+def _summary(result: Result, plan: RunPlan, simulation: Simulation, mode: Mode, decimal: bool) -> str:
     """Return the simulation for people."""
     figures, survival = simulation.figures, simulation.survival[mode]
 
@@ -150,7 +150,7 @@ def _summary(result: Result, simulation: Simulation, mode: Mode, decimal: bool) 
 
     margin = survival.margin_bytes
     spare = f"{size(abs(margin))} {'to spare' if margin >= 0 else 'too much'}"
-    peak = simulation.peak_node
+    peak = plan.memory.peak_node
     held = ", ".join(f"{name} {size(n)}" for name, n in list(result.peak_by_value.items())[:3])
     rows = [
         ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
@@ -158,8 +158,8 @@ def _summary(result: Result, simulation: Simulation, mode: Mode, decimal: bool) 
         ("verdict", f"{survival.verdict} under {size(survival.limit.nominal)}, {mode}: {spare}"),
         ("peak footprint", sizes(figures["peak_footprint_bytes"])),
         ("  app baseline", sizes(figures["app_baseline_bytes"])),
-        ("  working set", f"{size(result.peak_working_set_bytes or 0)} at node {peak.index} ({peak}), no interpreter"),
-        ("  held by", held),
+        ("  working set", f"{size(result.peak_working_set_bytes or 0)}, no interpreter; what is touched stays"),
+        ("  held by", f"{held} at node {peak} ({plan.program.nodes[peak]})"),
         *((f"limit {name}", f"{sizes(s.limit)}: {s.verdict}") for name, s in simulation.survival.items()),
         ("step", f"{seconds('step_s')}, median of {len(result.steps)}"),
         ("  cold", f"{seconds('cold_step_s')}, the first one: no file page in memory"),

@@ -18,17 +18,20 @@ CAVEAT = (
 )
 
 
-@click.command(name="validate")
+@click.command(name="validate", context_settings={"show_default": True})
+@click.option(
+    "--device", default=DEVICE, metavar="NAME|FILE", help="What is not fitted (heat, flash, RAM) is this device's."
+)
 @click.option("--json", "json_path", metavar="PATH|-", help="Write everything as JSON to PATH, or to stdout.")
-def command(json_path: str | None) -> None:
+def command(device: str, json_path: str | None) -> None:
     """Predict the published table of MeBP and MeZO, and print every error.
 
     Three constants are fitted, the same for all models: to all of them, and to all but the one that is predicted.
     """
-    device = find_device(DEVICE)
-    validation = validate_table(device)
+    target = find_device(device)
+    validation = validate_table(target)
     if json_path is not None:
-        emit_json(_plain(validation), json_path)
+        emit_json(_plain(validation, target.name), json_path)
     if json_path != "-":
         click.echo(f"{SOURCE}, seq {SEQ_LEN}, mean of {REPETITIONS} steps\n")
         click.echo(_table(validation, "peak footprint, MB", lambda m: m.peak_bytes / 1e6, "memory", ".0f"))
@@ -62,11 +65,11 @@ def _constants(validation: Validation) -> str:
     )
 
 
-def _plain(validation: Validation) -> dict[str, Any]:
+def _plain(validation: Validation, device: str) -> dict[str, Any]:
     return {
         "command": "validate",
         "source": SOURCE,
-        "device": DEVICE,
+        "device": device,
         "caveat": CAVEAT,
         "predictions": [asdict(prediction) for prediction in validation.predictions],
         "fits": {left_out or "none left out": asdict(item) for left_out, item in validation.fits.items()},
