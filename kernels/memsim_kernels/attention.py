@@ -2,8 +2,8 @@
 
 T tokens, D head_dim, NH query heads, NKV key-value heads; query head h reads key-value head h // (NH / NKV). Query t
 sees all keys, or, if ``causal``, keys 0 ... t, or the last ``window`` of those. Tiles in which no query sees a key are
-skipped. Nothing of size T x T exists. A tile of scores is kept transposed, [keys, queries], so that the maximum, the exponentials and
-the sums of a query run down a lane, and the tile is at once the right-hand side of the product with V.
+skipped. Nothing of size T x T exists. A tile of scores is kept transposed, [keys, queries], so that the maximum, the
+exponentials and the sums of a query run down a lane, and the tile is at once the right-hand side of the product with V.
 Reference: FlashAttention-2, https://arxiv.org/abs/2307.08691.
 """
 

@@ -34,6 +34,7 @@ HOST: Final = "host"
 _MAX_BYTES = 1 << 20
 _DIRECTORY = Path(__file__).parent.parent / "devices"
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+_SMALLEST_PAGE_BYTES = 4096
 _FRACTIONS = ("warning_fraction", "flash_hot_multiplier", "thermal_floor")
 _MAY_BE_ZERO = ("op_launch_s", "fault_s", "flash_latency_s", "system_bytes", "thermal_hold_s", "thermal_ramp_s")
 
@@ -129,8 +130,14 @@ def parse_device(plain: Mapping[str, Any], name: str, where: str) -> Device:
             )
     for key, quantity in numbers.items():
         _check(key, quantity, sources, f"{where}: {key}")
-    if numbers["cluster_min_bytes"].nominal > numbers["cluster_max_bytes"].nominal:
-        raise InputError(f"{where}: cluster_min_bytes is above cluster_max_bytes")
+    sizes = [
+        _SMALLEST_PAGE_BYTES,
+        *(numbers[f"{name}_bytes"].nominal for name in ("page", "cluster_min", "cluster_max")),
+    ]
+    if sizes != sorted(sizes):
+        raise InputError(
+            f"{where} must have {_SMALLEST_PAGE_BYTES} <= page_bytes <= cluster_min_bytes <= cluster_max_bytes"
+        )
     rest = {key: value for key, value in plain.items() if key not in ("schema", "numbers", "sources")}
     head = decode(_Head, rest, where)
     return Device(name, head.title, head.rule, {key: numbers[key] for key in UNITS}, sources)

@@ -39,7 +39,9 @@ class Flash:
 
     def page_in(self, now_s: float, read: FileRead) -> float:
         """Return the seconds until everything asked for is in memory and mapped."""
-        pages = -(-read.n_bytes // int(self._numbers.page_bytes))
+        page_bytes = int(self._numbers.page_bytes)
+        # Rows that are gathered have a page each, if the file has so many.
+        pages = min(read.pieces, -(-read.file_bytes // page_bytes)) or -(-read.n_bytes // page_bytes)
         arrival_s = max(now_s, self._arrives_at_s.pop(read.file, now_s))
         missing = self._cache.missing(self._clusters(read))
         if read.pieces or not self._advised:

@@ -76,6 +76,13 @@ def test_a_user_s_own_file_is_a_device(tmp_path: Path) -> None:
         ),
         ('date = "2026"', 'date = "lately"', "needs `what` and a `date` such as 2026-11, not 'lately'"),
         ("[numbers]", "[numbers", "is not valid TOML"),
+        ("low = 8192, nominal = 16384", "low = 1, nominal = 4095", "must have 4096 <= page_bytes <= cluster_min_bytes"),
+        (
+            "low = 16384, nominal = 32768",
+            "low = 1, nominal = 16383",
+            "must have 4096 <= page_bytes <= cluster_min_bytes",
+        ),
+        ("nominal = 524288", "nominal = 1e9", "cluster_max_bytes must have low <= nominal <= high"),
         (
             "thermal_floor = { low = 0.25, nominal = 0.5, high = 0.75",
             "thermal_floor = { low = 0.25, nominal = 0.5, high = 1.5",
