@@ -12,6 +12,7 @@ from memsim_kernels.activation import geglu_backward, geglu_forward, swiglu_back
 from memsim_kernels.attention import attention_backward, attention_forward
 from memsim_kernels.elementwise import add
 from memsim_kernels.head_f32 import head_q4
+from memsim_kernels.layer_norm import layernorm_backward_input, layernorm_forward
 from memsim_kernels.linear import (
     linear_backward_input,
     linear_forward,
@@ -23,6 +24,7 @@ from memsim_kernels.lora import lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
 from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
+from memsim_kernels.pointwise import gelu_backward, gelu_forward, relu_backward, relu_forward
 from memsim_kernels.quant import embedding_q4_forward, unpack_q4
 from memsim_kernels.rope import rope_backward, rope_forward
 
@@ -36,13 +38,19 @@ __all__ = [
     "embedding_q4_forward",
     "geglu_backward",
     "geglu_forward",
+    "gelu_backward",
+    "gelu_forward",
     "head_q4",
+    "layernorm_backward_input",
+    "layernorm_forward",
     "linear_backward_input",
     "linear_forward",
     "linear_q4_backward_input",
     "linear_q4_forward",
     "lora_backward",
     "momentum_update",
+    "relu_backward",
+    "relu_forward",
     "rmsnorm_backward_input",
     "rmsnorm_forward",
     "rope_backward",

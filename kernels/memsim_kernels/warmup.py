@@ -39,6 +39,15 @@ def warm_up() -> None:
     rstd = np.empty(tokens, np.float32)
     kernels.rmsnorm_forward(y, rstd, x, weight, 1e-6)
     kernels.rmsnorm_backward_input(x, dy, y, rstd, weight, True)
+    mean = np.empty(tokens, np.float32)
+    kernels.layernorm_forward(y, mean, rstd, x, weight, bias, 1e-6)
+    kernels.layernorm_backward_input(x, dy, y, mean, rstd, weight, True)
+    for forward, backward in (
+        (kernels.relu_forward, kernels.relu_backward),
+        (kernels.gelu_forward, kernels.gelu_backward),
+    ):
+        forward(y, x)
+        backward(dy, dy, x)
     _warm_up_lora(tokens, size, rank)
     _warm_up_attention(tokens, n_heads, n_kv_heads, size // n_heads)
     _warm_up_loss(tokens, vocabulary, ids, q, scales)

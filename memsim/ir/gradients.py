@@ -46,6 +46,12 @@ def _rmsnorm(b: Backward, node: Node) -> None:
     b.contribute(node, "rmsnorm_backward_input", [b.grad(node.outputs[0]), x, node.outputs[1], weight], x)
 
 
+def _layernorm(b: Backward, node: Node) -> None:
+    x, weight, _ = node.inputs
+    _, mean, rstd = node.outputs
+    b.contribute(node, "layernorm_backward_input", [b.grad(node.outputs[0]), x, mean, rstd, weight], x)
+
+
 def _rope(b: Backward, node: Node) -> None:
     x, cos, sin = node.inputs
     (dx,) = b.emit(node, "rope_backward", [b.grad(node.outputs[0]), cos, sin], x)
@@ -66,6 +72,12 @@ def _gated(b: Backward, node: Node) -> None:
     dgate, dup = b.emit(node, f"{node.op}_backward", [b.grad(node.outputs[0]), gate, up], gate, up)
     b.add(gate, dgate)
     b.add(up, dup)
+
+
+def _pointwise(b: Backward, node: Node) -> None:
+    (x,) = node.inputs
+    (dx,) = b.emit(node, f"{node.op}_backward", [b.grad(node.outputs[0]), x], x)
+    b.add(x, dx)
 
 
 def _add(b: Backward, node: Node) -> None:
@@ -90,10 +102,13 @@ def _linear_cross_entropy_q4(b: Backward, node: Node) -> None:
 RULES: dict[str, Rule] = {
     "linear_q4": _linear_q4,
     "rmsnorm": _rmsnorm,
+    "layernorm": _layernorm,
     "rope": _rope,
     "attention": _attention,
     "swiglu": _gated,
     "geglu": _gated,
+    "relu": _pointwise,
+    "gelu": _pointwise,
     "add": _add,
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,

@@ -179,6 +179,21 @@ def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[Tenso
     return [i[1]]
 
 
+@_op("layernorm")
+def _layernorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = (x - mean) rstd weight + bias, mean [T] and rstd [T], from (x, weight [C], bias [C])."""
+    _require(len(i) == 3 and i[0].shape[1:] == i[1].shape == i[2].shape, i)
+    row = TensorType((i[0].shape[0],))
+    return [i[0], row, row]
+
+
+@_op("layernorm_backward_input", may_reuse=((0, 5),))
+def _layernorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, C] (+ dx_in), from (dy, x, mean, rstd, weight)."""
+    _require(len(i) in (5, 6) and i[0] == i[1] and [i[1], *i[2:4]] == _layernorm((i[1], i[4], i[4]), attrs), i)
+    return [i[1]]
+
+
 @_op("rope", may_reuse=((0, 0),))
 def _rope(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Rotate each head of x [T, heads D] by position, from (x, cos [T, D/2], sin [T, D/2])."""
@@ -240,6 +255,31 @@ def _geglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _geglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """dgate, dup, from (ds, gate, up)."""
     return _swiglu_backward(i, attrs)
+
+
+def _pointwise(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, H] = f(x [T, H])."""
+    _require(len(i) == 1, i)
+    return [i[0]]
+
+
+def _pointwise_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, H], from (dy, x)."""
+    _require(len(i) == 2 and i[0] == i[1], i)
+    return [i[1]]
+
+
+for _name in ("relu", "gelu"):
+    OPS[_name] = Op(_name, _pointwise)
+    OPS[f"{_name}_backward"] = Op(f"{_name}_backward", _pointwise_backward, ((0, 0), (0, 1)))
+
+
+@_op("add_table_rows", may_reuse=((0, 0),))
+def _add_table_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = x + rows from ``start`` on of a table [P, C], such as learned positions."""
+    (n_tokens, columns), (rows, table_columns), start = i[0].shape, i[1].shape, _integer(attrs, "start")
+    _require(len(i) == 2 and columns == table_columns and 0 <= start <= rows - n_tokens, i)
+    return [i[0]]
 
 
 @_op("add", may_reuse=((0, 0), (0, 1)))

@@ -83,6 +83,14 @@ def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) ->
     k.rmsnorm_backward_input(dx, dy, x, i[2], i[3], adding)
 
 
+def _layernorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.layernorm_forward(o[0], o[1], o[2], i[0], i[1], i[2], a["eps"])
+
+
+def _layernorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.layernorm_backward_input(o[0], i[0], i[1], i[2], i[3], i[4], _start(o[0], i[5:]))
+
+
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rope_forward(o[0], i[0], i[1], i[2], a["n_heads"])
 
@@ -118,6 +126,26 @@ def _geglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 def _geglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.geglu_backward(o[0], o[1], i[0], i[1], i[2])
+
+
+def _relu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.relu_forward(o[0], i[0])
+
+
+def _relu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.relu_backward(o[0], i[0], i[1])
+
+
+def _gelu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.gelu_forward(o[0], i[0])
+
+
+def _gelu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.gelu_backward(o[0], i[0], i[1])
+
+
+def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.add(o[0], i[0], i[1][a["start"] : a["start"] + len(i[0])])
 
 
 def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -194,6 +222,8 @@ KERNELS: dict[str, Kernel] = {
     "lora_backward": _lora_backward,
     "rmsnorm": _rmsnorm,
     "rmsnorm_backward_input": _rmsnorm_backward_input,
+    "layernorm": _layernorm,
+    "layernorm_backward_input": _layernorm_backward_input,
     "rope": _rope,
     "rope_backward": _rope_backward,
     "attention": _attention,
@@ -202,6 +232,11 @@ KERNELS: dict[str, Kernel] = {
     "swiglu_backward": _swiglu_backward,
     "geglu": _geglu,
     "geglu_backward": _geglu_backward,
+    "relu": _relu,
+    "relu_backward": _relu_backward,
+    "gelu": _gelu,
+    "gelu_backward": _gelu_backward,
+    "add_table_rows": _add_table_rows,
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,

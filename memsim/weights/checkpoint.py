@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memsim.errors import InputError
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.family import DECODER, Family
 from memsim.models.parts import matrices, part_names, vectors
 from memsim.weights.tensor_file import TensorEntry, read_header
 
@@ -96,17 +97,19 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {}
     for part, name, shape in _wanted(config, found):
-        tensor = _checked(hugging_face_name(part, name), shape, found, directory)
+        tensor = _checked(hugging_face_name(part, name, config.family), shape, found, directory)
         offset = config.family.norm_offset if name.endswith("norm.weight") else 0.0
         tensors[part, name] = replace(tensor, offset=offset)
     return Checkpoint(directory, config, _eos_token_id(data, config), tensors)
 
 
-def hugging_face_name(part: str, name: str) -> str:
+def hugging_face_name(part: str, name: str, family: Family = DECODER) -> str:
     """Return Hugging Face's name for tensor ``name`` (with ``.weight`` or ``.bias``) of ``part``."""
+    module, _, kind = name.rpartition(".")
+    name = f"{family.names.get(module, module)}.{kind}"
     if part.startswith("block_"):
-        return f"model.layers.{int(part.removeprefix('block_'))}.{name}"
-    return name if name.startswith("lm_head.") else f"model.{name}"
+        return family.blocks.format(int(part.removeprefix("block_"))) + name
+    return name if name.startswith("lm_head.") else family.prefix + name
 
 
 def _wanted(config: ModelConfig, found: Mapping[str, object]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -119,8 +122,8 @@ def _wanted(config: ModelConfig, found: Mapping[str, object]) -> Iterator[tuple[
     for part in part_names(config):
         for name, shape in matrices(config, part).items():
             yield part, f"{name}.weight", shape
-        for name, length in vectors(config, part).items():
-            yield part, name, (length,)
+        for name, tensor_shape in vectors(config, part).items():
+            yield part, name, tensor_shape
 
 
 def _checked(

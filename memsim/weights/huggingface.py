@@ -184,7 +184,7 @@ def _sum_of_squares(values: NDArray[np.float32]) -> float:
 
 def _read_vector(tensor: SourceTensor) -> NDArray[np.float32]:
     with row_reader(tensor) as reader:
-        values = reader.read(0, 1).reshape(-1)
+        values = reader.read(0, tensor.rows[0]).reshape(-1)
     if not np.isfinite(values).all():
         raise InputError(f"{tensor.name} holds NaN or infinite weights; the checkpoint is corrupt")
     return values + np.float32(tensor.offset)
