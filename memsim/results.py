@@ -29,6 +29,7 @@ Source = Literal["planned", "measured", "simulated"]
 Weights = Literal["synthetic", "packed"]
 PageCache = Literal["warm", "cold"]
 Enforcement = Literal["cgroup2", "systemd", "cgroup1", "rlimit+watchdog", "watchdog"]
+Verdict = Literal["fits", "warned", "at risk", "killed"]
 ExitReason = Literal["done", "refused", "killed_at_cap", "thrashing", "killed", "interrupted", "error"]
 
 
@@ -58,6 +59,53 @@ class Evaluation:
     step: int
     loss: float | None
     accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A simulated figure: with every number of the device at its nominal, and with all of them at one end."""
+
+    low: float
+    nominal: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitResult:
+    """What one memory limit of a device does to a run.
+
+    Attributes:
+        limit_bytes: The device's limit, or a lower budget.
+        margin_bytes: Limit minus peak footprint, by the nominals; None when the peak is above.
+        over_bytes: Peak footprint minus limit; None when it is not above.
+        killed_at_node: The first node above the limit.
+        warned_at_node: The first node above the share of the limit at which the device warns.
+    """
+
+    verdict: Verdict
+    limit_bytes: Band
+    margin_bytes: int | None
+    over_bytes: int | None
+    killed_at_node: int | None
+    warned_at_node: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedResult:
+    """A run on a device that is not here.
+
+    Attributes:
+        mode: How the app runs, which decides the limit.
+        peak_node: Where the footprint first reaches its peak.
+        limits: By mode.
+        figures: Everything that is one number, by its name with unit.
+    """
+
+    device: str
+    mode: str
+    peak_node: int
+    limits: dict[str, LimitResult]
+    figures: dict[str, Band]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +142,7 @@ class Result:
         step_s: Median over ``steps``.
         time_by_op_s: Seconds per op in the median step.
         peak_by_value: Bytes of each value that lived at the peak, largest first.
+        simulated: What only a simulation knows: the device, its limits, and bands.
         versions: Distribution name to version.
     """
 
@@ -128,6 +177,7 @@ class Result:
     evals: tuple[Evaluation, ...] = ()
     time_by_op_s: dict[str, float] = field(default_factory=dict)
     peak_by_value: dict[str, int] = field(default_factory=dict)
+    simulated: SimulatedResult | None = None
     host: Host
     versions: dict[str, str]
 

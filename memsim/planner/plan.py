@@ -110,6 +110,11 @@ def _mapped_peak(program: Program) -> int:
     return peak
 
 
+def held_at(program: Program, index: int) -> tuple[tuple[str, int], ...]:
+    """Return the storage that is live at node ``index``, as ``MemoryPlan.held`` has it for the peak."""
+    return _held(program, arena_ranges(program), sum(_pinned(program).values()), index)
+
+
 def _held(program: Program, ranges: list[LiveRange], pinned_bytes: int, peak: int) -> tuple[tuple[str, int], ...]:
     if not program.nodes:
         return ()

@@ -1,0 +1,156 @@
+"""What the simulator walks: the nodes of one step with their work, their files and the memory that is held at each.
+
+A planned step program becomes a trace here; a recording can be made into one as well.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from memsim.ir.program import Node, Program, Space
+from memsim.planner.plan import MemoryPlan
+from memsim.planner.traffic import node_traffic
+from memsim.planner.work import Kind, Work, node_kind, node_work
+
+_TOUCH_BYTES = 4096
+"""Arena pages are resident from the first touch; the smallest page of any device."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRead:
+    """Bytes of one weight file that a node asks for.
+
+    Attributes:
+        file: The part of the model.
+        n_bytes: Read by this node.
+        file_bytes: Size of the file; if it is larger, ``pieces`` scattered reads are made.
+        pieces: Rows that are gathered one by one; 0 when the whole file is read in order.
+    """
+
+    file: str
+    n_bytes: int
+    file_bytes: int
+    pieces: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TraceNode:
+    """One executed node.
+
+    Attributes:
+        index: Its position in the program.
+        anonymous_bytes: Anonymous memory held during the node, the process's own baseline left out.
+        dirty_bytes: File pages that the node has written and not yet synced.
+        page_in: What must be in memory when it ends.
+        prefetch: What is read while later nodes compute.
+        written_bytes: Written to the scratch file, and waited for.
+        restored_bytes: Read back from it.
+    """
+
+    index: int
+    op: str
+    part: str
+    phase: str
+    kind: Kind
+    work: Work
+    anonymous_bytes: int
+    dirty_bytes: int = 0
+    page_in: FileRead | None = None
+    prefetch: FileRead | None = None
+    written_bytes: int = 0
+    restored_bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.op}, {self.part or 'step'} {self.phase}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One step: its nodes in the order of execution, micro-batches repeated.
+
+    Attributes:
+        resident_bytes: Anonymous memory held in every later step: what was touched stays.
+    """
+
+    nodes: tuple[TraceNode, ...]
+    resident_bytes: int
+
+
+def trace_program(program: Program, plan: MemoryPlan, passes: Mapping[str, int] | None = None) -> StepTrace:
+    """Return the trace of a planned step program, run for the first time.
+
+    Args:
+        program: What is executed.
+        plan: Its memory.
+        passes: How often an op passes over its operands, where that is more than once.
+    """
+    sizes = _file_sizes(program)
+    resident = list(_resident(program, plan))
+    nodes = []
+    held = 0
+    for index in program.order():
+        # The second micro-batch finds everything touched that the first one touched.
+        held = max(held, resident[index])
+        node = _trace_node(program, index, held, sizes)
+        times = (passes or {}).get(node.op, 1)
+        nodes.append(replace(node, work=replace(node.work, moved_bytes=times * node.work.moved_bytes)))
+    return StepTrace(tuple(nodes), max(resident, default=0))
+
+
+def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) -> TraceNode:
+    node = program.nodes[index]
+    traffic = node_traffic(program, node)
+    scratch_in, scratch_out = (
+        sum(program.values[name].n_bytes for name in names if program.values[name].space is Space.SCRATCH)
+        for names in (node.inputs, node.outputs)
+    )
+    file = str(node.attrs.get("part", ""))
+    return TraceNode(
+        index=index,
+        op=node.op,
+        part=node.part,
+        phase=node.phase,
+        kind=node_kind(node),
+        work=node_work(program, node),
+        anonymous_bytes=held,
+        dirty_bytes=scratch_out,
+        page_in=_page_in(program, node, sizes[file]) if node.op == "page_in" else None,
+        prefetch=FileRead(file, sizes[file], sizes[file]) if node.op == "prefetch" else None,
+        written_bytes=traffic.written_bytes,
+        # `store` replaces the whole of what it is given.
+        restored_bytes=0 if node.op == "store" else scratch_in,
+    )
+
+
+def _page_in(program: Program, node: Node, file_bytes: int) -> FileRead:
+    reads = int(node.attrs["reads_bytes"])
+    pieces = 0
+    if reads < file_bytes:
+        pieces = next(value.type.shape[0] for value in program.values.values() if value.name == "ids")
+    return FileRead(str(node.attrs["part"]), reads, file_bytes, pieces)
+
+
+def _file_sizes(program: Program) -> dict[str, int]:
+    """Return the bytes of every part that is paged in."""
+    return {
+        str(node.attrs["part"]): sum(program.values[name].n_bytes for name in node.outputs)
+        for node in program.nodes
+        if node.op == "page_in"
+    }
+
+
+def _resident(program: Program, plan: MemoryPlan) -> Iterator[int]:
+    """Yield pinned bytes plus the arena bytes touched so far, at each node of the program's first run."""
+    touched = np.zeros(-(-plan.arena_bytes // _TOUCH_BYTES), np.bool_)
+    count = 0
+    for node in program.nodes:
+        for name in node.outputs:
+            value = program.values[name]
+            if value.space is not Space.ARENA or value.alias_of:
+                continue
+            start = plan.offsets[name]
+            pages = touched[start // _TOUCH_BYTES : -(-(start + value.n_bytes) // _TOUCH_BYTES)]
+            count += int(pages.size - np.count_nonzero(pages))
+            pages[:] = True
+        yield plan.pinned_bytes + min(count * _TOUCH_BYTES, plan.arena_bytes)
