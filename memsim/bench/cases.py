@@ -48,7 +48,7 @@ def one_node(op: str, inputs: Sequence[TensorType], attrs: Mapping[str, Attr]) -
     """Return the program of a single node."""
     builder = Builder()
     names = [builder.input(f"in{index}", kind) for index, kind in enumerate(inputs)]
-    n_outputs = {"rmsnorm": 2, "attention": 2, "attention_backward": 4, "swiglu_backward": 2, "lora_b_backward": 2}
+    n_outputs = {"rmsnorm": 2, "attention": 2, "attention_backward": 4, "swiglu_backward": 2, "lora_backward": 3}
     count = {HEAD: 3 if attrs.get("gradient") else 2, "adamw": 2}.get(op, n_outputs.get(op, 1))
     return builder.build(builder.emit(op, names, [f"out{index}" for index in range(count)], **attrs))
 
