@@ -24,12 +24,8 @@ _INDEX_FILE = "model.safetensors.index.json"
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
-# Where the text model of a model that also sees is, in files from the hub and in those that transformers 5 saves.
-_TEXT_PREFIXES = {
-    "language_model.model.": "model.",
-    "language_model.lm_head.": "lm_head.",
-    "model.language_model.": "model.",
-}
+# How multimodal files begin the names of the text model, since transformers 4.52 and before.
+_MULTIMODAL = re.compile(r"^(model\.)?language_model\.")
 
 Found = Mapping[str, tuple[Path, TensorEntry]]
 
@@ -48,7 +44,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     where = directory / CONFIG_FILE
     data = read_object(where, _MAX_CONFIG_BYTES)
     config = config_from_dict(data, str(where))
-    found = {_text_name(name): place for name, place in _find_tensors(directory).items()}
+    found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {
         (part, name): _checked(hugging_face_name(part, name), shape, found, directory)
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
@@ -62,11 +58,6 @@ def hugging_face_name(part: str, name: str) -> str:
     if part.startswith("block_"):
         return f"model.layers.{int(part.removeprefix('block_'))}.{name}"
     return name if name.startswith("lm_head.") else f"model.{name}"
-
-
-def _text_name(name: str) -> str:
-    prefix = next((prefix for prefix in _TEXT_PREFIXES if name.startswith(prefix)), "")
-    return _TEXT_PREFIXES.get(prefix, "") + name.removeprefix(prefix)
 
 
 def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tuple[str, str, tuple[int, ...]]]:

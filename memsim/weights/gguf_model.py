@@ -1,7 +1,8 @@
 """A GGUF file as a model: Hugging Face's configuration and tensor names, from llama.cpp's.
 
-What llama.cpp's converter does to weights is undone: Llama's q and k rows, which it reorders for its own RoPE, and
-Gemma's norms, to which it adds 1. Source: convert_hf_to_gguf.py, and gguf's own ``tensor_mapping``.
+Llama's q and k rows, which llama.cpp's converter reorders for its own RoPE, are put back. Gemma's norms, to which it
+adds 1, stay: a pack, too, holds what a norm multiplies with. Source: convert_hf_to_gguf.py, and gguf's own
+``tensor_mapping``.
 """
 
 from collections.abc import Mapping
@@ -109,5 +110,4 @@ def _checked(
     if entry.kind not in GGUF_KINDS:
         raise InputError(f"{path}: {stored_name!r} is {entry.kind}; memsim packs {', '.join(GGUF_KINDS)}")
     reordered = header.metadata["general.architecture"] == "llama" and (".q_proj." in name or ".k_proj." in name)
-    adds_one = config.model_type.startswith("gemma3") and name.endswith("norm.weight")
-    return GgufTensor(name, path, entry, config.head_dim if reordered else None, 1.0 if adds_one else 0.0)
+    return GgufTensor(name, path, entry, config.head_dim if reordered else None)

@@ -1,4 +1,4 @@
-"""A tensor of a GGUF file as a source of rows, in Hugging Face's order and convention.
+"""A tensor of a GGUF file as a source of rows, in Hugging Face's order.
 
 Q4_0: a block of 32 columns is a float16 scale d and 16 bytes; byte j holds column j in its low nibble and column
 j + 16 in its high one, and the value is (nibble - 8) * d. With groups of 32 that is our INT4, other order of nibbles.
@@ -31,14 +31,12 @@ class GgufTensor:
         entry: Its place there.
         rope_head_dim: Rows of a head, where llama.cpp put the two halves that RoPE rotates side by side: row 2 i is
             Hugging Face's row i of the head, row 2 i + 1 its row D/2 + i. None where the order is the same.
-        subtract: What llama.cpp added to it.
     """
 
     name: str
     path: Path
     entry: GgufEntry
     rope_head_dim: int | None = None
-    subtract: float = 0.0
 
     @property
     def stored(self) -> str:
@@ -79,8 +77,6 @@ class _GgufReader:
             values = library.quants.dequantize(stored, kind).reshape(count, tensor.rows[1])
         if tensor.rope_head_dim and len(tensor.entry.shape) == 1:
             values = values[:, _llama_rows(np.arange(values.shape[1]), tensor.rope_head_dim)]
-        if tensor.subtract:
-            values = values - np.float32(tensor.subtract)
         return Chunk(values, _q4_0_grid(stored) if tensor.entry.kind == "q4_0" else None)
 
     def _stored(self, first: int, count: int) -> NDArray[np.uint8]:
