@@ -13,7 +13,8 @@ U32, F32, BOOL, TEXT, ARRAY, U64 = 4, 6, 7, 8, 9, 10
 
 
 def text(value):
-    return struct.pack("<Q", len(value)) + value.encode()
+    encoded = value.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 def pair(key, kind, *parts):
@@ -78,7 +79,6 @@ HOSTILE = {
     "big-endian": (dict(version=3 << 24), "is GGUF version 50331648; memsim reads 2 and 3"),
     "pairs": (dict(counts=(0, HUGE)), f"claims {HUGE} metadata pairs, more than fit into 32 bytes"),
     "tensors": (dict(counts=(HUGE, 0)), f"claims {HUGE} tensors, more than fit"),
-    "one pair too many": (dict(pairs=[pair("n", U32, u32(7))], counts=(0, 2)), "header leaves the file|claims 2"),
     "key": (dict(pairs=[u64(HUGE) + bytes(30)]), "holds a name of over 1024 bytes|header leaves the file"),
     "text": (dict(pairs=[pair("n", TEXT, u64(HUGE))]), "is truncated or corrupt: its header leaves the file"),
     "strings": (dict(pairs=[pair("n", ARRAY, u32(TEXT), u64(HUGE))]), f"claims {HUGE} strings"),
@@ -132,11 +132,10 @@ def test_every_truncation_is_refused(tmp_path):
             read_gguf_header(tmp_path / "x.gguf")
 
 
-def test_a_vocabulary_takes_neither_memory_nor_an_age(tmp_path):
+def test_a_vocabulary_takes_no_memory(tmp_path):
     tokens = b"".join(text(f"token{index}") for index in range(100_000))
-    path = file_of(
-        tmp_path / "x.gguf", [pair("tokens", ARRAY, u32(TEXT), u64(100_000), tokens)], [tensor("a", (8,))], bytes(32)
-    )
+    pairs = [pair("tokens", ARRAY, u32(TEXT), u64(100_000), tokens)]
+    path = file_of(tmp_path / "x.gguf", pairs, [tensor("a", (8,))], bytes(32))
     read_gguf_header(path)  # imports are not counted
     tracemalloc.start()
     try:
