@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig
 from memsim.models.parts import block_part, matrices, part_names, vectors
 from memsim.weights.pack import Pack
@@ -27,27 +28,25 @@ def dequantized(pack: Pack) -> dict[str, torch.Tensor]:
             rows = dequantize(tensors[f"{name}.q"], tensors[f"{name}.scales"], *shape)
             state[f"{where}{name}.weight"] = torch.from_numpy(rows)
         for name in vectors(pack.config, part):
-            state[f"{prefix}{name}"] = torch.from_numpy(np.array(tensors[name]))
+            # A pack holds the factor of a norm; Gemma's weights are that minus 1.
+            offset = 1.0 if pack.config.model_type == "gemma3_text" else 0.0
+            state[f"{prefix}{name}"] = torch.from_numpy(np.array(tensors[name]) - np.float32(offset))
     return state
 
 
-def reference_model(pack: Pack) -> Qwen2ForCausalLM:
+def reference_config(config: ModelConfig) -> PretrainedConfig:
+    """Return transformers' own configuration object, from the fields that ours shares with its files."""
+    fields = {key: value for key, value in config.to_dict().items() if key != "model_type"}
+    if "layer_types" in fields:
+        fields |= {"layer_types": list(fields["layer_types"]), "use_sliding_window": True}
+    if not config.sliding_window:
+        fields["sliding_window"] = None
+    return AutoConfig.for_model(config.model_type, **fields)
+
+
+def reference_model(pack: Pack) -> PreTrainedModel:
     """Return transformers' model with exactly the weights that memsim computes with."""
-    config = pack.config
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            rms_norm_eps=config.rms_norm_eps,
-            max_position_embeddings=config.max_position_embeddings,
-            tie_word_embeddings=config.tie_word_embeddings,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        )
-    ).float()
+    model = AutoModelForCausalLM.from_config(reference_config(pack.config)).float()
     missing, unexpected = model.load_state_dict(dequantized(pack), strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}  # tied to the embedding

@@ -84,32 +84,40 @@ def rope_backward(dy: ArrayLike, cos: ArrayLike, sin: ArrayLike, n_heads: int) -
     return rope_forward(dy, cos, -f64(sin), n_heads)
 
 
-def _attention_head(q: F64, k: F64, v: F64) -> tuple[F64, F64, F64]:
+def _attention_head(q: F64, k: F64, v: F64, scale: float, window: int, causal: bool) -> tuple[F64, F64, F64]:
     """Return (o, probabilities, lse) of one head, q, k, v [T, D]."""
-    scores = q @ k.T / np.sqrt(q.shape[1])
-    scores[np.triu(np.ones(scores.shape, dtype=bool), 1)] = -np.inf
+    scores = scale * q @ k.T
+    for t in range(len(q)):
+        if causal:
+            scores[t, t + 1 :] = -np.inf
+        if window:
+            scores[t, : max(0, t - window + 1)] = -np.inf
     largest = scores.max(axis=1, keepdims=True)
     weights = np.exp(scores - largest)
     total = weights.sum(axis=1, keepdims=True)
     return (weights / total) @ v, weights / total, (largest + np.log(total))[:, 0]
 
 
-def attention_forward(q: ArrayLike, k: ArrayLike, v: ArrayLike, n_heads: int, n_kv_heads: int) -> tuple[F64, F64]:
+def attention_forward(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike,
+    n_heads: int, n_kv_heads: int, scale: float, window: int = 0, causal: bool = True,
+) -> tuple[F64, F64]:  # fmt: skip
     """Return (o, lse [NH, T])."""
     size, group = f64(q).shape[1] // n_heads, n_heads // n_kv_heads
     outs, lses = [], []
     for head in range(n_heads):
         own = slice(head * size, (head + 1) * size)
         shared = slice(head // group * size, (head // group + 1) * size)
-        o, _, lse = _attention_head(f64(q)[:, own], f64(k)[:, shared], f64(v)[:, shared])
+        o, _, lse = _attention_head(f64(q)[:, own], f64(k)[:, shared], f64(v)[:, shared], scale, window, causal)
         outs.append(o)
         lses.append(lse)
     return np.concatenate(outs, axis=1), np.stack(lses)
 
 
 def attention_backward(
-    do: ArrayLike, q: ArrayLike, k: ArrayLike, v: ArrayLike, n_heads: int, n_kv_heads: int
-) -> tuple[F64, F64, F64]:
+    do: ArrayLike, q: ArrayLike, k: ArrayLike, v: ArrayLike,
+    n_heads: int, n_kv_heads: int, scale: float, window: int = 0, causal: bool = True,
+) -> tuple[F64, F64, F64]:  # fmt: skip
     """Return (dq, dk, dv)."""
     size, group = f64(q).shape[1] // n_heads, n_heads // n_kv_heads
     dq, dk, dv = np.zeros_like(f64(q)), np.zeros_like(f64(k)), np.zeros_like(f64(v))
@@ -117,9 +125,9 @@ def attention_backward(
         own = slice(head * size, (head + 1) * size)
         shared = slice(head // group * size, (head // group + 1) * size)
         dout, keys, values = f64(do)[:, own], f64(k)[:, shared], f64(v)[:, shared]
-        _, p, _ = _attention_head(f64(q)[:, own], keys, values)
+        _, p, _ = _attention_head(f64(q)[:, own], keys, values, scale, window, causal)
         dp = dout @ values.T
-        ds = p * (dp - np.sum(dp * p, axis=1, keepdims=True)) / np.sqrt(size)
+        ds = p * (dp - np.sum(dp * p, axis=1, keepdims=True)) * scale
         dq[:, own] = ds @ keys
         dk[:, shared] += ds.T @ f64(q)[:, own]
         dv[:, shared] += p.T @ dout
@@ -135,6 +143,20 @@ def swiglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64,
     sigmoid = 1.0 / (1.0 + np.exp(-f64(gate)))
     slope = sigmoid * (1.0 + f64(gate) * (1.0 - sigmoid))
     return f64(ds) * f64(up) * slope, f64(ds) * f64(gate) * sigmoid
+
+
+def geglu_forward(gate: ArrayLike, up: ArrayLike) -> F64:
+    inner = np.sqrt(2.0 / np.pi) * (f64(gate) + 0.044715 * f64(gate) ** 3)
+    return 0.5 * f64(gate) * (1.0 + np.tanh(inner)) * f64(up)
+
+
+def geglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64, F64]:
+    """Return (dgate, dup)."""
+    g = f64(gate)
+    tanh = np.tanh(np.sqrt(2.0 / np.pi) * (g + 0.044715 * g**3))
+    inner_slope = np.sqrt(2.0 / np.pi) * (1.0 + 3.0 * 0.044715 * g**2)
+    slope = 0.5 * (1.0 + tanh) + 0.5 * g * (1.0 - tanh**2) * inner_slope
+    return f64(ds) * f64(up) * slope, f64(ds) * 0.5 * g * (1.0 + tanh)
 
 
 def cross_entropy_forward(logits: ArrayLike, labels: ArrayLike) -> tuple[F64, F64]:

@@ -1,4 +1,4 @@
-"""Small models that use every feature: GQA, biases, sizes that are not multiples of 16 or 32."""
+"""What tests on small models share: planning them, their data, their adapters."""
 
 from pathlib import Path
 
@@ -6,34 +6,15 @@ import numba
 import numpy as np
 
 from memsim.ir.serialize import PlacedProgram
-from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.session import Session
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack
+from toy_families import toy_config
 
 SEQ_LEN = 13  # odd, and no multiple of any tile
-
-
-def toy_config(**changes: object) -> ModelConfig:
-    fields = {
-        "model_type": "qwen2",
-        "vocab_size": 301,
-        "hidden_size": 48,
-        "intermediate_size": 88,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 12,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e4,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "attention_bias": True,
-    }
-    return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
 
 
 def plan_toy(

@@ -8,7 +8,7 @@ all others may be read-only. Any T >= 1. Bits do not depend on the number of thr
 product is cut into tiles, or on addresses.
 """
 
-from memsim_kernels.activation import swiglu_backward, swiglu_forward
+from memsim_kernels.activation import geglu_backward, geglu_forward, swiglu_backward, swiglu_forward
 from memsim_kernels.attention import attention_backward, attention_forward
 from memsim_kernels.elementwise import add
 from memsim_kernels.head_f32 import head_q4
@@ -39,6 +39,8 @@ __all__ = [
     "cross_entropy_backward",
     "cross_entropy_forward",
     "embedding_q4_forward",
+    "geglu_backward",
+    "geglu_forward",
     "head_q4",
     "linear_backward_input",
     "linear_forward",

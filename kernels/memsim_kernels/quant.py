@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from memsim_kernels.jit import F32, INT, READ_IDS, READ_Q, READ_SCALES, U16, U32, WRITE_2D, helper, kernel
+from memsim_kernels.jit import F32, FLOAT, INT, READ_IDS, READ_Q, READ_SCALES, U16, U32, WRITE_2D, helper, kernel
 from memsim_kernels.panel import copy_block, unpack_block
 from memsim_kernels.tile import aligned
 from memsim_kernels.vectors import LANES
@@ -31,13 +31,15 @@ def _unpack(w: F32, q: U32, scales: U16, group_size: int) -> None:
         _unpack_rows(flat_w, row, min(LANES, count - row), columns, q, scales, group_size, row)
 
 
-@kernel(WRITE_2D, READ_IDS, READ_Q, READ_SCALES, INT)
-def _embed(y: F32, ids: U32, q: U32, scales: U16, group_size: int) -> None:
+@kernel(WRITE_2D, READ_IDS, READ_Q, READ_SCALES, INT, FLOAT)
+def _embed(y: F32, ids: U32, q: U32, scales: U16, group_size: int, scale: float) -> None:
     flat_y, columns = y.reshape(-1), y.shape[1]
     for t in prange(y.shape[0]):
         row = int(ids[t])
         if row < q.shape[0] * LANES:
             _unpack_rows(flat_y, t, 1, columns, q, scales, group_size, row)
+            for c in range(t * columns, (t + 1) * columns):
+                flat_y[c] *= np.float32(scale)
         else:
             flat_y[t * columns : (t + 1) * columns] = np.float32(np.nan)
 
@@ -54,8 +56,8 @@ def unpack_q4(w: F32, q: U32, scales: F16, group_size: int) -> None:
     _unpack(w, q, scales.view(np.uint16), group_size)
 
 
-def embedding_q4_forward(y: F32, ids: U32, q: U32, scales: F16, group_size: int) -> None:
-    """Look up one row of a packed embedding per token.
+def embedding_q4_forward(y: F32, ids: U32, q: U32, scales: F16, group_size: int, scale: float) -> None:
+    """Look up one row of a packed embedding per token, times ``scale``.
 
     Args:
         y: [T, C], written. A row whose id is beyond the packed rows becomes NaN.
@@ -63,5 +65,6 @@ def embedding_q4_forward(y: F32, ids: U32, q: U32, scales: F16, group_size: int)
         q: uint32 [N16, K8, 16].
         scales: float16 [KG, 16 N16].
         group_size: Columns that share a scale, a multiple of 16.
+        scale: The factor on every row.
     """
-    _embed(y, ids, q, scales.view(np.uint16), group_size)
+    _embed(y, ids, q, scales.view(np.uint16), group_size, scale)

@@ -25,7 +25,7 @@ def warm_up() -> None:
     x, y, dy, gate = (np.ones((tokens, size), np.float32) for _ in range(4))
     w = np.empty((size, size), np.float32)
 
-    kernels.embedding_q4_forward(x, ids, q, scales, group_size)
+    kernels.embedding_q4_forward(x, ids, q, scales, group_size, 1.0)
     kernels.unpack_q4(w, q, scales, group_size)
     kernels.linear_forward(y, x, w, bias)
     kernels.linear_backward_input(x, y, w, False)
@@ -34,6 +34,8 @@ def warm_up() -> None:
     kernels.add(y, x, dy)
     kernels.swiglu_forward(y, gate, dy)
     kernels.swiglu_backward(gate, dy, y, gate, dy)
+    kernels.geglu_forward(y, gate, dy)
+    kernels.geglu_backward(gate, dy, y, gate, dy)
     rstd = np.empty(tokens, np.float32)
     kernels.rmsnorm_forward(y, rstd, x, weight, 1e-6)
     kernels.rmsnorm_backward_input(x, dy, y, rstd, weight, True)
@@ -77,8 +79,8 @@ def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int
     cos, sin = (_frozen(np.ones((tokens, head_dim // 2), np.float32)) for _ in range(2))
     kernels.rope_forward(q, q, cos, sin, n_heads)
     kernels.rope_backward(k, k, cos, sin, n_kv_heads)
-    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads)
-    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads)
+    kernels.attention_forward(o, lse, q, k, v, n_heads, n_kv_heads, 0.5, 0, True)
+    kernels.attention_backward(dq, dk, dv, delta, do, q, k, v, o, lse, n_heads, n_kv_heads, 0.5, 0, True)
 
 
 def _warm_up_loss(

@@ -68,9 +68,9 @@ def _attention(b: Backward, node: Node) -> None:
     b.add(v, dv)
 
 
-def _swiglu(b: Backward, node: Node) -> None:
+def _gated(b: Backward, node: Node) -> None:
     gate, up = node.inputs
-    dgate, dup = b.emit(node, "swiglu_backward", [b.grad(node.outputs[0]), gate, up], gate, up)
+    dgate, dup = b.emit(node, f"{node.op}_backward", [b.grad(node.outputs[0]), gate, up], gate, up)
     b.add(gate, dgate)
     b.add(up, dup)
 
@@ -101,7 +101,8 @@ RULES: dict[str, Rule] = {
     "rmsnorm": _rmsnorm,
     "rope": _rope,
     "attention": _attention,
-    "swiglu": _swiglu,
+    "swiglu": _gated,
+    "geglu": _gated,
     "add": _add,
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,

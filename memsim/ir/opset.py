@@ -69,7 +69,7 @@ def _require_packed(q: TensorType, scales: TensorType, attrs: Attrs) -> None:
 
 @_op("embedding_q4")
 def _embedding_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """X [T, C] = rows ``ids`` [T] of the packed embedding (q, scales)."""
+    """X [T, C] = ``scale`` times rows ``ids`` [T] of the packed embedding (q, scales)."""
     _require(len(i) == 3 and i[0].dtype == "u32", i)
     _require_packed(i[1], i[2], attrs)
     return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
@@ -151,15 +151,19 @@ def _lora_a_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[Tensor
 
 @_op("rmsnorm")
 def _rmsnorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C])."""
-    _require(i[0].shape[1:] == i[1].shape, i)
-    return [i[0], TensorType((i[0].shape[0],))]
+    """Y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C]).
+
+    A weight of D < C columns norms each D columns by themselves, as one head: rstd is then [T C / D].
+    """
+    (rows, columns), (length,) = i[0].shape, i[1].shape
+    _require(length > 0 and columns % length == 0, i)
+    return [i[0], TensorType((rows * (columns // length),))]
 
 
 @_op("rmsnorm_backward_input", may_reuse=((0, 4),))
 def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Dx [T, C] (+ dx_in), from (dy, x, rstd, weight)."""
-    _require(len(i) in (4, 5) and i[0] == i[1], i)
+    _require(len(i) in (4, 5) and i[0] == i[1] and _rmsnorm((i[1], i[3]), attrs)[1] == i[2], i)
     return [i[1]]
 
 
@@ -178,8 +182,17 @@ def _rope_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("attention")
 def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Causal grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v)."""
+    """Grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v).
+
+    O = softmax(``scale`` q k^T) v. If ``causal``, query t sees keys max(0, t - window + 1) ... t (0 ... t if ``window``
+    is 0), otherwise all keys.
+    """
     q, k, v = i
+    window, causal = _integer(attrs, "window"), attrs["causal"]
+    if window < 0 or not isinstance(causal, bool) or (window and not causal) or not isinstance(attrs["scale"], float):
+        raise OpError(
+            f"attention needs a float scale, a bool causal, window >= 0 and 0 unless causal, not {dict(attrs)}"
+        )
     heads, kv_heads = _integer(attrs, "n_heads"), _integer(attrs, "n_kv_heads")
     _require(k == v and q.shape[1] * kv_heads == k.shape[1] * heads, i)
     return [q, TensorType((heads, q.shape[0]))]
@@ -188,7 +201,7 @@ def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 @_op("attention_backward")
 def _attention_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """dq, dk, dv and the workspace delta [NH, T], from (do, q, k, v, o, lse)."""
-    _require(len(i) == 6 and i[0] == i[1], i)
+    _require(len(i) == 6 and i[0] == i[1] == i[4] and _attention(i[1:4], attrs)[1] == i[5], i)
     return [i[1], i[2], i[3], i[5]]
 
 
@@ -203,6 +216,18 @@ def _swiglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _swiglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """dgate, dup, from (ds, gate, up)."""
     return [i[1], i[2]]
+
+
+@_op("geglu")
+def _geglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """S = gelu(gate) up with the tanh form of GELU, from (gate [T, H], up [T, H])."""
+    return _swiglu(i, attrs)
+
+
+@_op("geglu_backward", may_reuse=((0, 1), (1, 2)))
+def _geglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """dgate, dup, from (ds, gate, up)."""
+    return _swiglu_backward(i, attrs)
 
 
 @_op("add", may_reuse=((0, 0), (0, 1)))

@@ -1,13 +1,27 @@
 """The configuration of a decoder-only language model, with Hugging Face's field names."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from memsim.errors import InputError
+from memsim.json_file import shown
+from memsim.models.family import FAMILIES, Family
+from memsim.models.fields import boolean, integer, mapping, number
+from memsim.models.rope import Rope, RopeScaling, read_rope
 
-SUPPORTED_MODEL_TYPES = ("qwen2",)
+SUPPORTED_MODEL_TYPES = tuple(FAMILIES)
+FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
+
+_MAX_LAYERS = 10_000
+# Fields that change what a model computes, with the only value that memsim has; missing and null are fine.
+_UNSUPPORTED = {
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "mlp_bias": False,
+    "partial_rotary_factor": 1.0,
+    "use_bidirectional_attention": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +33,13 @@ class ModelConfig:
 
     Attributes:
         model_type: Family, as in Hugging Face's ``config.json``.
-        attention_bias: Whether q, k and v projections have a bias (Qwen2 does).
+        attention_bias: Whether the attention's projections have a bias (``Family.biased`` says which).
         tie_word_embeddings: Whether the head reuses the token embedding.
+        rope_scaling: Of the blocks without a sliding window, or of all.
+        rope_local_base_freq: RoPE base of the blocks with a sliding window, if they have one of their own.
+        sliding_window: Keys that a query of a ``sliding_attention`` block sees, itself included.
+        layer_types: The kind of each block; None if all are ``full_attention``.
+        query_pre_attn_scalar: Scores are divided by its root; None is head_dim.
     """
 
     model_type: str
@@ -36,6 +55,45 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     attention_bias: bool
+    rope_scaling: RopeScaling | None = None
+    rope_local_base_freq: float | None = None
+    sliding_window: int | None = None
+    layer_types: tuple[str, ...] | None = None
+    query_pre_attn_scalar: int | None = None
+
+    @property
+    def family(self) -> Family:
+        """What its ``model_type`` fixes."""
+        return FAMILIES[self.model_type]
+
+    def layer_type(self, index: int) -> str:
+        """Return the kind of block ``index``; blocks of a kind run the same program."""
+        return self.layer_types[index] if self.layer_types else FULL
+
+    def window(self, layer_type: str) -> int:
+        """Return the keys that a query sees in a block of that kind; 0 is all before it."""
+        return (self.sliding_window or 0) if layer_type == SLIDING else 0
+
+    @property
+    def attention_scale(self) -> float:
+        """The factor on the scores."""
+        return float((self.query_pre_attn_scalar or self.head_dim) ** -0.5)
+
+    @property
+    def embedding_scale(self) -> float:
+        """The factor on token embeddings."""
+        return float(self.hidden_size**0.5) if self.family.scaled_embedding else 1.0
+
+    def ropes(self) -> dict[str, Rope]:
+        """Return the model's rotations by name; ``rope_of`` says which blocks have which."""
+        ropes = {"rope": Rope(self.rope_theta, self.rope_scaling)}
+        if self.rope_local_base_freq is not None:
+            ropes["rope_local"] = Rope(self.rope_local_base_freq)
+        return ropes
+
+    def rope_of(self, layer_type: str) -> str:
+        """Return the name of the rotation in a block of that kind."""
+        return "rope_local" if layer_type == SLIDING and self.rope_local_base_freq is not None else "rope"
 
     def projections(self) -> dict[str, tuple[int, int]]:
         """Return the seven weight matrices of a block as name -> (out_features, in_features), in forward order."""
@@ -51,42 +109,35 @@ class ModelConfig:
             "mlp.down_proj": (c, h),
         }
 
+    def norms(self) -> dict[str, int]:
+        """Return the norm weights of a block as name -> length."""
+        lengths = {f"{name}.weight": self.hidden_size for name in self.family.norms if name}
+        heads = {f"self_attn.{name}_norm.weight": self.head_dim for name in "qk"} if self.family.qk_norm else {}
+        return lengths | heads
+
     def has_bias(self, projection: str) -> bool:
         """Return whether ``projection`` (such as ``self_attn.q_proj``) has a bias vector."""
-        return self.attention_bias and projection in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        return self.attention_bias and projection.rpartition(".")[2] in self.family.biased
 
     def n_parameters(self) -> int:
         """Return the number of base parameters; a tied head counts once."""
-        block = sum(out * inp for out, inp in self.projections().values()) + 2 * self.hidden_size
+        block = sum(out * inp for out, inp in self.projections().values()) + sum(self.norms().values())
         block += sum(out for name, (out, _) in self.projections().items() if self.has_bias(name))
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * block + embeddings + self.hidden_size
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data for JSON."""
-        return asdict(self)
-
-
-def _integer(data: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
-    value = data.get(key, default)
-    if value is None:
-        raise InputError(f"{where} has no {key!r}")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-        raise InputError(f"{where}: {key!r} must be a positive integer, not {value!r}")
-    return value
-
-
-def _number(data: Mapping[str, Any], key: str, where: str) -> float:
-    value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
-        raise InputError(f"{where}: {key!r} must be a positive number, not {value!r}")
-    return float(value)
+        """Return the fields that have a value as plain data for JSON; ``config_from_dict`` reads it."""
+        data = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.rope_scaling is not None:
+            data["rope_scaling"] = {key: value for key, value in data["rope_scaling"].items() if value is not None}
+        return data
 
 
 def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
     """Read a Hugging Face ``config.json`` (or our own ``ModelConfig.to_dict``), untrusted.
 
-    Both spellings of the RoPE base are read: ``rope_theta`` and, since transformers 5, ``rope_parameters``.
+    Of a multimodal ``gemma3`` file, the text model is read.
 
     Args:
         data: The parsed JSON object.
@@ -95,38 +146,81 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
     Raises:
         InputError: An unknown architecture, a missing or impossible field, or a feature that is not modelled.
     """
+    if data.get("model_type") == "gemma3":
+        data = {**mapping(data, "text_config", where), "model_type": "gemma3_text"}
     model_type = data.get("model_type")
-    if model_type not in SUPPORTED_MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise InputError(f"{where}: model_type {model_type!r} is not supported; memsim runs: {supported}")
-    if data.get("hidden_act", "silu") != "silu":
-        raise InputError(f"{where}: hidden_act {data['hidden_act']!r} is not supported; {model_type} uses 'silu'")
-    if data.get("use_sliding_window"):
-        raise InputError(f"{where}: use_sliding_window is not supported")
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise InputError(f"{where}: rope_parameters must be an object")
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise InputError(f"{where}: RoPE scaling {rope.get('rope_type', rope.get('type'))!r} is not supported")
-    heads = _integer(data, "num_attention_heads", where)
-    hidden_size = _integer(data, "hidden_size", where)
+        raise InputError(f"{where}: model_type {shown(model_type)} is not supported; memsim runs: {supported}")
+    family = FAMILIES[model_type]
+    data = {**family.defaults, **{key: value for key, value in data.items() if value is not None}}
+    _refuse_unsupported(data, family, where)
+    heads, hidden_size = integer(data, "num_attention_heads", where), integer(data, "hidden_size", where)
+    data = {"num_key_value_heads": heads, "head_dim": hidden_size // heads, **data}
+    rope, local = read_rope(data, family.window == "pattern", where)
+    sliding_window, layer_types = _read_layers(data, family, where)
     config = ModelConfig(
         model_type=model_type,
-        vocab_size=_integer(data, "vocab_size", where),
+        vocab_size=integer(data, "vocab_size", where),
         hidden_size=hidden_size,
-        intermediate_size=_integer(data, "intermediate_size", where),
-        num_hidden_layers=_integer(data, "num_hidden_layers", where),
+        intermediate_size=integer(data, "intermediate_size", where),
+        num_hidden_layers=integer(data, "num_hidden_layers", where),
         num_attention_heads=heads,
-        num_key_value_heads=_integer(data, "num_key_value_heads", where, heads),
-        head_dim=_integer({"head_dim": data.get("head_dim") or hidden_size // heads}, "head_dim", where),
-        rms_norm_eps=_number(data, "rms_norm_eps", where),
-        rope_theta=_number({"rope_theta": rope.get("rope_theta", data.get("rope_theta"))}, "rope_theta", where),
-        max_position_embeddings=_integer(data, "max_position_embeddings", where),
-        tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
-        attention_bias=model_type == "qwen2",
+        num_key_value_heads=integer(data, "num_key_value_heads", where),
+        head_dim=integer(data, "head_dim", where),
+        rms_norm_eps=number(data, "rms_norm_eps", where),
+        rope_theta=rope.theta,
+        max_position_embeddings=integer(data, "max_position_embeddings", where),
+        tie_word_embeddings=boolean(data, "tie_word_embeddings", where),
+        attention_bias=family.always_biased or boolean(data, "attention_bias", where),
+        rope_scaling=rope.scaling,
+        rope_local_base_freq=local.theta if local else None,
+        sliding_window=sliding_window,
+        layer_types=layer_types,
+        query_pre_attn_scalar=integer(data, scalar, where) if (scalar := "query_pre_attn_scalar") in data else None,
     )
     if heads % config.num_key_value_heads:
         raise InputError(f"{where}: {heads} query heads cannot share {config.num_key_value_heads} key-value heads")
     if config.head_dim % 2:
         raise InputError(f"{where}: head_dim {config.head_dim} is odd; RoPE rotates pairs")
     return config
+
+
+def _refuse_unsupported(data: Mapping[str, Any], family: Family, where: str) -> None:
+    key, value = family.activation_key
+    if data.get(key, value) != value:
+        raise InputError(f"{where}: {key} {shown(data[key])} is not supported; {data['model_type']} uses {value!r}")
+    for key, neutral in _UNSUPPORTED.items():
+        if data.get(key, neutral) != neutral:
+            raise InputError(f"{where}: {key} {shown(data[key])} is not supported")
+
+
+def _read_layers(data: Mapping[str, Any], family: Family, where: str) -> tuple[int | None, tuple[str, ...] | None]:
+    """Return the sliding window, and the kind of each block; None twice if no block has a window."""
+    layers = integer(data, "num_hidden_layers", where)
+    # Before anything is listed by layer: a hostile count must not make a list of billions.
+    if layers > _MAX_LAYERS:
+        raise InputError(f"{where}: {layers} layers are over the {_MAX_LAYERS} that memsim takes")
+    if family.window == "none" or (family.window == "all" and "sliding_window" not in data):
+        return None, None
+    types = data.get("layer_types")
+    if types is None:
+        types = _layer_types(data, family, layers, where)
+    if not isinstance(types, list | tuple) or len(types) != layers or any(kind not in LAYER_TYPES for kind in types):
+        raise InputError(f"{where}: 'layer_types' must be a list of {layers}, each {' or '.join(LAYER_TYPES)}")
+    if SLIDING not in types:
+        return None, None
+    return integer(data, "sliding_window", where), tuple(types)
+
+
+def _layer_types(data: Mapping[str, Any], family: Family, layers: int, where: str) -> list[str]:
+    """Return what ``layer_types`` means where a file does not have it."""
+    if family.window == "pattern":
+        pattern = integer(data, "sliding_window_pattern", where)
+        return [SLIDING if (index + 1) % pattern else FULL for index in range(layers)]
+    if family.window == "all":
+        return [SLIDING] * layers
+    if not boolean(data, "use_sliding_window", where):
+        return [FULL] * layers
+    full = integer(data, "max_window_layers", where)
+    return [SLIDING if index >= full else FULL for index in range(layers)]

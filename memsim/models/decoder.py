@@ -1,7 +1,8 @@
 """The decoder as block programs: embedding, transformer block, head.
 
-Every block of a model is the same program; ``x`` comes first among its inputs, weights, adapters and constants after
-it, under the names that ``parts`` and ``lora`` give them.
+One decoder serves all families: what differs is in ``ModelConfig`` and its ``Family``. Blocks of a kind are the same
+program; ``x`` comes first among its inputs, weights, adapters and constants after it, under the names that ``parts``
+and ``lora`` give them.
 """
 
 import numpy as np
@@ -13,15 +14,19 @@ from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig, adapter_shapes
 from memsim.models.parts import block_part, head_matrix, part_tensors
 
-CONSTANTS = ("rope.cos", "rope.sin")
+
+def constants(config: ModelConfig, n_tokens: int) -> dict[str, TensorType]:
+    """Return the tables that block programs read, by name."""
+    table = TensorType((n_tokens, config.head_dim // 2))
+    return {f"{name}.{wave}": table for name in config.ropes() for wave in ("cos", "sin")}
 
 
-def rope_tables(config: ModelConfig, n_tokens: int) -> dict[str, NDArray[np.float32]]:
-    """Return cos and sin [T, D/2] of position times inverse frequency, in f32 as transformers computes them."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    inverse = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
-    angles = np.arange(n_tokens, dtype=np.float32)[:, None] * inverse[None, :]
-    return {"rope.cos": np.cos(angles), "rope.sin": np.sin(angles)}
+def constant_values(config: ModelConfig, n_tokens: int) -> dict[str, NDArray[np.float32]]:
+    """Return the values of ``constants``."""
+    values = {}
+    for name, rope in config.ropes().items():
+        values[f"{name}.cos"], values[f"{name}.sin"] = rope.tables(config.head_dim, n_tokens)
+    return values
 
 
 def _part_inputs(builder: Builder, config: ModelConfig, part: str, group_size: int) -> None:
@@ -38,7 +43,7 @@ def embed_program(config: ModelConfig, n_tokens: int, group_size: int) -> Progra
     builder = Builder()
     builder.input("ids", TensorType((n_tokens,), "u32"))
     _part_inputs(builder, config, "embed", group_size)
-    attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size)
+    attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
     builder.emit("embedding_q4", ["ids", "embed_tokens.q", "embed_tokens.scales"], ["y"], **attrs)
     return builder.build(["y"])
 
@@ -71,42 +76,66 @@ class _Block:
             self.builder.emit("lora_b", [base, f"{out}.h", f"{name}.lora_B"], [out], scale=self.lora.scale)
         return out
 
-    def norm(self, x: str, weight: str, out: str) -> str:
-        """Emit an RMSNorm; return ``out``."""
-        self.builder.emit("rmsnorm", [x, weight], [out, f"{out}.rstd"], eps=self.config.rms_norm_eps)
+    def norm(self, x: str, name: str, out: str) -> str:
+        """Emit the RMSNorm ``name``, if there is one; return what it makes of ``x``."""
+        if not name:
+            return x
+        self.builder.emit("rmsnorm", [x, f"{name}.weight"], [out, f"{out}.rstd"], eps=self.config.rms_norm_eps)
         return out
 
+    def add(self, x: str, change: str, out: str) -> Program:
+        """Emit the residual connection and return the finished program."""
+        self.builder.emit("add", [x, change], [out])
+        return self.builder.build([out])
 
-def attention_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
-    """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C]."""
-    block = _Block(config, lora, n_tokens, group_size, "x", ("self_attn.", "input_layernorm."))
+
+def _scopes(*norms: str) -> list[str]:
+    return [f"{name}." for name in norms if name]
+
+
+def attention_program(
+    config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int, layer_type: str
+) -> Program:
+    """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C], of a block of kind ``layer_type``.
+
+    Some families norm q and k, a head at a time, and some what is added to x.
+    """
+    before, after = config.family.norms[:2]
+    block = _Block(config, lora, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
     builder = block.builder
-    for name in CONSTANTS:
-        builder.input(name, TensorType((n_tokens, config.head_dim // 2)), Space.PINNED, name)
+    tables = [name for name in constants(config, n_tokens) if name.startswith(f"{config.rope_of(layer_type)}.")]
+    for name in tables:
+        builder.input(name, constants(config, n_tokens)[name], Space.PINNED, name)
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
 
-    def rope(x: str, n_heads: int) -> str:
-        builder.emit("rope", [x, *CONSTANTS], [f"{x}.rope"], n_heads=n_heads)
+    def heads_of(x: str, n_heads: int) -> str:
+        """Emit the projection, norm and rotation of q or k."""
+        normed = f"self_attn.{x}_norm" if config.family.qk_norm else ""
+        name = block.norm(block.project(norm, f"self_attn.{x}_proj", x), normed, f"{x}_norm")
+        builder.emit("rope", [name, *tables], [f"{x}.rope"], n_heads=n_heads)
         return f"{x}.rope"
 
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    norm = block.norm("x", "input_layernorm.weight", "attn_norm")
-    q = rope(block.project(norm, "self_attn.q_proj", "q"), heads)
-    k = rope(block.project(norm, "self_attn.k_proj", "k"), kv_heads)
+    norm = block.norm("x", before, "attn_norm")
+    q, k = heads_of("q", heads), heads_of("k", kv_heads)
     v = block.project(norm, "self_attn.v_proj", "v")
-    builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads)
-    builder.emit("add", ["x", block.project("attn", "self_attn.o_proj", "o")], ["x_mid"])
-    return builder.build(["x_mid"])
+    seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": True}
+    builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
+    return block.add("x", block.norm(block.project("attn", "self_attn.o_proj", "o"), after, "o_norm"), "x_mid")
 
 
 def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
-    """Return y [T, C] = x_mid + SwiGLU(norm(x_mid)), from x_mid [T, C]; every token by itself."""
-    block = _Block(config, lora, n_tokens, group_size, "x_mid", ("mlp.", "post_attention_layernorm."))
-    norm = block.norm("x_mid", "post_attention_layernorm.weight", "mlp_norm")
+    """Return y [T, C] = x_mid + MLP(norm(x_mid)), from x_mid [T, C]; every token by itself.
+
+    Some families norm what is added to x_mid, too.
+    """
+    before, after = config.family.norms[2:]
+    block = _Block(config, lora, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
+    norm = block.norm("x_mid", before, "mlp_norm")
     gate = block.project(norm, "mlp.gate_proj", "gate")
     up = block.project(norm, "mlp.up_proj", "up")
-    block.builder.emit("swiglu", [gate, up], ["swiglu"])
-    block.builder.emit("add", ["x_mid", block.project("swiglu", "mlp.down_proj", "down")], ["y"])
-    return block.builder.build(["y"])
+    block.builder.emit(config.family.activation, [gate, up], [config.family.activation])
+    down = block.project(config.family.activation, "mlp.down_proj", "down")
+    return block.add("x_mid", block.norm(down, after, "down_norm"), "y")
 
 
 def head_program(

@@ -1,6 +1,6 @@
 """Everything a schedule needs to know of a model: its block programs and their backwards, for one sequence length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from memsim.ir.autodiff import BlockBackward, differentiate
@@ -32,6 +32,8 @@ class Segment:
 class ModelGraph:
     """Block programs of one model for sequences of ``n_tokens``.
 
+    Blocks may differ by kind (``ModelConfig.layer_type``); the programs of each kind are made once.
+
     Attributes:
         accumulate: The loss's gradient is divided by this many micro-batches.
         threads: Kernel threads; each needs a workspace in the one-pass head.
@@ -43,30 +45,33 @@ class ModelGraph:
     group_size: int
     accumulate: int = 1
     threads: int = 1
+    _attention: dict[tuple[str, bool], Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _mlp: dict[int, Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def embed(self) -> Program:
         """Token ids to the first block's input."""
         return embed_program(self.config, self.n_tokens, self.group_size)
 
-    @cached_property
-    def attention(self) -> Segment:
-        """The first half of a block."""
-        return self._attention(train_input=True)
+    def attention(self, index: int) -> Segment:
+        """Return the first half of block ``index``.
 
-    @cached_property
-    def first_attention(self) -> Segment:
-        """The same without the gradient of its input: nothing below the first block is trained."""
-        return self._attention(train_input=False)
+        Blocks of a kind share it. That of the first block has no gradient of its input: nothing below it is trained.
+        """
+        kind = self.config.layer_type(index)
+        key = (kind, index > 0)
+        if key not in self._attention:
+            program = attention_program(self.config, self.lora, self.n_tokens, self.group_size, kind)
+            self._attention[key] = self._segment(program, train_input=index > 0)
+        return self._attention[key]
 
-    @cached_property
-    def mlp(self) -> Segment:
-        """The second half of a block, for all tokens at once."""
-        return self.mlp_tile(self.n_tokens)
-
-    def mlp_tile(self, n_tokens: int) -> Segment:
-        """Return the second half of a block for ``n_tokens`` of its tokens."""
-        return self._segment(mlp_program(self.config, self.lora, n_tokens, self.group_size), train_input=True)
+    def mlp(self, n_tokens: int | None = None) -> Segment:
+        """Return the second half of every block, for ``n_tokens`` of its tokens or all."""
+        count = n_tokens or self.n_tokens
+        if count not in self._mlp:
+            program = mlp_program(self.config, self.lora, count, self.group_size)
+            self._mlp[count] = self._segment(program, train_input=True)
+        return self._mlp[count]
 
     def head(self, kind: str, train: bool) -> Program:
         """Return the loss of the last block's output (see ``schedules.choices`` for ``kind``)."""
@@ -80,12 +85,11 @@ class ModelGraph:
 
     @property
     def residuals(self) -> tuple[str, ...]:
-        """Forward values of a block that its backward reads."""
-        return tuple(dict.fromkeys((*self.attention.backward.residuals, *self.mlp.backward.residuals)))
-
-    def _attention(self, train_input: bool) -> Segment:
-        program = attention_program(self.config, self.lora, self.n_tokens, self.group_size)
-        return self._segment(program, train_input)
+        """Forward values that the backward of some kind of block reads."""
+        # Besides the first, a block of each kind: the first is the only one that differs from its kind.
+        kinds = {self.config.layer_type(index): index for index in range(self.config.num_hidden_layers)}
+        segments = [*map(self.attention, sorted({0, *kinds.values()})), self.mlp()]
+        return tuple(dict.fromkeys(name for segment in segments for name in segment.backward.residuals))
 
     def _segment(self, program: Program, train_input: bool) -> Segment:
         adapters = tuple(name for name in adapter_shapes(self.config, self.lora) if name in program.inputs)

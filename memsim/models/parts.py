@@ -74,14 +74,16 @@ def matrices(config: ModelConfig, part: str) -> dict[str, tuple[int, int]]:
 
 
 def vectors(config: ModelConfig, part: str) -> dict[str, int]:
-    """Return the float32 vectors of ``part`` (norm weights, biases) as name -> length."""
+    """Return the float32 vectors of ``part`` (norm weights, biases) as name -> length.
+
+    A norm weight is the factor itself: where a checkpoint holds w for 1 + w (Gemma), a pack holds 1 + w.
+    """
     if part == "embed":
         return {}
     if part == "head":
         return {"norm.weight": config.hidden_size}
-    norms = {"input_layernorm.weight": config.hidden_size, "post_attention_layernorm.weight": config.hidden_size}
     biases = {f"{name}.bias": out for name, (out, _) in config.projections().items() if config.has_bias(name)}
-    return norms | biases
+    return config.norms() | biases
 
 
 def part_tensors(config: ModelConfig, part: str, group_size: int) -> dict[str, TensorSpec]:

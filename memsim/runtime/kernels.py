@@ -28,7 +28,7 @@ def _start(out: Array, so_far: Sequence[Array]) -> bool:
 
 
 def _embedding_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.embedding_q4_forward(o[0], i[0], i[1], i[2], a["group_size"])
+    k.embedding_q4_forward(o[0], i[0], i[1], i[2], a["group_size"], a["scale"])
 
 
 def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -73,11 +73,14 @@ def _lora_a_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> 
 
 
 def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.rmsnorm_forward(o[0], o[1], i[0], i[1], a["eps"])
+    size = len(i[1])
+    k.rmsnorm_forward(o[0].reshape(-1, size), o[1], i[0].reshape(-1, size), i[1], a["eps"])
 
 
 def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.rmsnorm_backward_input(o[0], i[0], i[1], i[2], i[3], _start(o[0], i[4:]))
+    adding = _start(o[0], i[4:])
+    dx, dy, x = (array.reshape(-1, len(i[3])) for array in (o[0], i[0], i[1]))
+    k.rmsnorm_backward_input(dx, dy, x, i[2], i[3], adding)
 
 
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -88,13 +91,17 @@ def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.rope_backward(o[0], i[0], i[1], i[2], a["n_heads"])
 
 
+def _seen(a: Attrs) -> tuple[int, int, float, int, bool]:
+    return a["n_heads"], a["n_kv_heads"], a["scale"], a["window"], a["causal"]
+
+
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.attention_forward(o[0], o[1], i[0], i[1], i[2], a["n_heads"], a["n_kv_heads"])
+    k.attention_forward(o[0], o[1], i[0], i[1], i[2], *_seen(a))
 
 
 def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     dq, dk, dv, delta = o
-    k.attention_backward(dq, dk, dv, delta, i[0], i[1], i[2], i[3], i[4], i[5], a["n_heads"], a["n_kv_heads"])
+    k.attention_backward(dq, dk, dv, delta, i[0], i[1], i[2], i[3], i[4], i[5], *_seen(a))
 
 
 def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -103,6 +110,14 @@ def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 def _swiglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.swiglu_backward(o[0], o[1], i[0], i[1], i[2])
+
+
+def _geglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.geglu_forward(o[0], i[0], i[1])
+
+
+def _geglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.geglu_backward(o[0], o[1], i[0], i[1], i[2])
 
 
 def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -189,6 +204,8 @@ KERNELS: dict[str, Kernel] = {
     "attention_backward": _attention_backward,
     "swiglu": _swiglu,
     "swiglu_backward": _swiglu_backward,
+    "geglu": _geglu,
+    "geglu_backward": _geglu_backward,
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,

@@ -12,7 +12,7 @@ import numpy as np
 from memsim.errors import WorkerError
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
-from memsim.models.decoder import rope_tables
+from memsim.models.decoder import constant_values
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.runtime.data import Batches, TokenFile
@@ -159,6 +159,5 @@ class Session:
 
 
 def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:
-    n_tokens = len(pinned["rope.cos"])
-    for name, table in rope_tables(config, n_tokens).items():
+    for name, table in constant_values(config, len(pinned["rope.cos"])).items():
         np.copyto(pinned[name], table)

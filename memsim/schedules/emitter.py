@@ -6,7 +6,7 @@ from memsim.ir.autodiff import BlockBackward
 from memsim.ir.builder import Builder
 from memsim.ir.opset import OpError
 from memsim.ir.program import Attr, Node, Space, TensorType, Value
-from memsim.models.decoder import CONSTANTS
+from memsim.models.decoder import constants
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import adapter_shapes
 from memsim.models.parts import block_part, matrices, part_tensors
@@ -32,8 +32,8 @@ class Emitter:
         self.choices = choices
         self.builder = Builder()
         self.gradients: dict[str, str] = {}
-        constant = TensorType((graph.n_tokens, graph.config.head_dim // 2))
-        self.constants = {name: self.builder.input(name, constant, Space.PINNED, name) for name in CONSTANTS}
+        tables = constants(graph.config, graph.n_tokens).items()
+        self.constants = {name: self.builder.input(name, kind, Space.PINNED, name) for name, kind in tables}
         self.shapes = adapter_shapes(graph.config, graph.lora)
         self.stores = [self._declare_adapters(index) for index in range(graph.config.num_hidden_layers)]
 

@@ -114,7 +114,8 @@ class _Lowering:
         env |= self.emit.constants | self.emit.adapters(index, "f")
         env["x"] = x
         self._save(index, chosen, env)
-        segments = [self.graph.attention] if self._tiles() else [self.graph.attention, self.graph.mlp]
+        attention = self.graph.attention(index)
+        segments = [attention] if self._tiles() else [attention, self.graph.mlp()]
         for segment in segments:
             for node in segment.forward.nodes:
                 self.emit.inline([node], segment.forward.values, "f", env)
@@ -149,7 +150,7 @@ class _Lowering:
         """Replace the rows of x_mid by those of y, tile by tile; return y."""
         part, y = self.builder.part, env["x_mid"]
         for number, (start, count) in enumerate(self._tiles()):
-            segment = self.graph.mlp_tile(count)
+            segment = self.graph.mlp(count)
             inner = env | {"x_mid": self._rows(y, f"{part}/f{number}.x_mid", start, count)}
             self.emit.inline(segment.forward.nodes, segment.forward.values, f"f{number}", inner)
             (y,) = self.builder.emit("put_rows", [y, inner["y"]], [f"{part}/f{number}.rows"], start=start)
@@ -159,7 +160,7 @@ class _Lowering:
         """Recompute and differentiate the MLP tile by tile, replacing the rows of dy by those of d x_mid."""
         part, dx = self.builder.part, dy
         for number, (start, count) in enumerate(self._tiles()):
-            segment = self.graph.mlp_tile(count)
+            segment = self.graph.mlp(count)
             self.emit.enter(part, "recompute")
             inner = env | {"x_mid": self._rows(env["x_mid"], f"{part}/r{number}.x_mid", start, count)}
             needed = nodes_for(segment.forward.nodes, set(segment.backward.residuals), set(inner))
@@ -201,7 +202,7 @@ class _Lowering:
             The gradient of its input (empty for the first block) and the names of its adapters.
         """
         part = block_part(index)
-        attention = self.graph.attention if index else self.graph.first_attention
+        attention = self.graph.attention(index)
         self.emit.enter(part, "recompute")
         env, weights = self.emit.block_weights(index, "r")
         if index:
@@ -209,8 +210,8 @@ class _Lowering:
         adapters = self.emit.adapters(index, "r")
         env |= self.emit.constants | adapters
         self._restore(index, env)
-        mlp = None if self._tiles() else self.graph.mlp
-        self._recompute(env, {*attention.backward.residuals, *(mlp.backward.residuals if mlp else ("x_mid",))})
+        mlp = None if self._tiles() else self.graph.mlp()
+        self._recompute(index, env, {*attention.backward.residuals, *(mlp.backward.residuals if mlp else ("x_mid",))})
         self.emit.enter(part, "backward")
         if mlp is None:
             dy = self._mlp_backward_tiles(index, env, dy)
@@ -223,9 +224,9 @@ class _Lowering:
         self.emit.evict(weights)
         return (env[attention.backward.gradients["x"]] if index else ""), adapters
 
-    def _recompute(self, env: Env, wanted: set[str]) -> None:
+    def _recompute(self, index: int, env: Env, wanted: set[str]) -> None:
         """Emit the forward nodes that ``wanted`` values need beyond what ``env`` has."""
-        attention, mlp = self.graph.attention.forward, self.graph.mlp.forward
+        attention, mlp = self.graph.attention(index).forward, self.graph.mlp().forward
         inside = {name for node in mlp.nodes for name in node.outputs}
         of_mlp = nodes_for(mlp.nodes, wanted & inside, {*env, "x_mid"})
         reads = {name for node in of_mlp for name in node.inputs}

@@ -46,7 +46,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = config_from_dict(data, str(where))
     found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {
-        (part, name): _checked(hugging_face_name(part, name), shape, found, directory)
+        (part, name): _checked(hugging_face_name(part, name), shape, _offset(name, config), found, directory)
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
     }
     eos = data.get("eos_token_id")
@@ -81,7 +81,12 @@ def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tu
             yield part, name, (length,)
 
 
-def _checked(name: str, shape: tuple[int, ...], found: Found, directory: Path) -> SourceTensor:
+def _offset(name: str, config: ModelConfig) -> float:
+    """Return what is added to the values of a tensor: a pack holds what a norm multiplies with."""
+    return config.family.norm_offset if name.endswith("norm.weight") else 0.0
+
+
+def _checked(name: str, shape: tuple[int, ...], offset: float, found: Found, directory: Path) -> SourceTensor:
     if name not in found:
         raise InputError(f"{directory} has no tensor {name!r}; is it a whole checkpoint of this architecture?")
     path, entry = found[name]
@@ -91,7 +96,7 @@ def _checked(name: str, shape: tuple[int, ...], found: Found, directory: Path) -
         raise InputError(f"{path}: {name!r} has shape {list(entry.shape)}, but {CONFIG_FILE} implies {list(shape)}")
     if entry.dtype not in FLOAT_DTYPES:
         raise InputError(f"{path}: {name!r} is {entry.dtype}; memsim packs {', '.join(FLOAT_DTYPES)} and MLX's u32")
-    return PlainTensor(name, path, entry)
+    return PlainTensor(name, path, entry, offset)
 
 
 def _find_tensors(directory: Path) -> dict[str, tuple[Path, TensorEntry]]:

@@ -22,11 +22,13 @@ class PlainTensor:
         name: Hugging Face's name.
         path: The file that holds it.
         entry: Its place there.
+        offset: What is added to its values.
     """
 
     name: str
     path: Path
     entry: TensorEntry
+    offset: float = 0.0
 
     @property
     def stored(self) -> str:
@@ -62,7 +64,8 @@ class _PlainReader:
     def read(self, first: int, count: int) -> Chunk:
         entry, columns = self.tensor.entry, self.tensor.rows[1]
         what = f"{self.tensor.path}: {self.tensor.name}"
-        return Chunk(read_floats(self.descriptor, entry, first * columns, (count, columns), what))
+        values = read_floats(self.descriptor, entry, first * columns, (count, columns), what)
+        return Chunk(values + np.float32(self.tensor.offset) if self.tensor.offset else values)
 
 
 def read_floats(

@@ -22,7 +22,7 @@ class Chunk:
     """Some rows of a tensor.
 
     Attributes:
-        values: Float32 [count, K].
+        values: Float32 [count, K], in a pack's convention: norm weights are what a norm multiplies with.
         grid: The same values as the 4-bit levels that the source stores, when it does.
     """
 

@@ -76,6 +76,10 @@ def test_ops_refuse_inputs_that_do_not_fit() -> None:
     builder.input("w", TensorType((3, 9)))
     with pytest.raises(OpError, match="linear -> y"):
         builder.emit("linear", ["x", "w"], ["y"])
+    for wrong in ({"window": -1}, {"window": 3, "causal": False}, {"scale": 1}, {"causal": 1}):
+        attrs = {"n_heads": 1, "n_kv_heads": 1, "scale": 0.5, "window": 0, "causal": True} | wrong
+        with pytest.raises(OpError, match="float scale"):
+            builder.emit("attention", ["x", "x", "x"], ["o", "lse"], **attrs)
 
 
 def test_a_value_read_twice_by_its_last_reader_is_counted_once() -> None:
@@ -142,7 +146,18 @@ def test_every_op_is_executed_differentiated_or_stored() -> None:
 
     assert set(OPS) == set(KERNELS) | set(_STORAGE_OPS)
     assert not set(KERNELS) & set(_STORAGE_OPS)
-    forward = {"linear_q4", "lora_a", "lora_b", "rmsnorm", "rope", "attention", "swiglu", "add", "cross_entropy"}
+    forward = {
+        "linear_q4",
+        "lora_a",
+        "lora_b",
+        "rmsnorm",
+        "rope",
+        "attention",
+        "swiglu",
+        "geglu",
+        "add",
+        "cross_entropy",
+    }
     forward.add("linear_cross_entropy_q4")
     assert set(RULES) == forward
 

@@ -145,23 +145,24 @@ def test_bits_do_not_depend_on_addresses(kit):
 
 
 @pytest.mark.parametrize("group_size", [32, 64])
-def test_embedding(kit, group_size):
+@pytest.mark.parametrize("scale", [1.0, 1152**0.5])
+def test_embedding(kit, group_size, scale):
     q, scales, matrix = kit.packed(50, 100, group_size)
     ids = np.array([0, 49, 7, 7, 31, 16, 15], np.uint32)
 
     def call():
         y = kit.nans(ids.size, 100)
-        embedding_q4_forward(y, ids, q, scales, group_size)
+        embedding_q4_forward(y, ids, q, scales, group_size, scale)
         return (y,)
 
     (y,) = kit.same_on_all_thread_counts(call)
-    assert np.array_equal(y.astype(np.float64), matrix[ids])
+    assert np.array_equal(y, matrix[ids].astype(np.float32) * np.float32(scale))
 
 
 def test_embedding_of_an_unknown_id_is_nan(kit):
     q, scales, _ = kit.packed(16, 32, 32)
     y = np.zeros((2, 32), np.float32)
-    embedding_q4_forward(y, np.array([3, 2**31], np.uint32), q, scales, 32)
+    embedding_q4_forward(y, np.array([3, 2**31], np.uint32), q, scales, 32, 1.0)
     assert np.all(np.isfinite(y[0]))
     assert np.all(np.isnan(y[1]))
 

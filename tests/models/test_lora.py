@@ -11,7 +11,9 @@ SMALL = PRESETS["qwen2.5-0.5b"]
 
 
 def test_rank_8_on_all_projections_trains_the_published_counts():
-    assert [n_trainable(config, LoraConfig()) for config in PRESETS.values()] == [4_399_104, 9_232_384, 14_966_784]
+    counts = {name: n_trainable(config, LoraConfig()) for name, config in PRESETS.items()}
+    assert [counts[f"qwen2.5-{size}b"] for size in ("0.5", "1.5", "3")] == [4_399_104, 9_232_384, 14_966_784]
+    assert [counts[f"gemma3-{size}b"] for size in ("1", "4")] == [6_522_880, 14_901_248]
 
 
 @pytest.mark.parametrize("targets", [("q_proj",), ("v_proj", "down_proj"), ALL_PROJECTIONS])

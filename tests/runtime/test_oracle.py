@@ -19,6 +19,7 @@ from memsim.weights.pack import Pack
 from memsim.weights.synthetic import write_synthetic
 from oracle import loss_of, parameter, reference_model, with_adapters
 from toy import gradient_names, plan_toy, randomize_adapters, token_file, toy_config
+from toy_families import FAMILY_CHANGES, family_config
 
 # Two f32 computations that sum in other orders: against torch in f64, ours and torch's own f32 gradients are both
 # off by 1e-6 to 1e-5 on this model, so their difference may be twice that.
@@ -58,6 +59,18 @@ def test_gradients_equal_autograd(
     tmp_path: Path, disk: Path, changes: dict, lora: LoraConfig, seq_len: int, group_size: int, schedule: str
 ) -> None:
     pack = write_synthetic(tmp_path / "pack", toy_config(**changes), group_size, 0, lambda *_: None)
+    _check_gradients(tmp_path, disk, pack, lora, seq_len, schedule)
+
+
+@pytest.mark.parametrize("name", FAMILY_CHANGES)
+@pytest.mark.parametrize("schedule", ["mebp", "tiled"])
+def test_gradients_of_every_family_equal_autograd(tmp_path: Path, disk: Path, name: str, schedule: str) -> None:
+    # 40 tokens: beyond every window, so that a key too many or too few would show.
+    pack = write_synthetic(tmp_path / "pack", family_config(name), 32, 0, lambda *_: None)
+    _check_gradients(tmp_path, disk, pack, LoraConfig(rank=4, alpha=8), 40, schedule)
+
+
+def _check_gradients(tmp_path: Path, disk: Path, pack: Pack, lora: LoraConfig, seq_len: int, schedule: str) -> None:
     session, plan = _session(pack, disk, lora, seq_len, schedule)
     before = _adapters(session)
     batches = Batches(token_file(tmp_path / "t.bin", pack.config.vocab_size), seq_len, seed=1)

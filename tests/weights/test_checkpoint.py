@@ -118,9 +118,9 @@ def test_broken_directories_are_refused(tmp_path):
     save_file({"other": np.zeros(3, np.float32)}, tmp_path / "model-1.safetensors")
     with pytest.raises(InputError, match=f"has no tensor '{NAME}', which model.safetensors.index.json says"):
         open_checkpoint(tmp_path)
-    write_config(tmp_path, TOY, num_hidden_layers=2**31 - 1)
+    write_config(tmp_path, TOY, num_hidden_layers=9_999)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model-1.safetensors").read_bytes())
-    with pytest.raises(InputError, match="names 2147483647 layers, but the files hold 1 tensors"):
+    with pytest.raises(InputError, match="names 9999 layers, but the files hold 1 tensors"):
         open_checkpoint(tmp_path)
     write_config(tmp_path, TOY, model_type="gpt2")
     with pytest.raises(InputError, match="'gpt2' is not supported"):

@@ -10,6 +10,7 @@ from math import prod
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from toy_checkpoints import TOY, UNTIED, naive_dequantized, silent, source_tensors, write_checkpoint, write_config
 
 from memsim.errors import InputError
@@ -21,6 +22,7 @@ from memsim.weights.pack_writer import pack_bytes
 from memsim.weights.packing import pack_checkpoint
 from memsim.weights.quantize import dequantize
 from memsim.weights.tensor_file import map_file, view
+from toy_families import FAMILY_CHANGES, family_config
 
 
 def unpacked(pack):
@@ -81,6 +83,55 @@ def test_packs_what_transformers_saves(tmp_path, tied, dtype):
     assert pack.config == expected_config
     names = {name for name in model.state_dict() if not (tied and name == "lm_head.weight")}
     assert_packed(pack, {name: model.state_dict()[name].float().numpy() for name in names})
+
+
+@pytest.mark.parametrize("name", FAMILY_CHANGES)
+def test_packs_every_family_as_transformers_saves_it(tmp_path, name):
+    pytest.importorskip("transformers")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from oracle import reference_config
+
+    config = family_config(name)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(reference_config(config))
+    for parameter in model.parameters():  # norms and biases start as ones and zeros
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "hf")
+    pack = pack_checkpoint(tmp_path / "hf", tmp_path / "out", 32, silent).pack
+    assert pack.config == config
+    assert_packed(pack, _as_packed(model, config))
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_packs_the_text_model_of_a_multimodal_checkpoint(tmp_path, prefix):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    from oracle import reference_config
+
+    config = family_config("gemma3_text")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(reference_config(config))
+    tensors = {name.replace("model.", prefix, 1): tensor for name, tensor in model.state_dict().items()}
+    del tensors["lm_head.weight"]
+    tensors["vision_tower.embed.weight"] = torch.zeros(4, 4)
+    (tmp_path / "hf").mkdir()
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    text = {"text_config": json.loads(model.config.to_json_string()), "model_type": "gemma3", "eos_token_id": [1, 106]}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(text))
+    pack = pack_checkpoint(tmp_path / "hf", tmp_path / "out", 32, silent).pack
+    assert (pack.config, pack.eos_token_id) == (config, 1)
+    assert_packed(pack, _as_packed(model, config))
+
+
+def _as_packed(model, config):
+    """Return what a pack holds of a transformers model: norm weights as factors, no tied head."""
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    if config.model_type == "gemma3_text":
+        state |= {name: np.float32(1) + values for name, values in state.items() if values.ndim == 1}
+    return state
 
 
 def test_reported_errors_are_those_of_the_stored_weights(tmp_path):
