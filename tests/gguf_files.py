@@ -1,6 +1,7 @@
 """GGUF files for tests, written by the gguf library with llama.cpp's names, row order and conventions."""
 
 from collections.abc import Callable, Mapping
+from math import pi
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ def llama_cpp_tensors(model_type: str, config: Mapping[str, Any], state: Mapping
     return tensors
 
 
+def llama3_factors(config: Mapping[str, Any]) -> np.ndarray:
+    """Return what Llama 3 divides each frequency by, written down as its authors describe it."""
+    scaling, factors = config["rope_scaling"], []
+    for index in range(config["head_dim"] // 2):
+        wavelength = 2 * pi * config["rope_theta"] ** (2 * index / config["head_dim"])
+        ratio = scaling["original_max_position_embeddings"] / wavelength
+        if ratio > scaling["high_freq_factor"]:
+            factors.append(1.0)
+        elif ratio < scaling["low_freq_factor"]:
+            factors.append(scaling["factor"])
+        else:
+            smooth = (ratio - scaling["low_freq_factor"]) / (scaling["high_freq_factor"] - scaling["low_freq_factor"])
+            factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
+    return np.array(factors, np.float32)
+
+
 def write_gguf(
     path: Path,
     model_type: str,
@@ -46,7 +63,7 @@ def write_gguf(
 ) -> Path:
     """Write a model; matrices have the type that ``kind_of`` gives llama.cpp's name, vectors are f32.
 
-    ``raw`` holds Q6_K bytes for some of llama.cpp's names; ``extra`` further f32 tensors, with ``_`` for the dot.
+    ``raw`` holds Q6_K bytes for some of llama.cpp's names; ``extra`` further f32 tensors.
     """
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[model_type]])
     writer.add_context_length(config["max_position_embeddings"])
@@ -61,9 +78,14 @@ def write_gguf(
     writer.add_rope_freq_base(config["rope_theta"])
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
-    if scaling := config.get("rope_scaling"):
+    if model_type == "gemma3_text":
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+    scaling = config.get("rope_scaling") or {"rope_type": "none"}
+    if scaling["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
+    elif scaling["rope_type"] == "llama3":
+        extra["rope_freqs.weight"] = llama3_factors(config)
     writer.add_eos_token_id(3)
     writer.add_token_list([f"token{index}" for index in range(len(state["model.embed_tokens.weight"]))])
     writer.add_string("tokenizer.chat_template", "x" * 100_000)  # longer than memsim keeps
@@ -76,7 +98,7 @@ def write_gguf(
         else:
             writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
     for name, values in extra.items():
-        writer.add_tensor(name.replace("_", ".", 1) if "." not in name else name, values)
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

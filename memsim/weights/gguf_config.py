@@ -36,14 +36,13 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 
 def hugging_face_config(
-    metadata: Mapping[str, Value], vocab_size: int, tied: bool, rope_factors: NDArray[np.float32] | None, where: str
+    metadata: Mapping[str, Value], vocab_size: int, rope_factors: NDArray[np.float32] | None, where: str
 ) -> dict[str, Any]:
-    """Return what ``config.json`` would hold.
+    """Return what ``config.json`` would hold, except for what shows in the names of the tensors only.
 
     Args:
         metadata: Of the file.
         vocab_size: Rows of the embedding.
-        tied: Whether the file holds no output matrix.
         rope_factors: What each of RoPE's frequencies is divided by, if the file says so, [D/2].
         where: What the error messages call the file.
 
@@ -57,7 +56,7 @@ def hugging_face_config(
         raise InputError(f"{where} is one of several files; join them with `llama-gguf-split --merge`")
     config: dict[str, Any] = {name: metadata.get(f"{arch}.{key}") for name, key in _FIELDS.items()}
     config = {name: value for name, value in config.items() if value is not None}
-    config |= {"model_type": MODEL_TYPES[str(arch)], "vocab_size": vocab_size, "tie_word_embeddings": tied}
+    config |= {"model_type": MODEL_TYPES[str(arch)], "vocab_size": vocab_size}
     config.setdefault("rope_theta", 10_000.0)
     _check_rotary(metadata, str(arch), config, where)
     if arch == "llama" and "sliding_window" in config:

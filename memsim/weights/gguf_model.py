@@ -77,7 +77,8 @@ def _config_dict(header: GgufHeader, path: Path) -> dict[str, Any]:
     if embedding is None or len(embedding.shape) != 2:
         raise InputError(f"{path} has no matrix token_embd.weight; is it a language model?")
     tied = _OUTER["lm_head.weight"] not in header.tensors
-    return hugging_face_config(header.metadata, embedding.shape[0], tied, _rope_factors(header, path), str(path))
+    config = hugging_face_config(header.metadata, embedding.shape[0], _rope_factors(header, path), str(path))
+    return config | {"tie_word_embeddings": tied, "attention_bias": "blk.0.attn_q.bias" in header.tensors}
 
 
 def _rope_factors(header: GgufHeader, path: Path) -> NDArray[np.float32] | None:

@@ -17,13 +17,7 @@ def test_lists_every_preset_with_its_sizes(tmp_path):
     assert lines[1].split() == ["qwen2.5-0.5b", "qwen2", "24", "896", "494,032,768", "265.7", "MiB", "4,399,104"]
     assert len(lines) == len(PRESETS) + 2
     assert len({len(line) for line in lines[: len(PRESETS) + 1]}) == 1  # columns line up
-    assert json.loads((tmp_path / "models.json").read_text())["families"] == [
-        "qwen2",
-        "qwen3",
-        "llama",
-        "mistral",
-        "gemma3_text",
-    ]
+    assert json.loads((tmp_path / "models.json").read_text())["families"] == ["qwen2", "qwen3", "llama", "mistral", "gemma3_text"]
 
 
 def test_json_on_stdout_is_nothing_but_json():

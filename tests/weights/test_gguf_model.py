@@ -12,13 +12,15 @@ from transformers import AutoModelForCausalLM
 
 from gguf_files import write_gguf
 from memsim.errors import InputError
+from memsim.models.config import config_from_dict
 from memsim.weights.cache import find_model
 from memsim.weights.formats import open_source
 from memsim.weights.gguf_model import open_gguf
 from memsim.weights.pack import open_pack
 from memsim.weights.packing import pack_checkpoint
 from memsim.weights.tensor_file import map_file, view
-from oracle import dequantized
+from oracle import dequantized, reference_config
+from toy_families import family_config
 
 # Rows that no panel of 16 divides (77 tokens), columns that blocks of 32 divide but not groups of 64.
 CONFIG = replace(TOY, hidden_size=96, intermediate_size=160, num_attention_heads=6, num_key_value_heads=2, head_dim=16)
@@ -51,6 +53,49 @@ def test_every_tensor_is_that_of_transformers(tmp_path, kind, config):
     assert set(found) == {name for name in state if name != "lm_head.weight" or not config.tie_word_embeddings}
     for name, values in found.items():
         np.testing.assert_array_equal(values, state[name].numpy(), err_msg=name)
+
+
+FAMILIES = {
+    "llama": {
+        "rope_scaling": {
+            "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
+    "llama-linear": {},
+    "mistral": {},
+    "qwen3": {},
+    "gemma3_text": {"query_pre_attn_scalar": 32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_comes_back_from_llama_cpps_conventions(tmp_path, name):
+    # 64 columns, so that Q4_0 fits; the rest as the toys have it.
+    config = config_from_dict(family_config(name).to_dict() | {"hidden_size": 64} | FAMILIES[name], name)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(reference_config(config))
+    for parameter in model.parameters():  # norms and biases start as ones and zeros
+        torch.nn.init.normal_(parameter)
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del state["lm_head.weight"]
+
+    def kind_of(stored):
+        return Kind.Q4_0 if "attn_q.weight" in stored or "attn_k.weight" in stored else Kind.F32
+
+    path = write_gguf(tmp_path / "toy.gguf", config.model_type, config.to_dict(), state, kind_of)
+    checkpoint = open_gguf(path)
+    assert checkpoint.config == config
+    found = read_all(checkpoint)
+    assert set(found) == set(state)
+    for name, values in state.items():
+        if "q_proj.weight" in name or "k_proj.weight" in name:
+            values = gguf.quants.dequantize(gguf.quants.quantize(values, Kind.Q4_0), Kind.Q4_0)
+        if config.model_type == "gemma3_text" and name.endswith("norm.weight"):
+            values = values + np.float32(1)  # a pack holds the factor
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert pack_checkpoint(path, tmp_path / "out", 32, silent).pack.config == config
 
 
 def test_q4_0_survives_bit_for_bit(tmp_path):
