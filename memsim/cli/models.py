@@ -1,24 +1,34 @@
 """``memsim models``: the families and presets that memsim knows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from memsim.files import write_text
-from memsim.models.config import SUPPORTED_MODEL_TYPES
+from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.parts import GROUP_SIZES
 from memsim.models.presets import PRESETS
+from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import format_bytes
 from memsim.weights.pack_writer import pack_bytes
+
+_SCHEDULE = "tiled"  # the one that holds least
+_SEQ_LEN = 256
 
 
 @click.command(name="models")
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the list as JSON to PATH, or to stdout.")
 def command(json_path: str | None) -> None:
-    """List model families and presets: parameters, INT4 size, trainable parameters of a rank-8 LoRA."""
+    """List model families and presets.
+
+    Of each: parameters, INT4 size, trainable parameters of a rank-8 LoRA, and the smallest planned peak of a step of
+    256 tokens (beyond the interpreter; one thread).
+    """
     record = _record()
     if json_path == "-":
         click.echo(json.dumps(record, indent=2))
@@ -39,6 +49,7 @@ def _record() -> dict[str, Any]:
             "parameters": config.n_parameters(),
             "int4_bytes": pack_bytes(config, GROUP_SIZES[0]),
             "lora_parameters": n_trainable(config, lora),
+            "planned_peak_bytes": _planned_peak_bytes(config, lora),
         }
         for name, config in PRESETS.items()
     ]
@@ -47,18 +58,33 @@ def _record() -> dict[str, Any]:
         "families": list(SUPPORTED_MODEL_TYPES),
         "group_size": GROUP_SIZES[0],
         "lora_rank": lora.rank,
+        "schedule": _SCHEDULE,
+        "seq_len": _SEQ_LEN,
         "presets": presets,
     }
 
 
+def _planned_peak_bytes(config: ModelConfig, lora: LoraConfig) -> int:
+    """Return the planned peak of a step, from a model that is as deep as it takes to have every kind of block.
+
+    Each block's activations, adapters and state come and go before the next one's, so further blocks change nothing.
+    """
+    types = config.layer_types or ()
+    depth = min(config.num_hidden_layers, max(3, 2 + max(map(types.index, types), default=0)))
+    shallow = replace(config, num_hidden_layers=depth, layer_types=types[:depth] or None)
+    setup = TrainingSetup(shallow, GROUP_SIZES[0], lora, _SCHEDULE, _SEQ_LEN, OptimizerConfig())
+    return plan_run(setup, model_hash="").memory.peak_bytes
+
+
 def _table(record: dict[str, Any]) -> str:
     """Return the presets as aligned columns, numbers to the right."""
-    lora = f"LoRA rank {record['lora_rank']}"
-    rows = [("preset", "family", "layers", "hidden", "parameters", "INT4", lora)]
+    lora, peak = f"LoRA rank {record['lora_rank']}", f"{record['schedule']} peak, {record['seq_len']} tokens"
+    rows = [("preset", "family", "layers", "hidden", "parameters", "INT4", lora, peak)]
     for preset in record["presets"]:
         numbers = [f"{preset[key]:,}" for key in ("layers", "hidden_size", "parameters")]
         size, trainable = format_bytes(preset["int4_bytes"]), f"{preset['lora_parameters']:,}"
-        rows.append((preset["name"], preset["family"], *numbers, size, trainable))
+        peak = format_bytes(preset["planned_peak_bytes"])
+        rows.append((preset["name"], preset["family"], *numbers, size, trainable, peak))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

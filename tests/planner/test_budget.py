@@ -56,7 +56,7 @@ def test_the_file_floor_is_two_packed_blocks_and_the_libraries() -> None:
     assert plan.memory.file_floor_bytes == LIBRARY_FLOOR_BYTES + 2 * int(block.attrs["reads_bytes"])
 
 
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", ["qwen2.5-0.5b", "gemma3-1b"])
 def test_mebp_holds_less_than_backprop_and_reads_as_much(model: str) -> None:
     mebp, backprop = _plan(model, "mebp", 64), _plan(model, "backprop", 64)
     assert mebp.memory.peak_bytes < backprop.memory.peak_bytes
