@@ -36,8 +36,7 @@ def fetch(name: str, progress: Callable[[str, int, int], None]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise InputError(
-            f"{name!r} is no preset or directory here; to fetch it from the Hugging Face hub run "
-            f"`pip install 'memsim[hub]'`"
+            f"{name!r} is no preset or path here; to fetch it from the Hugging Face hub run `pip install 'memsim[hub]'`"
         ) from None
     progress(f"fetching {name} from the Hugging Face hub", 0, 0)
     try:
@@ -45,9 +44,9 @@ def fetch(name: str, progress: Callable[[str, int, int], None]) -> Path:
             snapshot_download(repository, allow_patterns=[*([file] if file else _PATTERNS), *TOKENIZER_FILES])
         )
     except Exception as error:  # dozens of kinds, of the library and of the HTTP client beneath it
-        reason = " ".join(str(error).split())[:200]
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:160]
         raise InputError(
-            f"cannot fetch {name!r} from the Hugging Face hub, nor is it in its cache or a directory here: "
-            f"{type(error).__name__}: {reason}"
+            f"cannot fetch {name!r} from the Hugging Face hub, and neither its cache nor this directory holds it "
+            f"({type(error).__name__}: {reason}); check the name and the connection, or give a local path"
         ) from error
     return directory / file if file else directory

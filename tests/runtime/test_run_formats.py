@@ -84,10 +84,9 @@ def test_an_mlx_directory_has_the_loss_of_its_own_weights(tmp_path: Path, disk: 
     config, model = random_model(name)
     state = {key: values.astype(np.float16).astype(np.float32) for key, values in state_of(model).items()}
     parts = {key: symmetric(values, 64) for key, values in state.items() if values.ndim == 2}
-    pack = pack_checkpoint(
-        write_mlx(tmp_path / "mlx", config.to_dict(), state, parts), tmp_path / "out", 32, lambda *_: None
-    )
-    assert pack.relative_error == 0
+    source = write_mlx(tmp_path / "mlx", config.to_dict(), state, parts)
+    report = pack_checkpoint(source, tmp_path / "out", 32, lambda *_: None)
+    assert report.relative_error == 0
     state |= {key: mlx_values(*part) for key, part in parts.items()}
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()}, strict=False)
     ours, theirs = losses(report.pack, model, tmp_path, disk)
@@ -98,9 +97,8 @@ def test_an_asymmetric_mlx_directory_has_the_loss_of_its_packed_weights(tmp_path
     config, model = random_model("mistral")
     state = state_of(model)
     parts = {key: mlx_quantize(values, 4, 64) for key, values in state.items() if values.ndim == 2}
-    report = pack_checkpoint(
-        write_mlx(tmp_path / "mlx", config.to_dict(), state, parts), tmp_path / "out", 32, lambda *_: None
-    )
+    source = write_mlx(tmp_path / "mlx", config.to_dict(), state, parts)
+    report = pack_checkpoint(source, tmp_path / "out", 32, lambda *_: None)
     assert 0.01 < report.relative_error < 0.06
     ours, theirs = losses(report.pack, reference_model(report.pack), tmp_path, disk)
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
