@@ -9,8 +9,11 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from memsim.models.config import ModelConfig
+from memsim.models.family import FAMILIES
 from memsim.models.lora import LoraConfig
 from memsim.models.parts import block_part, matrices, part_names, vectors
+from memsim.weights.adapters import peft_targets, tensor_key
+from memsim.weights.checkpoint import hugging_face_name
 from memsim.weights.pack import Pack
 from memsim.weights.quantize import dequantize
 from memsim.weights.tensor_file import map_file, view
@@ -19,18 +22,18 @@ from memsim.weights.tensor_file import map_file, view
 def dequantized(pack: Pack) -> dict[str, torch.Tensor]:
     """Return every weight of ``pack`` under transformers' names, in f32."""
     state: dict[str, torch.Tensor] = {}
-    for index, part in enumerate(part_names(pack.config)):
-        prefix = f"model.layers.{index - 1}." if part.startswith("block_") else "model."
+    config = pack.config
+    for part in part_names(config):
         mapped = map_file(pack.part(part).path)
         tensors = {name: view(mapped, entry) for name, entry in pack.part(part).tensors.items()}
-        for name, shape in matrices(pack.config, part).items():
-            where = "" if name == "lm_head" else prefix
+        for name, shape in matrices(config, part).items():
             rows = dequantize(tensors[f"{name}.q"], tensors[f"{name}.scales"], *shape)
-            state[f"{where}{name}.weight"] = torch.from_numpy(rows)
-        for name in vectors(pack.config, part):
+            state[hugging_face_name(part, f"{name}.weight", config.family)] = torch.from_numpy(rows)
+        for name in vectors(config, part):
             # A pack holds the factor of a norm; Gemma's weights are that minus 1.
-            offset = 1.0 if pack.config.model_type == "gemma3_text" else 0.0
-            state[f"{prefix}{name}"] = torch.from_numpy(np.array(tensors[name]) - np.float32(offset))
+            offset = 1.0 if config.model_type == "gemma3_text" else 0.0
+            values = torch.from_numpy(np.array(tensors[name]) - np.float32(offset))
+            state[hugging_face_name(part, name, config.family)] = values
     return state
 
 
@@ -41,6 +44,8 @@ def reference_config(config: ModelConfig) -> PretrainedConfig:
         fields |= {"layer_types": list(fields["layer_types"]), "use_sliding_window": True}
     if not config.sliding_window:
         fields["sliding_window"] = None
+    fields |= {theirs: fields.pop(ours) for ours, theirs in config.family.fields.items()}
+    fields["word_embed_proj_dim"] = config.hidden_size  # of OPT
     return AutoConfig.for_model(config.model_type, **fields)
 
 
@@ -56,9 +61,8 @@ def reference_model(pack: Pack) -> PreTrainedModel:
 
 def with_adapters(pack: Pack, lora: LoraConfig, adapters: Mapping[tuple[int, str], np.ndarray]) -> PeftModel:
     """Return the reference model with PEFT adapters of the given values."""
-    settings = PeftLoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), lora_dropout=0.0, bias="none"
-    )
+    targets = [theirs for theirs, ours in peft_targets(pack.config).items() if ours in lora.target_modules]
+    settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, bias="none")
     model = get_peft_model(reference_model(pack), settings)
     with torch.no_grad():
         for key, values in adapters.items():
@@ -68,7 +72,8 @@ def with_adapters(pack: Pack, lora: LoraConfig, adapters: Mapping[tuple[int, str
 
 def parameter(model: PeftModel, block: int, name: str) -> torch.nn.Parameter:
     """Return PEFT's parameter for adapter tensor ``name`` (``self_attn.q_proj.lora_A``) of ``block``."""
-    return model.get_parameter(f"base_model.model.model.layers.{block}.{name}.default.weight")
+    key = tensor_key(block, name, FAMILIES[model.config.model_type])
+    return model.get_parameter(key.removesuffix(".weight") + ".default.weight")
 
 
 def loss_of(model: torch.nn.Module, ids: np.ndarray, labels: np.ndarray) -> torch.Tensor:

@@ -72,6 +72,20 @@ def rmsnorm_backward_input(dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: 
     return rstd[:, None] * (scaled - normed * np.mean(scaled * normed, axis=1, keepdims=True))
 
 
+def layernorm_forward(x: ArrayLike, weight: ArrayLike, bias: ArrayLike, eps: float) -> tuple[F64, F64, F64]:
+    """Return (y, mean, rstd)."""
+    mean = f64(x).mean(axis=1)
+    rstd = 1.0 / np.sqrt(f64(x).var(axis=1) + eps)
+    return f64(weight) * (f64(x) - mean[:, None]) * rstd[:, None] + f64(bias), mean, rstd
+
+
+def layernorm_backward_input(dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: float) -> F64:
+    normed, _, rstd = layernorm_forward(x, np.ones_like(weight), np.zeros_like(weight), eps)
+    scaled = f64(dy) * f64(weight)
+    centred = scaled - scaled.mean(axis=1, keepdims=True)
+    return rstd[:, None] * (centred - normed * np.mean(scaled * normed, axis=1, keepdims=True))
+
+
 def rope_forward(x: ArrayLike, cos: ArrayLike, sin: ArrayLike, n_heads: int) -> F64:
     tokens, features = f64(x).shape
     heads = f64(x).reshape(tokens, n_heads, features // n_heads)

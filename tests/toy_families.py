@@ -34,6 +34,7 @@ FAMILY_CHANGES: dict[str, dict[str, object]] = {
     "mistral": {"sliding_window": 5, "num_key_value_heads": 1, "tie_word_embeddings": False},
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": {"head_dim": 20},
+    "opt": {"num_key_value_heads": None, "rms_norm_eps": None, "ffn_dim": 100},
     "gemma3_text": {
         "head_dim": 32, "num_hidden_layers": 4, "sliding_window": 6, "sliding_window_pattern": 3,
         "query_pre_attn_scalar": 24, "rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 8.0},

@@ -44,7 +44,7 @@ def shards(config: ModelConfig) -> Iterator[dict[str, tuple[int, ...]]]:
         if shard and n_bytes > left_bytes:
             yield shard
             shard, left_bytes = {}, SHARD_BYTES
-        shard[hugging_face_name(part, name)] = shape
+        shard[hugging_face_name(part, name, config.family)] = shape
         left_bytes -= n_bytes
     yield shard
 

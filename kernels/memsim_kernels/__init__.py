@@ -12,23 +12,20 @@ from memsim_kernels.activation import geglu_backward, geglu_forward, swiglu_back
 from memsim_kernels.attention import attention_backward, attention_forward
 from memsim_kernels.elementwise import add
 from memsim_kernels.head_f32 import head_q4
+from memsim_kernels.layer_norm import layernorm_backward_input, layernorm_forward
 from memsim_kernels.linear import (
     linear_backward_input,
     linear_forward,
     linear_q4_backward_input,
     linear_q4_forward,
 )
-from memsim_kernels.lora import (
-    lora_a_backward,
-    lora_a_backward_input,
-    lora_a_forward,
-    lora_b_backward,
-    lora_b_forward,
-)
+from memsim_kernels.lora import Adapter as Adapter
+from memsim_kernels.lora import lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
 from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
 from memsim_kernels.quant import embedding_q4_forward, unpack_q4
+from memsim_kernels.relu import relu_backward, relu_forward
 from memsim_kernels.rope import rope_backward, rope_forward
 
 __all__ = [
@@ -42,16 +39,16 @@ __all__ = [
     "geglu_backward",
     "geglu_forward",
     "head_q4",
+    "layernorm_backward_input",
+    "layernorm_forward",
     "linear_backward_input",
     "linear_forward",
     "linear_q4_backward_input",
     "linear_q4_forward",
-    "lora_a_backward",
-    "lora_a_backward_input",
-    "lora_a_forward",
-    "lora_b_backward",
-    "lora_b_forward",
+    "lora_backward",
     "momentum_update",
+    "relu_backward",
+    "relu_forward",
     "rmsnorm_backward_input",
     "rmsnorm_forward",
     "rope_backward",

@@ -27,6 +27,7 @@ from memsim_kernels.bf16_type import (
     LANES,
     PAIRS,
     VOID,
+    BFloatType,
     add,
     call,
     constants,
@@ -279,6 +280,20 @@ def round_line(typing_context: Any, target: Any, source: Any, count: Any) -> Any
         store(builder, round_to_bf16(builder, *halves), target, 64)
 
     return routine(3, emit, cpu.HAS_AVX512_BF16)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_bf16(typing_context: Any, target: Any, value: Any) -> Any:
+    """Write one float32, rounded to nearest even, as bf16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if cpu.HAS_AVX512_BF16:
+            store(builder, builder.fptrunc(arguments[1], BFloatType()), arguments[0], 2)
+        else:
+            call(builder, "llvm.trap", VOID)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

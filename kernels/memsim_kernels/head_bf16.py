@@ -30,6 +30,7 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )  # fmt: skip
+from memsim_kernels.matmul import NO_MATRIX
 from memsim_kernels.one_pass import (
     STATE_WORDS,
     absorb_row,
@@ -121,13 +122,13 @@ def _part(
             multiply_panels(
                 address(logits), TILE * 4, rows, TILE, tile * TILE_STEPS, tile * TILE_STEPS + steps,
                 a + at * rows * 64, at, min(STEPS, steps_in_all - at), q, scales, no_bias, group_shift, True, at > 0,
-                amx, own, ALL,
+                amx, own, ALL, NO_MATRIX, 0, 0,
             )  # fmt: skip
         _absorb_tile(state, logits, weights, sums, labels, column, inside)
         if with_dx:
             multiply_panels(
                 address(sums), line * 4, rows, line, 0, steps_in_all, weights, tile * TILE_STEPS, steps, q, scales,
-                no_bias, group_shift, False, True, amx, own, ALL,
+                no_bias, group_shift, False, True, amx, own, ALL, NO_MATRIX, 0, 0,
             )  # fmt: skip
     if amx:
         release_tiles()
@@ -159,7 +160,8 @@ def _head(
             for at in range(0, steps, STEPS):
                 source = address(x) + (first * columns + at * 32) * 4
                 depth = min(STEPS * 32, columns - at * 32)
-                pack_rows(a + at * rows * 64, block, source, columns * 4, tokens - first, depth)
+                place = a + at * rows * 64 + block * ((depth + 31) // 32) * 1024
+                pack_rows(place, source, columns * 4, tokens - first, depth)
         for worker in prange(workers):
             _part(
                 states[worker], own_labels, rows, columns, a, q, scales, vocabulary, group_shift, amx, with_dx,

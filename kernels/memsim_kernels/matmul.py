@@ -43,75 +43,98 @@ def _row_blocks(m: int, tiles: int, workers: int) -> int:
 
 
 @helper
+def _fill_dense(
+    panel: F32, width: int, inside: int, b: F32, transposed: bool, k: int, depth: int, column: int, factor: np.float32
+) -> None:
+    """Write factor * rows k ... k + depth of a dense right-hand matrix to ``panel`` [depth, width]."""
+    b_row = b.shape[1]
+    if transposed:
+        transpose_block(panel, 0, width, b.reshape(-1), column * b_row + k, b_row, inside, depth, width, factor)
+    else:
+        copy_block(panel, 0, width, b.reshape(-1), k * b_row + column, b_row, depth, inside, width, factor)
+
+
+@helper
 def _fill_panel(
     panel: F32, width: int, inside: int, b: F32, q: U32, scales: U16, group_size: int, transposed: bool,
     k: int, depth: int, column: int, factor: np.float32,
 ) -> None:  # fmt: skip
     """Write rows k ... k + depth of the right-hand matrix, columns from ``column`` on, to ``panel`` [depth, width]."""
-    if q.size > 0 and transposed:
-        unpack_block_transposed(panel, 0, width, q, scales, group_size, column, width, k, depth)
-    elif q.size > 0:
-        unpack_block(panel, 0, width, q, scales, group_size, k, depth, column, width)
+    if q.size == 0:
+        _fill_dense(panel, width, inside, b, transposed, k, depth, column, factor)
     elif transposed:
-        b_row = b.shape[1]
-        transpose_block(panel, 0, width, b.reshape(-1), column * b_row + k, b_row, inside, depth, width, factor)
+        unpack_block_transposed(panel, 0, width, q, scales, group_size, column, width, k, depth)
     else:
-        b_row = b.shape[1]
-        copy_block(panel, 0, width, b.reshape(-1), k * b_row + column, b_row, depth, inside, width, factor)
+        unpack_block(panel, 0, width, q, scales, group_size, k, depth, column, width)
 
 
 @helper
 def _tiles(
-    c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
+    c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int, low: F32, side: F32,
     a_transposed: bool, b_transposed: bool, factor: np.float32, accumulate: bool,
     row: int, rows: int, column: int, columns: int, panel: F32, sums: F32, line: F32,
 ) -> None:  # fmt: skip
     """Compute rows x columns elements of c, at most ROWS x GROUP * WIDTH.
 
-    Sums wait in ``sums`` between two panels; the first panel begins at c or the bias, the last one writes c. A tile
-    that ends inside a vector has no room in c for whole vectors, and goes through ``sums`` at both ends.
+    The reduction goes over the columns of a, and then over those of low, whose right-hand matrix is side. Sums wait in
+    ``sums`` between two panels; the first panel begins at c or the bias, the last one writes c. A tile that ends inside
+    a vector has no room in c for whole vectors, and goes through ``sums`` at both ends.
     """
     n, one = c.shape[1], np.float32(1.0)
     a_row, a_k = (1, a.shape[1]) if a_transposed else (a.shape[1], 1)
-    total = a.shape[0] if a_transposed else a.shape[1]
-    flat_a, flat_c, c_at = a.reshape(-1), c.reshape(-1), row * n + column
+    total, rank = a.shape[0] if a_transposed else a.shape[1], low.shape[1]
+    flat_a, flat_low, flat_c, c_at = a.reshape(-1), low.reshape(-1), c.reshape(-1), row * n + column
     padded = (columns + LANES - 1) // LANES * LANES
     edge = columns % WIDTH if columns < padded else 0
     edge_at = columns - edge
     copy_block(line, 0, 0, bias, column, 0, 1, columns if bias.size > 0 else 0, padded, one)
     if accumulate:
         copy_block(sums, edge_at, padded, flat_c, c_at + edge_at, n, rows, edge, padded - edge_at, one)
-    for k in range(0, total, DEPTH):
-        depth = min(DEPTH, total - k)
+    k = 0
+    while k < total + rank:
+        beside = k >= total
+        depth = min(DEPTH, total + rank - k if beside else total - k)
         for at in range(0, padded, WIDTH):
             width, inside = min(WIDTH, padded - at), min(WIDTH, columns - at)
-            _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
             out, out_at, out_row = sums, at, padded
-            if k + depth == total and inside == width:
+            if k + depth == total + rank and inside == width:
                 out, out_at, out_row = flat_c, c_at + at, n
             start, start_at, start_row = sums, at, padded
             if k == 0 and not accumulate:
                 start, start_row = line, 0
             elif k == 0 and inside == width:
                 start, start_at, start_row = flat_c, c_at + at, n
-            left = k * a_k + row * a_row
-            multiply(
-                out, out_at, out_row, start, start_at, start_row, flat_a, left, a_row, a_k, panel, 0, width,
-                rows, depth, width,
-            )  # fmt: skip
+            if beside:
+                _fill_dense(panel, width, inside, side, b_transposed, k - total, depth, column + at, one)
+                multiply(
+                    out, out_at, out_row, start, start_at, start_row, flat_low, row * rank + k - total, rank, 1,
+                    panel, 0, width, rows, depth, width,
+                )  # fmt: skip
+            else:
+                _fill_panel(panel, width, inside, b, q, scales, group_size, b_transposed, k, depth, column + at, factor)
+                left = k * a_k + row * a_row
+                multiply(
+                    out, out_at, out_row, start, start_at, start_row, flat_a, left, a_row, a_k, panel, 0, width,
+                    rows, depth, width,
+                )  # fmt: skip
+        k += depth
     copy_block(flat_c, c_at + edge_at, n, sums, edge_at, padded, rows, edge, edge, one)
 
 
-@kernel(WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, FLOAT, BOOL, INT)
+@kernel(
+    WRITE_2D, READ_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, READ_2D, READ_2D, BOOL, BOOL, FLOAT, BOOL, INT
+)  # fmt: skip
 def _product(
-    c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
+    c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int, low: F32, side: F32,
     a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool, workers: int,
 ) -> None:  # fmt: skip
     m, n = c.shape
     tiles = (n + WIDTH - 1) // WIDTH
     blocks = _row_blocks(m, tiles, workers)
+    widest = min(GROUP * WIDTH, (n + LANES - 1) // LANES * LANES)
     for worker in prange(workers):
-        panel, sums, line = aligned(DEPTH * WIDTH), aligned(ROWS * GROUP * WIDTH), aligned(GROUP * WIDTH)
+        panel, line = aligned(DEPTH * min(WIDTH, widest)), aligned(widest)
+        sums = aligned((m + blocks - 1) // blocks * widest)
         unit, last = worker * blocks * tiles // workers, (worker + 1) * blocks * tiles // workers
         while unit < last:
             block, tile = unit // tiles, unit % tiles
@@ -120,8 +143,8 @@ def _product(
             rows = (block + 1) * m // blocks - row
             columns = min(count * WIDTH, n - tile * WIDTH)
             _tiles(
-                c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, np.float32(scale), accumulate,
-                row, rows, tile * WIDTH, columns, panel, sums, line,
+                c, a, b, q, scales, bias, group_size, low, side, a_transposed, b_transposed, np.float32(scale),
+                accumulate, row, rows, tile * WIDTH, columns, panel, sums, line,
             )  # fmt: skip
             unit += count
 
@@ -129,8 +152,9 @@ def _product(
 def product(
     c: F32, a: F32, b: F32, q: U32, scales: U16, bias: F32, group_size: int,
     a_transposed: bool, b_transposed: bool, scale: float, accumulate: bool,
+    low: F32 = NO_MATRIX, side: F32 = NO_MATRIX,
 ) -> None:  # fmt: skip
-    """Compute c = scale * op(a) op(b) + bias, or c += scale * op(a) op(b).
+    """Compute c = scale * op(a) op(b) + low op(side) + bias, or c += scale * op(a) op(b) + low op(side).
 
     Args:
         c: [M, N], written.
@@ -141,8 +165,13 @@ def product(
         bias: [N], or empty. Not read when accumulating.
         group_size: Columns that share a scale, a multiple of 16; not read for a dense b.
         a_transposed: Multiply the transpose of ``a``.
-        b_transposed: Multiply the transpose of ``b``, or of the packed matrix.
+        b_transposed: Multiply the transposes of ``b``, or of the packed matrix, and of ``side``.
         scale: Factor of the product; rounds every element of a dense b once. Must be 1 for a packed b.
         accumulate: Add to c instead of overwriting it.
+        low: [M, R], the left factor of a low-rank product beside the other one, or empty.
+        side: [R, N], or [N, R] when ``b_transposed``: its right factor.
     """
-    _product(c, a, b, q, scales, bias, group_size, a_transposed, b_transposed, scale, accumulate, get_num_threads())
+    _product(
+        c, a, b, q, scales, bias, group_size, low, side, a_transposed, b_transposed, scale, accumulate,
+        get_num_threads(),
+    )  # fmt: skip

@@ -10,7 +10,8 @@ ROWS = 16
 
 
 @helper
-def _lane_sum(lanes: F32) -> np.float32:
+def lane_sum(lanes: F32) -> np.float32:
+    """Return the sum of 64 lanes, always in the same order."""
     total = np.float32(0.0)
     for lane in range(LANES):
         total += lanes[lane]
@@ -38,7 +39,7 @@ def rmsnorm_forward(y: F32, rstd: F32, x: F32, weight: F32, eps: float) -> None:
                 piece = row[start : start + LANES]
                 for lane in range(piece.size):
                     lanes[lane] += piece[lane] * piece[lane]
-            factor = np.float32(1.0) / np.sqrt(_lane_sum(lanes) / np.float32(size) + np.float32(eps))
+            factor = np.float32(1.0) / np.sqrt(lane_sum(lanes) / np.float32(size) + np.float32(eps))
             rstd[t] = factor
             for c in range(size):
                 out[c] = weight[c] * (row[c] * factor)
@@ -69,7 +70,7 @@ def rmsnorm_backward_input(dx: F32, dy: F32, x: F32, rstd: F32, weight: F32, acc
                 for lane in range(piece.size):
                     lanes[lane] += weight_piece[lane] * grad_piece[lane] * piece[lane]
             factor = rstd[t]
-            mean = _lane_sum(lanes) / np.float32(size) * factor * factor
+            mean = lane_sum(lanes) / np.float32(size) * factor * factor
             if accumulate:
                 for c in range(size):
                     out[c] += factor * (weight[c] * grad[c] - row[c] * mean)

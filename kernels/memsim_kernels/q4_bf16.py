@@ -4,6 +4,9 @@ Of a product y [M, N] = a [M, K] B, ROWS rows and STEPS * 32 of the reduction ar
 rounded to bf16 and laid out in row blocks, once for all threads. Then each thread goes through its panels of 32
 columns of B: one is multiplied by all row blocks, while the next is unpacked. y itself keeps the float32 sums.
 
+A LoRA adapter makes the reduction R columns longer: y = [a, h] [B; S] with h = scale a P, where P [K, R] and S [R, N]
+are the adapter's two matrices. h comes from the row blocks as they are laid out, which is the only pass over a.
+
 Bits depend on the engine (the tiles of AMX add even and odd pairs apart), never on rows, threads or addresses.
 """
 
@@ -18,6 +21,7 @@ from memsim_kernels.bf16_block import (
     load_tile_shapes,
     release_tiles,
     round_line,
+    store_bf16,
     tiles_1_backward,
     tiles_1_forward,
     tiles_2_backward,
@@ -28,6 +32,7 @@ from memsim_kernels.bf16_block import (
     vectors_forward,
 )  # fmt: skip
 from memsim_kernels.bf16_unpack import (
+    HALF_BYTES,
     JOB_AHEAD,
     JOB_COLUMN,
     JOB_GROUP_SHIFT,
@@ -40,10 +45,12 @@ from memsim_kernels.bf16_unpack import (
     JOB_UNIT,
     JOB_UNITS,
     JOB_WORDS,
+    PAIR_BYTES,
 )  # fmt: skip
 from memsim_kernels.jit import (
     BOOL,
     F32,
+    FLOAT,
     INT,
     READ_1D,
     READ_2D,
@@ -56,18 +63,20 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )  # fmt: skip
+from memsim_kernels.lora import NO_ADAPTER, Adapter
 from memsim_kernels.vectors import address_of as address
 
 F16 = NDArray[np.float16]
 I64 = NDArray[np.int64]
 
 ROWS = 256
-STEPS = 32  # deep panels unpack while few sums are written: 2 % of the time instead of 15 % at 8 steps
+STEPS = 33  # 1,024 of the reduction and an adapter of rank 32. Deep panels write few sums: 2 % of the time, 15 % at 8
 COLUMNS = 32
 ALL, WITHOUT_UNPACKING, ONLY_UNPACKING = 0, 1, 2  # what a benchmark leaves out
 
 # Of one thread, in bytes: two panels, two row blocks of results at an edge, the shapes of tiles, a bias, a job.
-PANEL_BYTES = STEPS * 2048
+STEP_BYTES = 2 * HALF_BYTES
+PANEL_BYTES = STEPS * STEP_BYTES
 BLOCK_BYTES = 2048
 _EDGE = 2 * PANEL_BYTES
 _SHAPES = _EDGE + 2 * BLOCK_BYTES
@@ -78,15 +87,21 @@ THREAD_FLOATS = (_JOB + JOB_WORDS * 8) // 4
 _NO_BIAS = np.empty(0, np.float32)
 
 
-def workspace_floats(rows: int, depth: int, threads: int) -> int:
-    """Return how many float32 of workspace a product needs: at most 516 KiB, and 133 KiB for each thread.
+def workspace_floats(rows: int, depth: int, threads: int, rank: int = 0) -> int:
+    """Return how many float32 of workspace a product needs: at most 530 KiB, and 137 KiB for each thread.
+
+    An adapter adds 32 KiB for each 32 of its rank, and a panel of 66 KiB.
 
     Args:
         rows: M.
         depth: The length of the reduction: K forward, N backward.
         threads: Threads that Numba will use.
+        rank: R of the adapter, 0 for none.
     """
-    return -(-min(rows, ROWS) // 16) * min(STEPS, -(-depth // 32)) * 256 + threads * THREAD_FLOATS + 16
+    blocks, rank_steps = -(-min(rows, ROWS) // 16), -(-rank // 32)
+    steps = min(STEPS, -(-depth // 32) + rank_steps)
+    adapter = blocks * rank_steps * BLOCK_BYTES + (PANEL_BYTES if rank else 0)
+    return blocks * steps * (STEP_BYTES // 8) + adapter // 4 + threads * THREAD_FLOATS + 16
 
 
 @helper
@@ -194,13 +209,11 @@ def _multiply_panel(
 
 
 @helper
-def pack_rows(target: int, block: int, x: int, x_row: int, rows: int, depth: int) -> None:
-    """Round one row block, zero beyond ``rows`` and ``depth``, to bf16 [row block][step][row][32]."""
-    steps = (depth + 31) // 32
+def pack_rows(target: int, x: int, x_row: int, rows: int, depth: int) -> None:
+    """Round one row block, zero beyond ``rows`` and ``depth``, to bf16 [step][row][32]."""
     for i in range(16):
-        place = target + block * steps * 1024 + i * 64
-        for step in range(steps):
-            round_line(place + step * 1024, x + i * x_row + step * 128, depth - step * 32 if i < rows else 0)
+        for step in range((depth + 31) // 32):
+            round_line(target + (step * 16 + i) * 64, x + i * x_row + step * 128, depth - step * 32 if i < rows else 0)
 
 
 @helper
@@ -216,12 +229,25 @@ def prepare_tiles(own: F32) -> None:
 
 
 @helper
+def _round_step(target: int, matrix: F32, transposed: bool, k: int, column: int, factor: np.float32) -> None:
+    """Write one step of a panel: 32 rows by 32 columns of a dense matrix, or of its transpose, zero where it ends."""
+    depth, columns = (matrix.shape[1], matrix.shape[0]) if transposed else matrix.shape
+    for line in range(32):
+        clear_line(target + line * 64)
+    for i in range(min(32, depth - k)):
+        place = target + i // 2 * PAIR_BYTES + i % 2 * 2
+        for j in range(min(32, columns - column)):
+            value = matrix[column + j, k + i] if transposed else matrix[k + i, column + j]
+            store_bf16(place + j // 16 * HALF_BYTES + j % 16 * 4, value * factor)
+
+
+@helper
 def multiply_panels(
     y: int, y_row: int, rows: int, columns: int, begin: int, end: int, a: int, at: int, steps: int,
     q: U32, scales: U16, bias: F32, group_shift: int, transposed: bool, accumulate: bool, amx: bool, own: F32,
-    leave_out: int,
+    leave_out: int, side: F32, side_at: int, side_steps: int,
 ) -> None:  # fmt: skip
-    """Multiply the row blocks at ``a`` by panels begin ... end - 1 of the packed matrix.
+    """Multiply the row blocks at ``a`` by panels begin ... end - 1 of the packed matrix and the dense one below it.
 
     Args:
         y: Address of the results of panel ``begin``.
@@ -242,16 +268,26 @@ def multiply_panels(
         amx: Use the tiles; ``prepare_tiles`` was called.
         own: This thread's THREAD_FLOATS of workspace, aligned to 64 bytes.
         leave_out: ALL, or what a benchmark wants.
+        side: [N, R] when ``transposed``, else [R, K]: goes on where the packed matrix ends.
+        side_at: Where these steps begin within it.
+        side_steps: How many of ``steps``, the last ones, are of it.
     """
+    packed_steps = steps - side_steps
     base = address(own)
     job = own[_JOB // 4 : THREAD_FLOATS].view(np.int64)
     padded = own[_BIAS // 4 : _BIAS // 4 + COLUMNS]
     for panel in range(begin - 1, end):
         following = panel + 1
         job[JOB_UNIT] = job[JOB_UNITS] = 0
-        if following < end and leave_out != WITHOUT_UNPACKING:
-            target = base + following % 2 * PANEL_BYTES
-            start_job(job, target, following, at, steps, q, scales, group_shift, transposed)
+        target = base + following % 2 * PANEL_BYTES
+        if following < end and packed_steps > 0 and leave_out != WITHOUT_UNPACKING:
+            start_job(job, target, following, at, packed_steps, q, scales, group_shift, transposed)
+        if following < end:
+            for i in range(side_steps):
+                _round_step(
+                    target + (packed_steps + i) * STEP_BYTES, side, transposed, (side_at + i) * 32,
+                    following * COLUMNS, np.float32(1.0),
+                )  # fmt: skip
         if panel < begin or leave_out == ONLY_UNPACKING:
             _finish_job(address(job), transposed)
             continue
@@ -266,35 +302,87 @@ def multiply_panels(
         _finish_job(address(job), transposed)
 
 
-@kernel(WRITE_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, BOOL, BOOL, BOOL, WRITE_1D, INT, INT)
-def _product(
-    y: F32, x: F32, q: U32, scales: U16, bias: F32, group_size: int, transposed: bool, accumulate: bool, amx: bool,
-    work: F32, workers: int, leave_out: int,
+@helper
+def _lay_out_block(
+    a: int, x: int, x_row: int, rows: int, depth: int, packed_steps: int, side_at: int, side_steps: int,
+    low: int, first: bool, panel: int, group: int, rank_steps: int, job: int, transposed: bool, amx: bool,
 ) -> None:  # fmt: skip
+    """Round a row block, add its product with the panel of 32 ranks to h, and append h to it once that is complete."""
+    if group == 0:
+        pack_rows(a, x, x_row, rows, depth)
+    if rank_steps > 0 and packed_steps > 0:
+        place = low + group * BLOCK_BYTES
+        if first:
+            for line in range(32):
+                clear_line(place + line * 64)
+        _multiply_blocks(
+            place, 128, 64, 0, place, 128, 64, 0, a, 0, panel, 1, packed_steps, job, 0, transposed, amx
+        )  # fmt: skip
+    if group == rank_steps - 1:
+        for step in range(side_steps):
+            for i in range(16):
+                source = low + (side_at + step) * BLOCK_BYTES + i * 128
+                round_line(a + ((packed_steps + step) * 16 + i) * 64, source, 32)
+
+
+@kernel(
+    WRITE_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, READ_2D, READ_2D, FLOAT, BOOL, BOOL, BOOL, WRITE_1D, INT, INT
+)
+def _product(
+    y: F32, x: F32, q: U32, scales: U16, bias: F32, group_size: int, into: F32, side: F32, lora_scale: float,
+    transposed: bool, accumulate: bool, amx: bool, work: F32, workers: int, leave_out: int,
+) -> None:  # fmt: skip
+    """Compute y = x B + bias, or y += x B, with a low-rank product (scale x op(into)) op(side) beside it."""
     m, n = y.shape
     depth = x.shape[1]
-    steps_in_all, panels = (depth + 31) // 32, (n + COLUMNS - 1) // COLUMNS
+    rank = side.shape[1] if transposed else side.shape[0]
+    rank_steps, depth_steps, panels = (rank + 31) // 32, (depth + 31) // 32, (n + COLUMNS - 1) // COLUMNS
     group_shift = 2 if group_size == 32 else 3
+    most_blocks, most_steps = (min(m, ROWS) + 15) // 16, min(STEPS, depth_steps + rank_steps)
     skip = (-address(work) // 4) % 16
+    own_at = skip + most_blocks * most_steps * (STEP_BYTES // 8)
     a = address(work) + skip * 4
+    panel = address(work) + (own_at + workers * THREAD_FLOATS) * 4
+    low = panel + (PANEL_BYTES if rank > 0 else 0)
     for row in range(0, m, ROWS):
         rows = min(ROWS, m - row)
         blocks = (rows + 15) // 16
-        for at in range(0, steps_in_all, STEPS):
-            steps = min(STEPS, steps_in_all - at)
-            for block in prange(blocks):
-                first = row + block * 16
-                source = address(x) + (first * depth + at * 32) * 4
-                pack_rows(a, block, source, depth * 4, m - first, min(steps * 32, depth - at * 32))
+        for at in range(0, depth_steps + rank_steps, STEPS):
+            steps = min(STEPS, depth_steps + rank_steps - at)
+            packed_steps = max(0, min(steps, depth_steps - at))
+            side_at, side_steps = max(0, at - depth_steps), steps - packed_steps
+            for group in range(max(rank_steps, 1)):
+                if rank > 0:
+                    for step in prange(packed_steps):
+                        _round_step(
+                            panel + step * STEP_BYTES, into, transposed, (at + step) * 32, group * 32,
+                            np.float32(lora_scale),
+                        )  # fmt: skip
+                for worker in prange(workers):
+                    own = work[own_at + worker * THREAD_FLOATS : own_at + (worker + 1) * THREAD_FLOATS]
+                    job = own[_JOB // 4 : THREAD_FLOATS].view(np.int64)
+                    job[JOB_UNIT] = job[JOB_UNITS] = 0  # nothing is unpacked meanwhile
+                    if amx:
+                        prepare_tiles(own)
+                    for block in range(worker * blocks // workers, (worker + 1) * blocks // workers):
+                        first = row + block * 16
+                        _lay_out_block(
+                            a + block * steps * 1024, address(x) + (first * depth + at * 32) * 4, depth * 4, m - first,
+                            min(packed_steps * 32, depth - at * 32), packed_steps, side_at, side_steps,
+                            low + block * rank_steps * BLOCK_BYTES, at == 0, panel, group, rank_steps, address(job),
+                            transposed, amx,
+                        )  # fmt: skip
+                    if amx:
+                        release_tiles()
             for worker in prange(workers):
-                here = skip + blocks * steps * 256 + worker * THREAD_FLOATS
-                own = work[here : here + THREAD_FLOATS]
+                own = work[own_at + worker * THREAD_FLOATS : own_at + (worker + 1) * THREAD_FLOATS]
                 begin, end = worker * panels // workers, (worker + 1) * panels // workers
                 if amx:
                     prepare_tiles(own)
                 multiply_panels(
                     address(y) + (row * n + begin * COLUMNS) * 4, n * 4, rows, n - begin * COLUMNS, begin, end,
                     a, at, steps, q, scales, bias, group_shift, transposed, accumulate or at > 0, amx, own, leave_out,
+                    side, side_at, side_steps,
                 )  # fmt: skip
                 if amx:
                     release_tiles()
@@ -302,9 +390,9 @@ def _product(
 
 def linear_q4_forward_bf16(
     y: F32, x: F32, q: U32, scales: F16, bias: F32, group_size: int, work: F32,
-    amx: bool = cpu.HAS_AMX, leave_out: int = ALL,
+    adapter: Adapter = NO_ADAPTER, amx: bool = cpu.HAS_AMX, leave_out: int = ALL,
 ) -> None:  # fmt: skip
-    """Compute y = x W^T + bias with x and W rounded to bf16. Needs cpu.HAS_AVX512_BF16.
+    """Compute y = x W^T + bias + (scale x A^T) B^T, all factors rounded to bf16. Needs cpu.HAS_AVX512_BF16.
 
     Args:
         y: [T, N], written.
@@ -313,18 +401,22 @@ def linear_q4_forward_bf16(
         scales: float16 [KG, 16 N16].
         bias: [N], or an empty array for none.
         group_size: 32 or 64.
-        work: At least ``workspace_floats(T, K, threads)``, overwritten.
+        work: At least ``workspace_floats(T, K, threads, R)``, overwritten.
+        adapter: A, B and scale, if there is one; its workspace is not used.
         amx: Use the tiles rather than the vectors.
         leave_out: For benchmarks: ALL, WITHOUT_UNPACKING or ONLY_UNPACKING. y is meaningless unless ALL.
     """
-    _product(y, x, q, scales.view(np.uint16), bias, group_size, True, False, amx, work, get_num_threads(), leave_out)
+    _product(
+        y, x, q, scales.view(np.uint16), bias, group_size, adapter.a, adapter.b, adapter.scale, True, False, amx, work,
+        get_num_threads(), leave_out,
+    )  # fmt: skip
 
 
 def linear_q4_backward_input_bf16(
     dx: F32, dy: F32, q: U32, scales: F16, group_size: int, accumulate: bool, work: F32,
-    amx: bool = cpu.HAS_AMX, leave_out: int = ALL,
+    adapter: Adapter = NO_ADAPTER, amx: bool = cpu.HAS_AMX, leave_out: int = ALL,
 ) -> None:  # fmt: skip
-    """Compute dx = dy W, or dx += dy W, with dy and W rounded to bf16. Needs cpu.HAS_AVX512_BF16.
+    """Compute dx = dy W + (scale dy B) A, or add it to dx, all factors rounded to bf16. Needs cpu.HAS_AVX512_BF16.
 
     Args:
         dx: [T, K], written, or added to when ``accumulate``.
@@ -333,11 +425,12 @@ def linear_q4_backward_input_bf16(
         scales: float16 [KG, 16 N16].
         group_size: 32 or 64.
         accumulate: Add to dx.
-        work: At least ``workspace_floats(T, N, threads)``, overwritten.
+        work: At least ``workspace_floats(T, N, threads, R)``, overwritten.
+        adapter: A, B and scale, if there is one; its workspace is not used.
         amx: Use the tiles rather than the vectors.
         leave_out: For benchmarks, as in ``linear_q4_forward_bf16``.
     """
     _product(
-        dx, dy, q, scales.view(np.uint16), _NO_BIAS, group_size, False, accumulate, amx, work, get_num_threads(),
-        leave_out,
+        dx, dy, q, scales.view(np.uint16), _NO_BIAS, group_size, adapter.b, adapter.a, adapter.scale, False, accumulate,
+        amx, work, get_num_threads(), leave_out,
     )  # fmt: skip

@@ -39,6 +39,11 @@ def warm_up() -> None:
     rstd = np.empty(tokens, np.float32)
     kernels.rmsnorm_forward(y, rstd, x, weight, 1e-6)
     kernels.rmsnorm_backward_input(x, dy, y, rstd, weight, True)
+    mean = np.empty(tokens, np.float32)
+    kernels.layernorm_forward(y, mean, rstd, x, weight, bias, 1e-6)
+    kernels.layernorm_backward_input(x, dy, y, mean, rstd, weight, True)
+    kernels.relu_forward(y, x)
+    kernels.relu_backward(dy, dy, x)
     _warm_up_lora(tokens, size, rank)
     _warm_up_attention(tokens, n_heads, n_kv_heads, size // n_heads)
     _warm_up_loss(tokens, vocabulary, ids, q, scales)
@@ -62,14 +67,10 @@ def warm_up_bf16() -> None:
 
 
 def _warm_up_lora(tokens: int, size: int, rank: int) -> None:
-    x, y, dy = (np.ones((tokens, size), np.float32) for _ in range(3))
-    h, dh = np.empty((tokens, rank), np.float32), np.empty((tokens, rank), np.float32)
+    x, dy = (np.ones((tokens, size), np.float32) for _ in range(2))
     a, b = np.ones((rank, size), np.float32), np.ones((size, rank), np.float32)
-    kernels.lora_a_forward(h, x, a)
-    kernels.lora_b_forward(y, h, b, 2.0)
-    kernels.lora_b_backward(np.empty_like(b), dh, dy, h, b, 2.0, False)
-    kernels.lora_a_backward(np.empty_like(a), dh, x, False)
-    kernels.lora_a_backward_input(x, dh, a, True)
+    work = np.empty((2, tokens, rank), np.float32)
+    kernels.lora_backward(np.empty_like(a), np.empty_like(b), work, dy, x, a, b, 2.0, False)
 
 
 def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int) -> None:

@@ -55,10 +55,10 @@ class _Derivation:
         self.grads.update({name: out for name, out in zip(wrt, outputs, strict=True) if name not in self.grads})
         return outputs
 
-    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str) -> None:
+    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str, *work: str) -> None:
         so_far = [self.grads[wrt]] if wrt in self.grads else []
-        (out,) = self.builder.emit(op, [*inputs, *so_far], [self.fresh(wrt)], **node.attrs)
-        self.grads[wrt] = out
+        outputs = [self.fresh(name) for name in (wrt, *work)]
+        self.grads[wrt] = self.builder.emit(op, [*inputs, *so_far], outputs, **node.attrs)[0]
 
     def add(self, wrt: str, gradient: str) -> None:
         so_far = self.grads.get(wrt)

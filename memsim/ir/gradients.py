@@ -19,8 +19,11 @@ class Backward(Protocol):
     def emit(self, node: Node, op: str, inputs: list[str], *wrt: str) -> list[str]:
         """Emit ``op`` with ``node``'s attributes; its outputs are named after ``wrt``. Return their names."""
 
-    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str) -> None:
-        """Emit ``op``, whose output is a contribution to the gradient of ``wrt``, added to what is there."""
+    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str, *work: str) -> None:
+        """Emit ``op``, whose first output is a contribution to the gradient of ``wrt``, added to what is there.
+
+        Further outputs, named after ``work``, are workspace.
+        """
 
     def add(self, wrt: str, gradient: str) -> None:
         """Let ``gradient`` be a contribution to the gradient of ``wrt``."""
@@ -31,26 +34,22 @@ Rule = Callable[[Backward, Node], None]
 
 def _linear_q4(b: Backward, node: Node) -> None:
     x, q, scales = node.inputs[:3]
-    b.contribute(node, "linear_q4_backward_input", [b.grad(node.outputs[0]), q, scales], x)
-
-
-def _lora_a(b: Backward, node: Node) -> None:
-    x, lora_a = node.inputs
-    dh = b.grad(node.outputs[0])
-    b.contribute(node, "lora_a_backward", [dh, x], lora_a)
-    b.contribute(node, "lora_a_backward_input", [dh, lora_a], x)
-
-
-def _lora_b(b: Backward, node: Node) -> None:
-    y, h, lora_b = node.inputs
     dy = b.grad(node.outputs[0])
-    b.emit(node, "lora_b_backward", [dy, h, lora_b], lora_b, h)
-    b.add(y, dy)
+    adapter = node.inputs[-2:] if "lora_scale" in node.attrs else ()
+    if adapter:  # first, since x may end here
+        b.emit(node, "lora_backward", [dy, x, *adapter], *adapter, f"{node.outputs[1]}.both")
+    b.contribute(node, "linear_q4_backward_input", [dy, q, scales, *adapter], x, *node.outputs[1:])
 
 
 def _rmsnorm(b: Backward, node: Node) -> None:
     x, weight = node.inputs
     b.contribute(node, "rmsnorm_backward_input", [b.grad(node.outputs[0]), x, node.outputs[1], weight], x)
+
+
+def _layernorm(b: Backward, node: Node) -> None:
+    x, weight, _ = node.inputs
+    _, mean, rstd = node.outputs
+    b.contribute(node, "layernorm_backward_input", [b.grad(node.outputs[0]), x, mean, rstd, weight], x)
 
 
 def _rope(b: Backward, node: Node) -> None:
@@ -75,6 +74,12 @@ def _gated(b: Backward, node: Node) -> None:
     b.add(up, dup)
 
 
+def _relu(b: Backward, node: Node) -> None:
+    (x,) = node.inputs
+    (dx,) = b.emit(node, "relu_backward", [b.grad(node.outputs[0]), x], x)
+    b.add(x, dx)
+
+
 def _add(b: Backward, node: Node) -> None:
     dy = b.grad(node.outputs[0])
     for name in node.inputs:
@@ -96,13 +101,13 @@ def _linear_cross_entropy_q4(b: Backward, node: Node) -> None:
 
 RULES: dict[str, Rule] = {
     "linear_q4": _linear_q4,
-    "lora_a": _lora_a,
-    "lora_b": _lora_b,
     "rmsnorm": _rmsnorm,
+    "layernorm": _layernorm,
     "rope": _rope,
     "attention": _attention,
     "swiglu": _gated,
     "geglu": _gated,
+    "relu": _relu,
     "add": _add,
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,

@@ -83,70 +83,82 @@ def _unpack_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [TensorType((_integer(attrs, "n_rows"), _integer(attrs, "n_columns")))]
 
 
+def _adapter(pair: Sequence[TensorType], n_rows: int, n_columns: int, inputs: Sequence[TensorType]) -> int:
+    """Check a LoRA adapter A [R, K], B [N, R] of a matrix [N, K]; return R."""
+    a, b = pair
+    rank = a.shape[0]
+    _require(a.shape == (rank, n_columns) and b.shape == (n_rows, rank), inputs)
+    return rank
+
+
+def _linear_outputs(
+    x: TensorType, bias_and_adapter: Sequence[TensorType], shape: tuple[int, int], attrs: Attrs
+) -> list[TensorType]:
+    """Return y [T, N] and, with an adapter, the workspace h [T, R]."""
+    n_rows, n_columns = shape
+    has_adapter = "lora_scale" in attrs
+    _require(x.shape[1] == n_columns and len(bias_and_adapter) - 2 * has_adapter in (0, 1), (x, *bias_and_adapter))
+    y = TensorType((x.shape[0], n_rows))
+    if not has_adapter:
+        return [y]
+    return [y, TensorType((x.shape[0], _adapter(bias_and_adapter[-2:], n_rows, n_columns, bias_and_adapter)))]
+
+
+def _linear_backward_outputs(
+    dy: TensorType, adapter_and_dx: Sequence[TensorType], shape: tuple[int, int], attrs: Attrs
+) -> list[TensorType]:
+    """Return dx [T, K] and, with an adapter, the workspace dh [T, R]."""
+    n_rows, n_columns = shape
+    has_adapter = "lora_scale" in attrs
+    _require(dy.shape[1] == n_rows and len(adapter_and_dx) - 2 * has_adapter in (0, 1), (dy, *adapter_and_dx))
+    dx = TensorType((dy.shape[0], n_columns))
+    if not has_adapter:
+        return [dx]
+    return [dx, TensorType((dy.shape[0], _adapter(adapter_and_dx[:2], n_rows, n_columns, adapter_and_dx)))]
+
+
+def _matrix_shape(attrs: Attrs) -> tuple[int, int]:
+    return _integer(attrs, "n_rows"), _integer(attrs, "n_columns")
+
+
 @_op("linear")
 def _linear(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [T, N] = x [T, K] w[N, K]^T (+ bias [N])."""
-    _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[1], i)
-    return [TensorType((i[0].shape[0], i[1].shape[0]))]
+    """Y [T, N] = x [T, K] w[N, K]^T (+ bias [N]) (+ lora_scale (x A^T) B^T), from (x, w, [bias], [A, B])."""
+    n_rows, n_columns = i[1].shape
+    return _linear_outputs(i[0], i[2:], (n_rows, n_columns), attrs)
 
 
-@_op("linear_backward_input", may_reuse=((0, 2),))
+@_op("linear_backward_input", may_reuse=((0, 2), (0, 4)))
 def _linear_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Dx [T, K] = dy [T, N] w[N, K] (+ dx_in)."""
-    _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[0], i)
-    return [TensorType((i[0].shape[0], i[1].shape[1]))]
+    """Dx [T, K] = dy [T, N] w[N, K] (+ lora_scale (dy B) A) (+ dx_in), from (dy, w, [A, B], [dx_in])."""
+    n_rows, n_columns = i[1].shape
+    return _linear_backward_outputs(i[0], i[2:], (n_rows, n_columns), attrs)
 
 
 @_op("linear_q4")
 def _linear_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [T, N] = x [T, K] W^T (+ bias [N]) with W packed (q, scales), unpacked tile by tile."""
-    _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_columns"], i)
+    """As ``linear`` with W packed (q, scales), unpacked tile by tile: from (x, q, scales, [bias], [A, B])."""
     _require_packed(i[1], i[2], attrs)
-    return [TensorType((i[0].shape[0], _integer(attrs, "n_rows")))]
+    return _linear_outputs(i[0], i[3:], _matrix_shape(attrs), attrs)
 
 
-@_op("linear_q4_backward_input", may_reuse=((0, 3),))
+@_op("linear_q4_backward_input", may_reuse=((0, 3), (0, 5)))
 def _linear_q4_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Dx [T, K] = dy [T, N] W (+ dx_in) with W packed (q, scales), unpacked tile by tile."""
-    _require(len(i) in (3, 4) and i[0].shape[1] == attrs["n_rows"], i)
+    """As ``linear_backward_input`` with W packed: from (dy, q, scales, [A, B], [dx_in])."""
     _require_packed(i[1], i[2], attrs)
-    return [TensorType((i[0].shape[0], _integer(attrs, "n_columns")))]
+    return _linear_backward_outputs(i[0], i[3:], _matrix_shape(attrs), attrs)
 
 
-@_op("lora_a")
-def _lora_a(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """H [T, R] = x [T, K] A[R, K]^T."""
-    _require(len(i) == 2 and i[0].shape[1] == i[1].shape[1], i)
-    return [TensorType((i[0].shape[0], i[1].shape[0]))]
+@_op("lora_backward", may_reuse=((0, 4), (1, 5)))
+def _lora_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """DA [R, K] = dh^T x (+ dA_in), dB [N, R] = dy^T h (+ dB_in), and a workspace for h and dh [2, T, R].
 
-
-@_op("lora_b", may_reuse=((0, 0),))
-def _lora_b(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [T, N] = y_in + scale h [T, R] B[N, R]^T."""
-    y, h, b = i
-    _require(y.shape == (h.shape[0], b.shape[0]) and h.shape[1] == b.shape[1], i)
-    return [y]
-
-
-@_op("lora_b_backward", may_reuse=((0, 3),))
-def _lora_b_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """DB [N, R] = scale dy^T h (+ dB_in) and dh [T, R] = scale dy B, from (dy, h, B)."""
-    _require(len(i) in (3, 4) and i[0].shape == (i[1].shape[0], i[2].shape[0]), i)
-    return [i[2], i[1]]
-
-
-@_op("lora_a_backward", may_reuse=((0, 2),))
-def _lora_a_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """DA [R, K] = dh^T x (+ dA_in), from (dh [T, R], x [T, K])."""
-    _require(len(i) in (2, 3) and i[0].shape[0] == i[1].shape[0], i)
-    return [TensorType((i[0].shape[1], i[1].shape[1]))]
-
-
-@_op("lora_a_backward_input", may_reuse=((0, 2),))
-def _lora_a_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Dx [T, K] = dh [T, R] A [R, K] (+ dx_in)."""
-    _require(len(i) in (2, 3) and i[0].shape[1] == i[1].shape[0], i)
-    return [TensorType((i[0].shape[0], i[1].shape[1]))]
+    From (dy [T, N], x [T, K], A, B), with h = lora_scale x A^T and dh = lora_scale dy B.
+    """
+    dy, x, a, b = i[:4]
+    _require(len(i) in (4, 6) and dy.shape[0] == x.shape[0], i)
+    rank = _adapter((a, b), dy.shape[1], x.shape[1], i)
+    return [a, b, TensorType((2, x.shape[0], rank))]
 
 
 @_op("rmsnorm")
@@ -164,6 +176,21 @@ def _rmsnorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Dx [T, C] (+ dx_in), from (dy, x, rstd, weight)."""
     _require(len(i) in (4, 5) and i[0] == i[1] and _rmsnorm((i[1], i[3]), attrs)[1] == i[2], i)
+    return [i[1]]
+
+
+@_op("layernorm")
+def _layernorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = (x - mean) rstd weight + bias, mean [T] and rstd [T], from (x, weight [C], bias [C])."""
+    _require(len(i) == 3 and i[0].shape[1:] == i[1].shape == i[2].shape, i)
+    row = TensorType((i[0].shape[0],))
+    return [i[0], row, row]
+
+
+@_op("layernorm_backward_input", may_reuse=((0, 5),))
+def _layernorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, C] (+ dx_in), from (dy, x, mean, rstd, weight)."""
+    _require(len(i) in (5, 6) and i[0] == i[1] and [i[1], *i[2:4]] == _layernorm((i[1], i[4], i[4]), attrs), i)
     return [i[1]]
 
 
@@ -228,6 +255,28 @@ def _geglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _geglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """dgate, dup, from (ds, gate, up)."""
     return _swiglu_backward(i, attrs)
+
+
+@_op("relu", may_reuse=((0, 0),))
+def _relu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, H] = max(x, 0)."""
+    _require(len(i) == 1, i)
+    return [i[0]]
+
+
+@_op("relu_backward", may_reuse=((0, 0), (0, 1)))
+def _relu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, H], from (dy, x)."""
+    _require(len(i) == 2 and i[0] == i[1], i)
+    return [i[1]]
+
+
+@_op("add_table_rows", may_reuse=((0, 0),))
+def _add_table_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = x + rows from ``start`` on of a table [P, C], such as learned positions."""
+    (n_tokens, columns), (rows, table_columns), start = i[0].shape, i[1].shape, _integer(attrs, "start")
+    _require(len(i) == 2 and columns == table_columns and 0 <= start <= rows - n_tokens, i)
+    return [i[0]]
 
 
 @_op("add", may_reuse=((0, 0), (0, 1)))

@@ -33,7 +33,9 @@ class ModelConfig:
 
     Attributes:
         model_type: Family, as in Hugging Face's ``config.json``.
-        attention_bias: Whether the attention's projections have a bias (``Family.biased`` says which).
+        rms_norm_eps: Of every norm, of LayerNorms too.
+        rope_theta: None where positions are learned.
+        attention_bias: Whether projections have a bias (``Family.biased`` says which).
         tie_word_embeddings: Whether the head reuses the token embedding.
         rope_scaling: Of the blocks without a sliding window, or of all.
         rope_local_base_freq: RoPE base of the blocks with a sliding window, if they have one of their own.
@@ -51,7 +53,7 @@ class ModelConfig:
     num_key_value_heads: int
     head_dim: int
     rms_norm_eps: float
-    rope_theta: float
+    rope_theta: float | None
     max_position_embeddings: int
     tie_word_embeddings: bool
     attention_bias: bool
@@ -86,7 +88,7 @@ class ModelConfig:
 
     def ropes(self) -> dict[str, Rope]:
         """Return the model's rotations by name; ``rope_of`` says which blocks have which."""
-        ropes = {"rope": Rope(self.rope_theta, self.rope_scaling)}
+        ropes = {} if self.rope_theta is None else {"rope": Rope(self.rope_theta, self.rope_scaling)}
         if self.rope_local_base_freq is not None:
             ropes["rope_local"] = Rope(self.rope_local_base_freq)
         return ropes
@@ -96,7 +98,7 @@ class ModelConfig:
         return "rope_local" if layer_type == SLIDING and self.rope_local_base_freq is not None else "rope"
 
     def projections(self) -> dict[str, tuple[int, int]]:
-        """Return the seven weight matrices of a block as name -> (out_features, in_features), in forward order."""
+        """Return the weight matrices of a block as name -> (out_features, in_features), in forward order."""
         c, h = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         return {
@@ -104,16 +106,26 @@ class ModelConfig:
             "self_attn.k_proj": (kv, c),
             "self_attn.v_proj": (kv, c),
             "self_attn.o_proj": (c, q),
-            "mlp.gate_proj": (h, c),
+            **({"mlp.gate_proj": (h, c)} if self.family.gated else {}),
             "mlp.up_proj": (h, c),
             "mlp.down_proj": (c, h),
         }
 
     def norms(self) -> dict[str, int]:
-        """Return the norm weights of a block as name -> length."""
-        lengths = {f"{name}.weight": self.hidden_size for name in self.family.norms if name}
+        """Return the weights (and biases) of a block's norms as name -> length."""
+        lengths = {tensor: self.hidden_size for name in self.family.norms for tensor in self.norm_tensors(name)}
         heads = {f"self_attn.{name}_norm.weight": self.head_dim for name in "qk"} if self.family.qk_norm else {}
         return lengths | heads
+
+    def norm_tensors(self, name: str) -> list[str]:
+        """Return the tensors of the norm ``name``; none for the empty name."""
+        kinds = ("weight", "bias") if self.family.norm == "layernorm" else ("weight",)
+        return [f"{name}.{kind}" for kind in kinds] if name else []
+
+    def position_table(self) -> tuple[int, int] | None:
+        """Return the shape of the table of learned positions, if there is one."""
+        first = self.family.first_position
+        return None if first is None else (self.max_position_embeddings + first, self.hidden_size)
 
     def has_bias(self, projection: str) -> bool:
         """Return whether ``projection`` (such as ``self_attn.q_proj``) has a bias vector."""
@@ -124,7 +136,9 @@ class ModelConfig:
         block = sum(out * inp for out, inp in self.projections().values()) + sum(self.norms().values())
         block += sum(out for name, (out, _) in self.projections().items() if self.has_bias(name))
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return self.num_hidden_layers * block + embeddings + self.hidden_size
+        rows, columns = self.position_table() or (0, 0)
+        final = self.hidden_size * len(self.norm_tensors("norm"))
+        return self.num_hidden_layers * block + embeddings + rows * columns + final
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that have a value as plain data for JSON; ``config_from_dict`` reads it."""
@@ -154,10 +168,13 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
         raise InputError(f"{where}: model_type {shown(model_type)} is not supported; memsim runs: {supported}")
     family = FAMILIES[model_type]
     data = {**family.defaults, **{key: value for key, value in data.items() if value is not None}}
+    data |= {ours: data[theirs] for ours, theirs in family.fields.items() if theirs in data}
     _refuse_unsupported(data, family, where)
     heads, hidden_size = integer(data, "num_attention_heads", where), integer(data, "hidden_size", where)
     data = {"num_key_value_heads": heads, "head_dim": hidden_size // heads, **data}
-    rope, local = read_rope(data, family.window == "pattern", where)
+    rope, local = None, None
+    if family.first_position is None:
+        rope, local = read_rope(data, family.window == "pattern", where)
     sliding_window, layer_types = _read_layers(data, family, where)
     config = ModelConfig(
         model_type=model_type,
@@ -169,11 +186,11 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
         num_key_value_heads=integer(data, "num_key_value_heads", where),
         head_dim=integer(data, "head_dim", where),
         rms_norm_eps=number(data, "rms_norm_eps", where),
-        rope_theta=rope.theta,
+        rope_theta=rope.theta if rope else None,
         max_position_embeddings=integer(data, "max_position_embeddings", where),
         tie_word_embeddings=boolean(data, "tie_word_embeddings", where),
         attention_bias=family.always_biased or boolean(data, "attention_bias", where),
-        rope_scaling=rope.scaling,
+        rope_scaling=rope.scaling if rope else None,
         rope_local_base_freq=local.theta if local else None,
         sliding_window=sliding_window,
         layer_types=layer_types,
@@ -181,7 +198,7 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
     )
     if heads % config.num_key_value_heads:
         raise InputError(f"{where}: {heads} query heads cannot share {config.num_key_value_heads} key-value heads")
-    if config.head_dim % 2:
+    if config.head_dim % 2 and config.ropes():
         raise InputError(f"{where}: head_dim {config.head_dim} is odd; RoPE rotates pairs")
     return config
 
@@ -190,9 +207,11 @@ def _refuse_unsupported(data: Mapping[str, Any], family: Family, where: str) -> 
     key, value = family.activation_key
     if data.get(key, value) != value:
         raise InputError(f"{where}: {key} {shown(data[key])} is not supported; {data['model_type']} uses {value!r}")
-    for key, neutral in _UNSUPPORTED.items():
+    for key, neutral in {**_UNSUPPORTED, **family.fixed}.items():
         if data.get(key, neutral) != neutral:
             raise InputError(f"{where}: {key} {shown(data[key])} is not supported")
+    if data.get("word_embed_proj_dim", data.get("hidden_size")) != data.get("hidden_size"):
+        raise InputError(f"{where}: word_embed_proj_dim {shown(data['word_embed_proj_dim'])} is not supported")
 
 
 def _read_layers(data: Mapping[str, Any], family: Family, where: str) -> tuple[int | None, tuple[str, ...] | None]:

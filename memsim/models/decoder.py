@@ -44,7 +44,11 @@ def embed_program(config: ModelConfig, n_tokens: int, group_size: int) -> Progra
     builder.input("ids", TensorType((n_tokens,), "u32"))
     _part_inputs(builder, config, "embed", group_size)
     attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
-    builder.emit("embedding_q4", ["ids", "embed_tokens.q", "embed_tokens.scales"], ["y"], **attrs)
+    first = config.family.first_position
+    out = "y" if first is None else "words"
+    builder.emit("embedding_q4", ["ids", "embed_tokens.q", "embed_tokens.scales"], [out], **attrs)
+    if first is not None:
+        builder.emit("add_table_rows", [out, "embed_positions.weight"], ["y"], start=first)
     return builder.build(["y"])
 
 
@@ -69,24 +73,29 @@ class _Block:
         """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
         attrs = _matrix_attrs(self.config.projections()[name], self.group_size)
         bias = [f"{name}.bias"] if self.config.has_bias(name) else []
-        base = f"{out}.base" if self.lora.targets(name) else out
-        self.builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", *bias], [base], **attrs)
+        inputs, outputs = [x, f"{name}.q", f"{name}.scales", *bias], [out]
         if self.lora.targets(name):
-            self.builder.emit("lora_a", [x, f"{name}.lora_A"], [f"{out}.h"])
-            self.builder.emit("lora_b", [base, f"{out}.h", f"{name}.lora_B"], [out], scale=self.lora.scale)
+            inputs += [f"{name}.lora_A", f"{name}.lora_B"]
+            outputs.append(f"{out}.h")
+            attrs["lora_scale"] = self.lora.scale
+        self.builder.emit("linear_q4", inputs, outputs, **attrs)
         return out
 
     def norm(self, x: str, name: str, out: str) -> str:
-        """Emit the RMSNorm ``name``, if there is one; return what it makes of ``x``."""
-        if not name:
-            return x
-        self.builder.emit("rmsnorm", [x, f"{name}.weight"], [out, f"{out}.rstd"], eps=self.config.rms_norm_eps)
-        return out
+        """Emit the norm ``name``, if there is one; return what it makes of ``x``."""
+        return _norm(self.builder, self.config, x, name, out) if name else x
 
     def add(self, x: str, change: str, out: str) -> Program:
         """Emit the residual connection and return the finished program."""
         self.builder.emit("add", [x, change], [out])
         return self.builder.build([out])
+
+
+def _norm(builder: Builder, config: ModelConfig, x: str, name: str, out: str) -> str:
+    statistics = {"rmsnorm": ["rstd"], "layernorm": ["mean", "rstd"]}[config.family.norm]
+    outputs = [out, *(f"{out}.{statistic}" for statistic in statistics)]
+    builder.emit(config.family.norm, [x, *config.norm_tensors(name)], outputs, eps=config.rms_norm_eps)
+    return out
 
 
 def _scopes(*norms: str) -> list[str]:
@@ -109,9 +118,11 @@ def attention_program(
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
 
     def heads_of(x: str, n_heads: int) -> str:
-        """Emit the projection, norm and rotation of q or k."""
+        """Emit the projection, norm and rotation of q or k, as far as the family has them."""
         normed = f"self_attn.{x}_norm" if config.family.qk_norm else ""
         name = block.norm(block.project(norm, f"self_attn.{x}_proj", x), normed, f"{x}_norm")
+        if not tables:
+            return name
         builder.emit("rope", [name, *tables], [f"{x}.rope"], n_heads=n_heads)
         return f"{x}.rope"
 
@@ -131,9 +142,9 @@ def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size
     before, after = config.family.norms[2:]
     block = _Block(config, lora, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
     norm = block.norm("x_mid", before, "mlp_norm")
-    gate = block.project(norm, "mlp.gate_proj", "gate")
+    gate = [block.project(norm, "mlp.gate_proj", "gate")] if config.family.gated else []
     up = block.project(norm, "mlp.up_proj", "up")
-    block.builder.emit(config.family.activation, [gate, up], [config.family.activation])
+    block.builder.emit(config.family.activation, [*gate, up], [config.family.activation])
     down = block.project(config.family.activation, "mlp.down_proj", "down")
     return block.add("x_mid", block.norm(down, after, "down_norm"), "y")
 
@@ -151,7 +162,7 @@ def head_program(
     for part in dict.fromkeys(("head", head_matrix(config)[0])):
         _part_inputs(builder, config, part, group_size)
     matrix = head_matrix(config)[1]
-    builder.emit("rmsnorm", ["x", "norm.weight"], ["norm", "norm.rstd"], eps=config.rms_norm_eps)
+    _norm(builder, config, "x", "norm", "norm")
     attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size)
     packed = [f"{matrix}.q", f"{matrix}.scales"]
     if one_pass:

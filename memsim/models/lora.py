@@ -46,6 +46,8 @@ def check_lora(lora: LoraConfig, config: ModelConfig) -> None:
     unknown = sorted(set(lora.target_modules) - set(ALL_PROJECTIONS))
     if unknown or not lora.target_modules:
         raise UsageError(f"--target-modules {','.join(unknown) or '(empty)'}: choose from {','.join(ALL_PROJECTIONS)}")
+    if not any(lora.targets(name) for name in config.projections()):
+        raise UsageError(f"--target-modules {','.join(lora.target_modules)}: {config.model_type} has none of them")
     for name, shape in config.projections().items():
         if lora.targets(name) and lora.rank > min(shape):
             raise UsageError(f"--lora-rank {lora.rank} is above {name}, which is {shape[0]} x {shape[1]}")

@@ -73,17 +73,18 @@ def matrices(config: ModelConfig, part: str) -> dict[str, tuple[int, int]]:
     return config.projections()
 
 
-def vectors(config: ModelConfig, part: str) -> dict[str, int]:
-    """Return the float32 vectors of ``part`` (norm weights, biases) as name -> length.
+def vectors(config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+    """Return the float32 tensors of ``part`` (norm weights, biases, learned positions) as name -> shape.
 
     A norm weight is the factor itself: where a checkpoint holds w for 1 + w (Gemma), a pack holds 1 + w.
     """
     if part == "embed":
-        return {}
+        table = config.position_table()
+        return {"embed_positions.weight": table} if table else {}
     if part == "head":
-        return {"norm.weight": config.hidden_size}
+        return {name: (config.hidden_size,) for name in config.norm_tensors("norm")}
     biases = {f"{name}.bias": out for name, (out, _) in config.projections().items() if config.has_bias(name)}
-    return config.norms() | biases
+    return {name: (length,) for name, length in (config.norms() | biases).items()}
 
 
 def part_tensors(config: ModelConfig, part: str, group_size: int) -> dict[str, TensorSpec]:
@@ -91,4 +92,4 @@ def part_tensors(config: ModelConfig, part: str, group_size: int) -> dict[str, T
     specs: dict[str, TensorSpec] = {}
     for name, (n_rows, n_columns) in matrices(config, part).items():
         specs |= packed_matrix(name, n_rows, n_columns, group_size)
-    return specs | {name: TensorSpec((length,), "f32") for name, length in vectors(config, part).items()}
+    return specs | {name: TensorSpec(shape, "f32") for name, shape in vectors(config, part).items()}

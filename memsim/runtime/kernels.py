@@ -35,41 +35,41 @@ def _unpack_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.unpack_q4(o[0], i[0], i[1], a["group_size"])
 
 
+def _forward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[Array, k.Adapter]:
+    """Return bias and adapter of a product, from its inputs after the matrix."""
+    if "lora_scale" not in a:
+        return rest[0] if rest else _NO_BIAS, k.Adapter()
+    return rest[0] if len(rest) > 2 else _NO_BIAS, k.Adapter(rest[-2], rest[-1], a["lora_scale"], o[1])
+
+
+def _backward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[bool, k.Adapter]:
+    """Return whether to add to the output, which is prepared for it, and the adapter."""
+    if "lora_scale" not in a:
+        return _start(o[0], rest), k.Adapter()
+    return _start(o[0], rest[2:]), k.Adapter(rest[0], rest[1], a["lora_scale"], o[1])
+
+
 def _linear(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.linear_forward(o[0], i[0], i[1], i[2] if len(i) > 2 else _NO_BIAS)
+    k.linear_forward(o[0], i[0], i[1], *_forward_extras(o, i[2:], a))
 
 
 def _linear_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.linear_backward_input(o[0], i[0], i[1], _start(o[0], i[2:]))
+    k.linear_backward_input(o[0], i[0], i[1], *_backward_extras(o, i[2:], a))
 
 
 def _linear_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.linear_q4_forward(o[0], i[0], i[1], i[2], i[3] if len(i) > 3 else _NO_BIAS, a["group_size"])
+    bias, adapter = _forward_extras(o, i[3:], a)
+    k.linear_q4_forward(o[0], i[0], i[1], i[2], bias, a["group_size"], adapter)
 
 
 def _linear_q4_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.linear_q4_backward_input(o[0], i[0], i[1], i[2], a["group_size"], _start(o[0], i[3:]))
+    accumulate, adapter = _backward_extras(o, i[3:], a)
+    k.linear_q4_backward_input(o[0], i[0], i[1], i[2], a["group_size"], accumulate, adapter)
 
 
-def _lora_a(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.lora_a_forward(o[0], i[0], i[1])
-
-
-def _lora_b(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    _start(o[0], i[:1])
-    k.lora_b_forward(o[0], i[1], i[2], a["scale"])
-
-
-def _lora_b_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.lora_b_backward(o[0], o[1], i[0], i[1], i[2], a["scale"], _start(o[0], i[3:]))
-
-
-def _lora_a_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.lora_a_backward(o[0], i[0], i[1], _start(o[0], i[2:]))
-
-
-def _lora_a_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.lora_a_backward_input(o[0], i[0], i[1], _start(o[0], i[2:]))
+def _lora_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    accumulate = all([_start(out, so_far) for out, so_far in zip(o, (i[4:5], i[5:6]), strict=False)])
+    k.lora_backward(o[0], o[1], o[2], i[0], i[1], i[2], i[3], a["lora_scale"], accumulate)
 
 
 def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -81,6 +81,14 @@ def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) ->
     adding = _start(o[0], i[4:])
     dx, dy, x = (array.reshape(-1, len(i[3])) for array in (o[0], i[0], i[1]))
     k.rmsnorm_backward_input(dx, dy, x, i[2], i[3], adding)
+
+
+def _layernorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.layernorm_forward(o[0], o[1], o[2], i[0], i[1], i[2], a["eps"])
+
+
+def _layernorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.layernorm_backward_input(o[0], i[0], i[1], i[2], i[3], i[4], _start(o[0], i[5:]))
 
 
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -118,6 +126,18 @@ def _geglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 def _geglu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.geglu_backward(o[0], o[1], i[0], i[1], i[2])
+
+
+def _relu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.relu_forward(o[0], i[0])
+
+
+def _relu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.relu_backward(o[0], i[0], i[1])
+
+
+def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.add(o[0], i[0], i[1][a["start"] : a["start"] + len(i[0])])
 
 
 def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -191,13 +211,11 @@ KERNELS: dict[str, Kernel] = {
     "linear_backward_input": _linear_backward_input,
     "linear_q4": _linear_q4,
     "linear_q4_backward_input": _linear_q4_backward_input,
-    "lora_a": _lora_a,
-    "lora_b": _lora_b,
-    "lora_b_backward": _lora_b_backward,
-    "lora_a_backward": _lora_a_backward,
-    "lora_a_backward_input": _lora_a_backward_input,
+    "lora_backward": _lora_backward,
     "rmsnorm": _rmsnorm,
     "rmsnorm_backward_input": _rmsnorm_backward_input,
+    "layernorm": _layernorm,
+    "layernorm_backward_input": _layernorm_backward_input,
     "rope": _rope,
     "rope_backward": _rope_backward,
     "attention": _attention,
@@ -206,6 +224,9 @@ KERNELS: dict[str, Kernel] = {
     "swiglu_backward": _swiglu_backward,
     "geglu": _geglu,
     "geglu_backward": _geglu_backward,
+    "relu": _relu,
+    "relu_backward": _relu_backward,
+    "add_table_rows": _add_table_rows,
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,
@@ -218,7 +239,7 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-def _bf16_kernels(threads: int) -> dict[str, Kernel]:
+def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
     """Return the products with packed weights in bf16, with f32 sums. Loads code that only some processors can run."""
     from memsim_kernels.head_bf16 import head_q4_bf16
     from memsim_kernels.q4_bf16 import (
@@ -229,13 +250,20 @@ def _bf16_kernels(threads: int) -> dict[str, Kernel]:
         workspace_floats,
     )
 
-    work = np.zeros(workspace_floats(ROWS, 32 * STEPS, threads), np.float32)
+    work = np.zeros(workspace_floats(ROWS, 32 * STEPS, threads, rank), np.float32)
+
+    def fitting(adapter: k.Adapter) -> k.Adapter:
+        if len(adapter.a) > rank:  # would write beyond the workspace
+            raise WorkerError(f"the kernels were loaded for a LoRA rank of {rank}, not {len(adapter.a)}")
+        return adapter
 
     def linear_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        linear_q4_forward_bf16(o[0], i[0], i[1], i[2], i[3] if len(i) > 3 else _NO_BIAS, a["group_size"], work)
+        bias, adapter = _forward_extras(o, i[3:], a)
+        linear_q4_forward_bf16(o[0], i[0], i[1], i[2], bias, a["group_size"], work, fitting(adapter))
 
     def linear_q4_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        linear_q4_backward_input_bf16(o[0], i[0], i[1], i[2], a["group_size"], _start(o[0], i[3:]), work)
+        accumulate, adapter = _backward_extras(o, i[3:], a)
+        linear_q4_backward_input_bf16(o[0], i[0], i[1], i[2], a["group_size"], accumulate, work, fitting(adapter))
 
     def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         stats, dx, head_work = _head_outputs(o, a)
@@ -248,7 +276,7 @@ def _bf16_kernels(threads: int) -> dict[str, Kernel]:
     }
 
 
-def load_kernels(compute: str, threads: int) -> dict[str, Kernel]:
+def load_kernels(compute: str, threads: int, rank: int = 32) -> dict[str, Kernel]:
     """Return the op table for a compute path, after running every kernel once on tiny inputs.
 
     Threads, code and constants are in memory then, before a step.
@@ -256,13 +284,14 @@ def load_kernels(compute: str, threads: int) -> dict[str, Kernel]:
     Args:
         compute: ``f32``, or ``bf16`` for the products with packed weights where the processor can.
         threads: Threads that the kernels use from now on.
+        rank: The largest LoRA rank that they will see; the bf16 workspace grows with every 32 of it.
     """
     set_num_threads(threads)
     warmup.warm_up()
     if compute == "f32":
         return KERNELS
     warmup.warm_up_bf16()
-    return KERNELS | _bf16_kernels(threads)
+    return KERNELS | _bf16_kernels(threads, rank)
 
 
 def compute_paths() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from memsim.errors import WorkerError
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
-from memsim.models.decoder import constant_values
+from memsim.models.decoder import constant_values, constants
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.runtime.data import Batches, TokenFile
@@ -159,5 +159,6 @@ class Session:
 
 
 def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:
-    for name, table in constant_values(config, len(pinned["rope.cos"])).items():
+    n_tokens = max((len(pinned[name]) for name in constants(config, 1)), default=0)
+    for name, table in constant_values(config, n_tokens).items():
         np.copyto(pinned[name], table)

@@ -46,7 +46,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
 
-    kernels = load_kernels(job.compute, job.threads)
+    kernels = load_kernels(job.compute, job.threads, job.lora_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None

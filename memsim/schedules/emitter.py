@@ -164,17 +164,18 @@ class Emitter:
         """Emit the backward nodes of a segment; adapter gradients add to what there is of them."""
         sources = {gradient: f"{block_part(index)}/{name}" for name, gradient in backward.gradients.items()}
         for node in backward.nodes:
-            so_far = self.gradients.get(sources.get(node.outputs[0], ""))
-            if so_far is None:
-                self.inline([node], backward.values, prefix, env)
-                continue
-            env["so_far"] = so_far
-            adding = Node(node.op, (*node.inputs, "so_far"), node.outputs, node.attrs)
+            so_far = {
+                name: self.gradients[sources[name]]
+                for name in node.outputs
+                if name in sources and sources[name] in self.gradients
+            }
+            env.update({f"{name}.so_far": old for name, old in so_far.items()})
+            adding = Node(node.op, (*node.inputs, *(f"{name}.so_far" for name in so_far)), node.outputs, node.attrs)
             self.inline([adding], backward.values, prefix, env)
-            # In the same buffer: the next micro-batch adds to it again.
-            name = env[node.outputs[0]]
-            self.builder.values[name] = Value(name, self.builder.values[name].type, alias_of=so_far)
-            self.gradients[sources[node.outputs[0]]] = name
+            for name, old in so_far.items():  # in the same buffer: the next micro-batch adds to it again
+                new = env[name]
+                self.builder.values[new] = Value(new, self.builder.values[new].type, alias_of=old)
+                self.gradients[sources[name]] = new
         for gradient, source in sources.items():
             if source.rpartition("/")[2] in self.shapes:
                 self.gradients[source] = env[gradient]

@@ -97,8 +97,10 @@ class _Lowering:
 
     def _embed(self, ids: str) -> str:
         self.emit.enter("embed", "forward")
-        specs = part_tensors(self.graph.config, "embed", self.graph.group_size).values()
-        row_bytes = sum(spec.n_bytes for spec in specs) // self.graph.config.vocab_size
+        specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
+        words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
+        n_rows = {name: positions[0] if name == "embed_positions.weight" else words for name in specs}
+        row_bytes = sum(spec.n_bytes // n_rows[name] for name, spec in specs.items())
         env = self.emit.page_in("embed", "f", reads_bytes=self.graph.n_tokens * row_bytes)
         weights = list(env.values())
         env["ids"] = ids

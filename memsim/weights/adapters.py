@@ -13,7 +13,8 @@ from memsim.errors import InputError, UsageError
 from memsim.files import atomic_write, write_text
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, adapter_shapes, check_lora
+from memsim.models.family import DECODER, Family
+from memsim.models.lora import LoraConfig, adapter_shapes, check_lora
 from memsim.models.parts import TensorSpec
 from memsim.weights.tensor_file import TensorEntry, TensorFileWriter, map_file, read_header, view
 
@@ -40,9 +41,10 @@ _UNSUPPORTED_LISTS = (
 Adapter = Mapping[tuple[int, str], NDArray[np.float32]]
 
 
-def tensor_key(block: int, name: str) -> str:
+def tensor_key(block: int, name: str, family: Family = DECODER) -> str:
     """Return PEFT's key for adapter tensor ``name`` (``self_attn.q_proj.lora_A``) of ``block``."""
-    return f"base_model.model.model.layers.{block}.{name}.weight"
+    module, _, kind = name.rpartition(".")
+    return f"base_model.model.{family.blocks.format(block)}{family.names.get(module, module)}.{kind}.weight"
 
 
 def write_adapter(
@@ -70,17 +72,19 @@ def write_adapter(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create {directory}: {error.strerror or error}") from error
-    specs = {tensor_key(*name): TensorSpec(shape, "f32") for name, shape in _shapes(config, lora).items()}
+    specs = {
+        tensor_key(*name, config.family): TensorSpec(shape, "f32") for name, shape in _shapes(config, lora).items()
+    }
     with atomic_write(directory / WEIGHTS_FILE) as file:
         # No pad tensors: PEFT would report them as unexpected keys.
         writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8, flush_bytes=_FLUSH_BYTES)
         for block, name, values in tensors:
-            key = tensor_key(block, name)
+            key = tensor_key(block, name, config.family)
             if key not in specs or values.shape != specs[key].shape:
                 raise ValueError(f"{key} of shape {values.shape} is not a tensor of this adapter")
             writer.write(key, values)
         writer.finish()
-    write_text(directory / CONFIG_FILE, json.dumps(_peft_config(lora, base_model), indent=2) + "\n")
+    write_text(directory / CONFIG_FILE, json.dumps(_peft_config(config, lora, base_model), indent=2) + "\n")
 
 
 def read_adapter(directory: Path, config: ModelConfig) -> tuple[LoraConfig, Adapter]:
@@ -98,15 +102,16 @@ def read_adapter(directory: Path, config: ModelConfig) -> tuple[LoraConfig, Adap
     entries = read_header(path, _MAX_HEADER_BYTES)
     shapes = _shapes(config, lora)
     for (block, name), shape in shapes.items():
-        entry = entries.pop(tensor_key(block, name), None)
+        key = tensor_key(block, name, config.family)
+        entry = entries.pop(key, None)
         if entry is None:
-            raise InputError(f"{path} has no tensor {tensor_key(block, name)!r}")
+            raise InputError(f"{path} has no tensor {key!r}")
         if entry.shape != shape or entry.dtype not in ("f32", "f16", "bf16"):
             found = f"{entry.dtype} {list(entry.shape)}"
-            raise InputError(f"{path}: {tensor_key(block, name)!r} is {found}; the model needs f32 {list(shape)}")
+            raise InputError(f"{path}: {key!r} is {found}; the model needs f32 {list(shape)}")
     if entries:
         raise InputError(f"{path} holds the unknown tensor {shown(next(iter(entries)))}")
-    return lora, _values(path, shapes)
+    return lora, _values(path, shapes, config.family)
 
 
 def _shapes(config: ModelConfig, lora: LoraConfig) -> dict[tuple[int, str], tuple[int, int]]:
@@ -114,11 +119,11 @@ def _shapes(config: ModelConfig, lora: LoraConfig) -> dict[tuple[int, str], tupl
     return {(block, name): shape for block in range(config.num_hidden_layers) for name, shape in shapes.items()}
 
 
-def _values(path: Path, shapes: Mapping[tuple[int, str], tuple[int, int]]) -> Adapter:
+def _values(path: Path, shapes: Mapping[tuple[int, str], tuple[int, int]], family: Family) -> Adapter:
     entries, mapped = read_header(path, _MAX_HEADER_BYTES), map_file(path)
     values = {}
     for block, name in shapes:
-        key = tensor_key(block, name)
+        key = tensor_key(block, name, family)
         values[block, name] = _as_float32(view(mapped, entries[key]), entries[key])
         if not np.isfinite(values[block, name]).all():
             raise InputError(f"{path}: {key!r} holds NaN or infinite values")
@@ -132,7 +137,7 @@ def _as_float32(stored: NDArray[Any], entry: TensorEntry) -> NDArray[np.float32]
     return np.require(stored, np.float32, "A")
 
 
-def _peft_config(lora: LoraConfig, base_model: str) -> dict[str, Any]:
+def _peft_config(config: ModelConfig, lora: LoraConfig, base_model: str) -> dict[str, Any]:
     alpha = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
     return {
         "base_model_name_or_path": base_model,
@@ -144,11 +149,17 @@ def _peft_config(lora: LoraConfig, base_model: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": lora.rank,
-        "target_modules": [name for name in ALL_PROJECTIONS if name in lora.target_modules],
+        "target_modules": [theirs for theirs, ours in peft_targets(config).items() if ours in lora.target_modules],
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def peft_targets(config: ModelConfig) -> dict[str, str]:
+    """Return the projections of a model: short name in its transformers class -> ours."""
+    names = {config.family.names.get(name, name): name for name in config.projections()}
+    return {theirs.rpartition(".")[2]: ours.rpartition(".")[2] for theirs, ours in names.items()}
 
 
 def _lora_config(path: Path, config: ModelConfig) -> LoraConfig:
@@ -171,10 +182,11 @@ def _lora_config(path: Path, config: ModelConfig) -> LoraConfig:
         raise InputError(f"{path}: lora_alpha must be a positive number, not {shown(alpha)}")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise InputError(f"{path}: target_modules must be a list of names, not {shown(targets)}")
-    lora = LoraConfig(rank, float(alpha), tuple(name for name in ALL_PROJECTIONS if name in targets))
-    unknown = [target for target in targets if target not in ALL_PROJECTIONS]
+    known = peft_targets(config)
+    lora = LoraConfig(rank, float(alpha), tuple(ours for theirs, ours in known.items() if theirs in targets))
+    unknown = [target for target in targets if target not in known]
     if unknown:
-        raise InputError(f"{path}: target_modules {shown(unknown[0])} is unknown; known: {', '.join(ALL_PROJECTIONS)}")
+        raise InputError(f"{path}: target_modules {shown(unknown[0])} is unknown; known: {', '.join(known)}")
     try:
         check_lora(lora, config)
     except UsageError as error:

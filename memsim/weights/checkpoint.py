@@ -11,6 +11,7 @@ from pathlib import Path
 from memsim.errors import InputError
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.family import DECODER, Family
 from memsim.models.parts import matrices, part_names, vectors
 from memsim.weights.mlx_tensor import mlx_tensor
 from memsim.weights.plain_tensor import FLOAT_DTYPES, PlainTensor
@@ -46,18 +47,22 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = config_from_dict(data, str(where))
     found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {
-        (part, name): _checked(hugging_face_name(part, name), shape, _offset(name, config), found, directory)
+        (part, name): _checked(
+            hugging_face_name(part, name, config.family), shape, _offset(name, config), found, directory
+        )
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
     }
     eos = data.get("eos_token_id")
     return Checkpoint(directory, config, eos_in(eos[0] if isinstance(eos, list) and eos else eos, config), tensors)
 
 
-def hugging_face_name(part: str, name: str) -> str:
+def hugging_face_name(part: str, name: str, family: Family = DECODER) -> str:
     """Return Hugging Face's name for tensor ``name`` (with ``.weight`` or ``.bias``) of ``part``."""
+    module, _, kind = name.rpartition(".")
+    name = f"{family.names.get(module, module)}.{kind}"
     if part.startswith("block_"):
-        return f"model.layers.{int(part.removeprefix('block_'))}.{name}"
-    return name if name.startswith("lm_head.") else f"model.{name}"
+        return family.blocks.format(int(part.removeprefix("block_"))) + name
+    return name if name.startswith("lm_head.") else family.prefix + name
 
 
 def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -77,16 +82,14 @@ def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tu
     for part in part_names(config):
         for name, shape in matrices(config, part).items():
             yield part, f"{name}.weight", shape
-        for name, length in vectors(config, part).items():
-            yield part, name, (length,)
+        for name, tensor_shape in vectors(config, part).items():
+            yield part, name, tensor_shape
 
 
-def _offset(name: str, config: ModelConfig) -> float:
-    """Return what is added to the values of a tensor: a pack holds what a norm multiplies with."""
-    return config.family.norm_offset if name.endswith("norm.weight") else 0.0
-
-
-def _checked(name: str, shape: tuple[int, ...], offset: float, found: Found, directory: Path) -> SourceTensor:
+def _checked(
+    part: str, our_name: str, shape: tuple[int, ...], config: ModelConfig, found: Found, directory: Path
+) -> SourceTensor:
+    name = hugging_face_name(part, our_name, config.family)
     if name not in found:
         raise InputError(f"{directory} has no tensor {name!r}; is it a whole checkpoint of this architecture?")
     path, entry = found[name]
@@ -96,6 +99,8 @@ def _checked(name: str, shape: tuple[int, ...], offset: float, found: Found, dir
         raise InputError(f"{path}: {name!r} has shape {list(entry.shape)}, but {CONFIG_FILE} implies {list(shape)}")
     if entry.dtype not in FLOAT_DTYPES:
         raise InputError(f"{path}: {name!r} is {entry.dtype}; memsim packs {', '.join(FLOAT_DTYPES)} and MLX's u32")
+    # A pack holds what a norm multiplies with.
+    offset = config.family.norm_offset if our_name.endswith("norm.weight") else 0.0
     return PlainTensor(name, path, entry, offset)
 
 

@@ -62,7 +62,7 @@ def open_gguf(path: Path) -> Checkpoint:
     unused = set(header.tensors) - {ROPE_FACTORS}
     tensors: dict[tuple[str, str], SourceTensor] = {}
     for part, name, shape in wanted_tensors(config, len(header.tensors), str(path)):
-        hf_name = hugging_face_name(part, name)
+        hf_name = hugging_face_name(part, name, config.family)
         stored_name = _llama_cpp_name(hf_name, names)
         tensors[part, name] = _checked(hf_name, stored_name, shape, header, config, path)
         unused.discard(stored_name)

@@ -187,7 +187,7 @@ def _sum_of_squares(values: NDArray[np.float32]) -> float:
 
 def _read_vector(tensor: SourceTensor) -> NDArray[np.float32]:
     with tensor.open() as reader:
-        values = reader.read(0, 1).values.reshape(-1)
+        values = reader.read(0, tensor.rows[0]).values.reshape(-1)
     if not np.isfinite(values).all():
         raise InputError(f"{tensor.name} holds NaN or infinite weights; the checkpoint is corrupt")
     return values

@@ -6,7 +6,7 @@ models are initialised with, so that logits stay near 0.02 sqrt(C).
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def write_synthetic(out: Path, config: ModelConfig, group_size: int, seed: int, 
                 for name, (n_rows, n_columns) in matrices(config, part).items():
                     _write_matrix(writer, source, name, n_rows, n_columns, group_size)
                     progress(f"synthetic {part}", done + writer.n_bytes, total)
-                for name, length in vectors(config, part).items():
-                    writer.write(name, _vector(source, name, length))
+                for name, shape in vectors(config, part).items():
+                    writer.write(name, _vector(source, name, prod(shape)))
             done += writer.n_bytes
         pack.finish("synthetic", seed=seed)
     progress("synthetic weights written", total, total)
@@ -117,6 +117,6 @@ def _uniform(source: np.random.PCG64, count: int) -> NDArray[np.float32]:
 
 
 def _vector(source: np.random.PCG64, name: str, length: int) -> NDArray[Any]:
-    """Return a norm weight near 1 or a small bias."""
-    center, spread = (0.0, 0.02) if name.endswith(".bias") else (1.0, 0.1)
+    """Return a norm weight near 1, a small bias, or small positions."""
+    center, spread = (1.0, 0.1) if name.endswith("norm.weight") else (0.0, 0.02)
     return (center + spread * _uniform(source, length)).astype("<f4")

@@ -146,19 +146,8 @@ def test_every_op_is_executed_differentiated_or_stored() -> None:
 
     assert set(OPS) == set(KERNELS) | set(_STORAGE_OPS)
     assert not set(KERNELS) & set(_STORAGE_OPS)
-    forward = {
-        "linear_q4",
-        "lora_a",
-        "lora_b",
-        "rmsnorm",
-        "rope",
-        "attention",
-        "swiglu",
-        "geglu",
-        "add",
-        "cross_entropy",
-    }
-    forward.add("linear_cross_entropy_q4")
+    forward = {"linear_q4", "rmsnorm", "layernorm", "rope", "attention", "swiglu", "geglu", "relu", "add"}
+    forward |= {"cross_entropy", "linear_cross_entropy_q4"}
     assert set(RULES) == forward
 
 

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 import reference
-from memsim_kernels import rmsnorm_backward_input, rmsnorm_forward, rope_backward, rope_forward
+from memsim_kernels import (
+    layernorm_backward_input,
+    layernorm_forward,
+    rmsnorm_backward_input,
+    rmsnorm_forward,
+    rope_backward,
+    rope_forward,
+)
 
 NORM_SHAPES = [(1, 1), (3, 24), (7, 64), (35, 100), (2, 896)]
 # Rounding: about ten operations per element on values near 1, and lane sums whose error grows with their length / 64.
@@ -39,6 +46,54 @@ def test_rmsnorm_backward_input(kit, shape, accumulate):
     want = reference.rmsnorm_backward_input(dy, x, weight, 1e-6) + (before if accumulate else 0.0)
     scale = np.max(np.abs(weight * dy) * rstd[:, None], axis=1, keepdims=True) + np.abs(want)
     kit.close(dx, want, NORM_TOLERANCE * scale)
+
+
+@pytest.mark.parametrize("shape", NORM_SHAPES)
+def test_layernorm_forward(kit, shape):
+    x, weight, bias = kit.normal(*shape) + 3.0, kit.frozen(shape[1]), kit.frozen(shape[1])
+
+    def call():
+        y, mean, rstd = kit.nans(*shape), kit.nans(shape[0]), kit.nans(shape[0])
+        layernorm_forward(y, mean, rstd, x, weight, bias, 1e-5)
+        return y, mean, rstd
+
+    y, mean, rstd = kit.same_on_all_thread_counts(call)
+    want, want_mean, want_rstd = reference.layernorm_forward(x, weight, bias, 1e-5)
+    kit.close(mean, want_mean, NORM_TOLERANCE * np.abs(want_mean))
+    # A row of one column has no variance: rstd is then 1 / sqrt(eps).
+    kit.close(rstd, want_rstd, NORM_TOLERANCE * want_rstd)
+    # x - mean cancels: an error of the mean, relative to |x| near 3, is scaled by weight and rstd.
+    kit.close(y, want, NORM_TOLERANCE * (np.abs(want) + np.abs(weight) * want_rstd[:, None] + np.abs(bias)))
+
+
+@pytest.mark.parametrize("shape", NORM_SHAPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_layernorm_backward_input(kit, shape, accumulate):
+    x, dy, before, weight = kit.normal(*shape), kit.normal(*shape), kit.normal(*shape), kit.frozen(shape[1])
+    _, mean, rstd = reference.layernorm_forward(x, weight, weight, 1e-5)
+
+    def call():
+        dx = before.copy() if accumulate else kit.nans(*shape)
+        layernorm_backward_input(dx, dy, x, mean.astype(np.float32), rstd.astype(np.float32), weight, accumulate)
+        return (dx,)
+
+    (dx,) = kit.same_on_all_thread_counts(call)
+    want = reference.layernorm_backward_input(dy, x, weight, 1e-5) + (before if accumulate else 0.0)
+    scale = np.max(np.abs(weight * dy) * rstd[:, None], axis=1, keepdims=True) + np.abs(want)
+    kit.close(dx, want, NORM_TOLERANCE * scale)
+
+
+def test_layernorm_is_that_of_torch(kit):
+    torch = pytest.importorskip("torch")
+    x, dy, weight, bias = kit.normal(4, 50), kit.normal(4, 50), kit.normal(50), kit.normal(50)
+    y, mean, rstd, dx = kit.nans(4, 50), kit.nans(4), kit.nans(4), kit.nans(4, 50)
+    layernorm_forward(y, mean, rstd, x, weight, bias, 1e-5)
+    layernorm_backward_input(dx, dy, x, mean, rstd, weight, False)
+    theirs = torch.from_numpy(x).requires_grad_()
+    want = torch.nn.functional.layer_norm(theirs, (50,), torch.from_numpy(weight), torch.from_numpy(bias), 1e-5)
+    want.backward(torch.from_numpy(dy))
+    kit.close(y, want.detach().numpy().astype(np.float64), 1e-5)
+    kit.close(dx, theirs.grad.numpy().astype(np.float64), 1e-5)
 
 
 def test_a_normalised_row_does_not_depend_on_the_other_rows(kit):

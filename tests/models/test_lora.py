@@ -60,6 +60,12 @@ def test_adapters_that_cannot_work_are_refused(lora, message):
         check_lora(lora, SMALL)
 
 
+def test_targets_that_a_model_lacks_are_refused():
+    with pytest.raises(UsageError, match="--target-modules gate_proj: opt has none of them"):
+        check_lora(LoraConfig(target_modules=("gate_proj",)), PRESETS["opt-125m"])
+    check_lora(LoraConfig(target_modules=("gate_proj", "up_proj")), PRESETS["opt-125m"])
+
+
 def test_the_largest_rank_is_that_of_the_narrowest_target():
     check_lora(LoraConfig(rank=128), SMALL)
     check_lora(LoraConfig(rank=896, target_modules=("q_proj", "mlp.down_proj".rpartition(".")[2])), SMALL)

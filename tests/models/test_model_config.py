@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from memsim.errors import InputError
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.family import FAMILIES
-from memsim.models.parts import vectors
+from memsim.models.parts import matrices, part_names, vectors
 from memsim.models.presets import PRESETS, preset
+from memsim.weights.checkpoint import hugging_face_name
 from toy_families import FAMILY_CHANGES, family_config
 
 SMALL = PRESETS["qwen2.5-0.5b"]
@@ -61,6 +62,8 @@ def theirs(config):
         fields.setdefault("sliding_window", None)
     if config.family.window == "pattern":
         fields["sliding_window_pattern"] = config.layer_types.index("full_attention") + 1
+    fields |= {key: fields.pop(ours) for ours, key in config.family.fields.items()}
+    fields["word_embed_proj_dim"] = config.hidden_size  # of OPT
     return pytest.importorskip("transformers").AutoConfig.for_model(config.model_type, **fields)
 
 
@@ -78,12 +81,14 @@ def test_every_parameter_of_transformers_model_is_known(config):
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(theirs(config))
     assert config.n_parameters() == sum(parameter.numel() for parameter in model.parameters())
-    block = {name: tuple(tensor.shape) for name, tensor in model.model.layers[-1].named_parameters()}
-    matrices = {f"{name}.weight": shape for name, shape in config.projections().items()}
-    assert block == matrices | {name: (length,) for name, length in vectors(config, "block_000").items()}
+    shapes = {}
+    for part in part_names(config):
+        tensors = {f"{name}.weight": shape for name, shape in matrices(config, part).items()} | vectors(config, part)
+        shapes |= {hugging_face_name(part, name, config.family): shape for name, shape in tensors.items()}
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
 
 
-@pytest.mark.parametrize("config", TOYS)
+@pytest.mark.parametrize("config", [config for config in TOYS if config.ropes()])
 def test_rope_tables_are_those_of_transformers(config):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     model = transformers.AutoModelForCausalLM.from_config(theirs(config))

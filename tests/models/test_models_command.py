@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from memsim.cli.models import command
+from memsim.models.family import FAMILIES
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
 from memsim.planner.run_plan import TrainingSetup, plan_run
@@ -30,13 +31,7 @@ def test_lists_every_preset_with_its_sizes(tmp_path):
     assert lines[1].split()[:8] == ["qwen2.5-0.5b", "qwen2", "24", "896", "494,032,768", "265.7", "MiB", "4,399,104"]
     assert len(lines) == len(PRESETS) + 2
     assert len({len(line) for line in lines[: len(PRESETS) + 1]}) == 1  # columns line up
-    assert json.loads((tmp_path / "models.json").read_text())["families"] == [
-        "qwen2",
-        "qwen3",
-        "llama",
-        "mistral",
-        "gemma3_text",
-    ]
+    assert json.loads((tmp_path / "models.json").read_text())["families"] == list(FAMILIES)
 
 
 def test_json_on_stdout_is_nothing_but_json():

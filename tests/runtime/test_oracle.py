@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from memsim.models.lora import LoraConfig
+from memsim.models.lora import LoraConfig, adapter_shapes
 from memsim.runtime.data import Batches
 from memsim.runtime.kernels import compute_paths, load_kernels
 from memsim.runtime.session import Session
@@ -81,7 +81,7 @@ def _check_gradients(tmp_path: Path, disk: Path, pack: Pack, lora: LoraConfig, s
     loss.backward()
     assert score.loss == pytest.approx(loss.item(), rel=TOLERANCE)
     names = gradient_names(plan.train)
-    assert len(names) == len(before) == 2 * len(lora.target_modules) * pack.config.num_hidden_layers
+    assert len(names) == len(before) == pack.config.num_hidden_layers * len(adapter_shapes(pack.config, lora))
     for (block, name), values in before.items():
         ours = session.array(names[f"block_{block:03d}/{name}"])
         reference = parameter(model, block, name).grad
@@ -154,7 +154,8 @@ def test_bf16_gradients_are_close_to_autograd(tmp_path: Path, disk: Path, toy_pa
 @pytest.mark.parametrize("name", FAMILY_CHANGES)
 def test_bf16_gradients_of_every_family_are_close_to_autograd(tmp_path: Path, disk: Path, name: str) -> None:
     pack = write_synthetic(tmp_path / "pack", family_config(name), 32, 0, lambda *_: None)
-    _check_bf16(tmp_path, disk, pack, 40, 6e-2)
+    # The slope of ReLU jumps: a value near 0 that is rounded to its other side takes its whole gradient along.
+    _check_bf16(tmp_path, disk, pack, 40, 0.12 if pack.config.family.activation == "relu" else 6e-2)
 
 
 def _check_bf16(tmp_path: Path, disk: Path, pack: Pack, seq_len: int, tolerance: float) -> None:

@@ -34,17 +34,23 @@ def unpacked(pack):
         stored = {name: view(mapped, entry) for name, entry in pack.part(part).tensors.items()}
         for name, shape in matrices(pack.config, part).items():
             weights = dequantize(stored[f"{name}.q"], stored[f"{name}.scales"], *shape)
-            tensors[hugging_face_name(part, f"{name}.weight")] = weights
+            tensors[hugging_face_name(part, f"{name}.weight", pack.config.family)] = weights
         for name in vectors(pack.config, part):
-            tensors[hugging_face_name(part, name)] = stored[name]
+            tensors[hugging_face_name(part, name, pack.config.family)] = stored[name]
     return tensors
 
 
 def assert_packed(pack, originals):
     found = unpacked(pack)
     assert set(found) == set(originals)
+    config = pack.config
+    matrix_names = {
+        hugging_face_name(part, f"{name}.weight", config.family)
+        for part in part_names(config)
+        for name in matrices(config, part)
+    }
     for name, original in originals.items():
-        expected = naive_dequantized(original, pack.group_size) if original.ndim == 2 else original
+        expected = naive_dequantized(original, pack.group_size) if name in matrix_names else original
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 
@@ -272,7 +278,7 @@ def write_sparse_checkpoint(directory, config):
     header, position = {}, 0
     for part in part_names(config):
         shapes = {f"{name}.weight": shape for name, shape in matrices(config, part).items()}
-        shapes |= {name: (length,) for name, length in vectors(config, part).items()}
+        shapes |= vectors(config, part)
         for name, shape in shapes.items():
             end = position + 4 * prod(shape)
             header[hugging_face_name(part, name)] = {"dtype": "F32", "shape": shape, "data_offsets": [position, end]}
