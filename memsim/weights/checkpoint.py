@@ -47,9 +47,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = config_from_dict(data, str(where))
     found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {
-        (part, name): _checked(
-            hugging_face_name(part, name, config.family), shape, _offset(name, config), found, directory
-        )
+        (part, name): _checked(part, name, shape, config, found, directory)
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
     }
     eos = data.get("eos_token_id")
