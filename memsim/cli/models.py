@@ -94,5 +94,5 @@ def _table(record: dict[str, Any]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     families = ", ".join(record["families"])
-    lines.append(f"families: {families}; --model also takes a Hugging Face directory or a pack of these")
+    lines.append(f"families: {families}; --model also takes packs and checkpoints (Hugging Face, MLX, GGUF) of these")
     return "\n".join(lines)

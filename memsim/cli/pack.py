@@ -1,8 +1,7 @@
-"""``memsim pack``: quantise a Hugging Face checkpoint into a pack."""
+"""``memsim pack``: quantise a checkpoint of any format into a pack."""
 
 import json
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import click
@@ -12,11 +11,12 @@ from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
 from memsim.units import format_bytes
-from memsim.weights.huggingface import PackReport, TensorError, pack_checkpoint
+from memsim.weights.cache import local_source
+from memsim.weights.packing import PackReport, pack_checkpoint
 
 
 @click.command(name="pack")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--group-size",
@@ -26,16 +26,21 @@ from memsim.weights.huggingface import PackReport, TensorError, pack_checkpoint
     help="Weights of a row that share one scale.",
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result as JSON to PATH, or to stdout.")
-def command(source: Path, out: Path, group_size: str, json_path: str | None) -> None:
-    """Quantise the checkpoint in SOURCE to INT4 and write it to the new directory OUT.
+def command(source: str, out: Path, group_size: str, json_path: str | None) -> None:
+    """Quantise the checkpoint SOURCE to INT4 and write it to the new directory OUT.
 
-    SOURCE is a Hugging Face directory: config.json, safetensors in bf16, f16 or f32 (one file or shards), and
-    tokenizer.json. It is streamed by rows, so that packing takes under 300 MB of memory for a matrix of any size.
+    SOURCE is a Hugging Face directory (config.json, safetensors in bf16, f16 or f32, one file or shards), an MLX one
+    (affine, any bits), a GGUF file (Q4_0 is taken over bit for bit in groups of 32; other types are quantised anew),
+    or a model on the Hugging Face hub (owner/model, or owner/model/file.gguf). tokenizer.json is copied from beside
+    it. SOURCE is streamed by rows, so that packing takes under 300 MB of memory for a matrix of any size.
     """
     if json_path not in (None, "-") and not Path(json_path).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
     with bytes_progress("packing") as progress:
-        report = pack_checkpoint(source, out, int(group_size), progress)
+        report = pack_checkpoint(local_source(source, progress), out, int(group_size), progress)
+    if report.pack.tokenizer is None:
+        beside = f"put the model's into {report.pack.directory}, or runs take bytes for tokens"
+        click.echo(f"memsim: {source} has no tokenizer.json beside it; {beside}", err=True)
     if json_path != "-":
         click.echo(_table(report))
     if json_path == "-":
@@ -44,27 +49,18 @@ def command(source: Path, out: Path, group_size: str, json_path: str | None) -> 
         write_text(Path(json_path), json.dumps(_record(report), indent=2) + "\n")
 
 
-def _by_kind(report: PackReport) -> dict[str, list[TensorError]]:
-    """Group the matrices by their name without the layer number."""
-    kinds: dict[str, list[TensorError]] = {}
-    for error in report.errors:
-        kind = ".".join(word for word in error.name.split(".") if not word.isdigit())
-        kinds.setdefault(kind.removesuffix(".weight").removeprefix("model."), []).append(error)
-    return kinds
-
-
 def _table(report: PackReport) -> str:
-    """Return one line for each kind of matrix, and the total."""
-    lines = [f"{'quantisation error, ||stored - original|| / ||original||':<58} {'count':>5} {'mean':>7} {'worst':>7}"]
-    for kind, errors in _by_kind(report).items():
-        worst = max(errors, key=lambda error: error.relative_error)
-        rows, columns = worst.shape
-        mean = fmean(error.relative_error for error in errors)
-        where = f"  {worst.name}" if len(errors) > 1 else ""
-        name = f"{kind} [{rows:,} x {columns:,}]"
-        lines.append(f"{name:<58} {len(errors):>5} {mean:>7.2%} {worst.relative_error:>7.2%}{where}")
+    """Return one line for each matrix, and the total."""
+    width = max(len(error.name) for error in report.errors)
+    lines = [f"{'matrix':<{width}} {'shape':>16} {'from':>5} {'error':>7} {'largest':>9}"]
+    for error in report.errors:
+        shape = "{} x {}".format(*error.shape)
+        lost = f"{error.relative_error:>7.2%} {error.max_error:>9.3g}"
+        lines.append(f"{error.name:<{width}} {shape:>16} {error.original:>5} {lost}")
+    largest = max(error.max_error for error in report.errors)
+    lines.append(f"{'total':<{width}} {len(report.errors):>16} {'':>5} {report.relative_error:>7.2%} {largest:>9.3g}")
+    lines.append("error: ||stored - original|| / ||original||; largest: of |stored - original|")
     pack = report.pack
-    lines.append(f"{'total':<58} {len(report.errors):>5} {report.relative_error:>7.2%}")
     lines.append(
         f"{pack.directory}: {format_bytes(pack.n_bytes)} in {len(pack.parts)} files, groups of {pack.group_size}"
     )
@@ -83,7 +79,13 @@ def _record(report: PackReport) -> dict[str, Any]:
         "tokenizer": pack.tokenizer is not None,
         "relative_error": report.relative_error,
         "tensors": [
-            {"name": error.name, "shape": list(error.shape), "relative_error": error.relative_error}
+            {
+                "name": error.name,
+                "shape": list(error.shape),
+                "original": error.original,
+                "relative_error": error.relative_error,
+                "max_error": error.max_error,
+            }
             for error in report.errors
         ],
     }

@@ -23,8 +23,8 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 @click.option(
     "--model",
     default="qwen2.5-0.5b",
-    metavar="NAME|DIR",
-    help=f"A preset ({', '.join(PRESETS)}), a pack, or a Hugging Face directory.",
+    metavar="NAME|PATH|HUB_ID",
+    help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
     "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps, spills and recomputes."

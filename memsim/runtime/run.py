@@ -256,7 +256,8 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
 def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) -> WorkerJob:
     """Write the worker's files and return its orders, but for what only the open cap knows."""
     config, pack, plan = ready.config, ready.pack, ready.plan
-    progress.stage("tokenizing")
+    by_bytes = pack.source == "packed" and pack.tokenizer is None
+    progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
     tokens = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
     for file, text in tokens.items():
         prepare_tokens(

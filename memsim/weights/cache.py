@@ -15,9 +15,10 @@ from memsim.errors import InputError
 from memsim.files import cache_dir
 from memsim.models.config import ModelConfig
 from memsim.models.presets import PRESETS, preset
-from memsim.weights.checkpoint import CONFIG_FILE, TOKENIZER_FILES, is_checkpoint, open_checkpoint
-from memsim.weights.huggingface import write_packed
+from memsim.weights.formats import is_source, open_source, source_files
+from memsim.weights.hub import fetch, is_hub_id
 from memsim.weights.pack import Pack, is_pack, open_pack
+from memsim.weights.packing import write_packed
 from memsim.weights.staging import discard, locked
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
 
@@ -49,11 +50,11 @@ def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int,
 def find_model(name: str, progress: Progress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
     """Return the pack that ``--model name`` means, and the model's name for people and records.
 
-    A preset gives its synthetic weights; a pack directory is opened; a Hugging Face directory is packed into the
-    cache, once for each state of its files.
+    A preset gives its synthetic weights; a pack directory is opened; a Hugging Face or MLX directory or a GGUF file is
+    packed into the cache, once for each state of its files; what is neither is looked for on the Hugging Face hub.
 
     Args:
-        name: A preset, or a directory (``./NAME`` if it is called like a preset).
+        name: A preset, a path (``./NAME`` if it is called like a preset), or a hub id (``owner/model``).
         progress: As for ``cached_synthetic``.
         group_size: 32 or 64; None takes a pack's own, and 32 otherwise.
         seed: Of synthetic weights.
@@ -65,22 +66,35 @@ def find_model(name: str, progress: Progress, group_size: int | None = None, see
         pack = cached_synthetic(name.lower(), preset(name), group_size or DEFAULT_GROUP_SIZE, seed, progress)
         return pack, name.lower()
     try:
-        return _open_directory(Path(name).absolute(), progress, group_size), Path(name).absolute().name
+        path = local_source(name, progress)
+        return _open_path(path, progress, group_size), Path(name).absolute().name
     except OSError as error:  # of asking whether a file is there: no permission, a name that is too long
         raise InputError(f"cannot read model {name!r}: {error.strerror or error}") from error
 
 
-def _open_directory(directory: Path, progress: Progress, group_size: int | None) -> Pack:
-    if is_pack(directory):
-        pack = open_pack(directory)
+def local_source(name: str, progress: Progress) -> Path:
+    """Return the absolute path that ``name`` means: one that exists, or what the hub has under that name.
+
+    Raises:
+        InputError: ``name`` could be a hub id, but cannot be fetched.
+    """
+    path = Path(name).absolute()
+    return fetch(name, progress) if is_hub_id(name) and not path.exists() else path
+
+
+def _open_path(path: Path, progress: Progress, group_size: int | None) -> Pack:
+    if is_pack(path):
+        pack = open_pack(path)
         if group_size not in (None, pack.group_size):
-            raise InputError(f"{directory} is packed in groups of {pack.group_size}, not {group_size}; pack it again")
+            raise InputError(f"{path} is packed in groups of {pack.group_size}, not {group_size}; pack it again")
         return pack
-    if is_checkpoint(directory):
-        return _cached_checkpoint(directory, group_size or DEFAULT_GROUP_SIZE, progress)
-    problem = "is neither a pack nor a Hugging Face directory" if directory.is_dir() else "is no preset or directory"
+    if is_source(path):
+        return _cached_checkpoint(path, group_size or DEFAULT_GROUP_SIZE, progress)
+    problem = (
+        "is neither a pack nor a Hugging Face directory" if path.is_dir() else "is no preset, directory or GGUF file"
+    )
     raise InputError(
-        f"model {str(directory)!r} {problem}; presets: {', '.join(PRESETS)}; a directory must hold pack.json, or "
+        f"model {str(path)!r} {problem}; presets: {', '.join(PRESETS)}; a directory must hold pack.json, or "
         f"config.json and model.safetensors"
     )
 
@@ -89,17 +103,15 @@ def _cached_checkpoint(source: Path, group_size: int, progress: Progress) -> Pac
     directory = _packs_dir() / f"{_slug(source.name)}-packed-{_digest(_fingerprint(source, group_size))}"
 
     def build() -> Pack:
-        return write_packed(open_checkpoint(source), directory, group_size, progress).pack
+        return write_packed(open_source(source), directory, group_size, progress).pack
 
     return _built_once(directory, progress, build)
 
 
 def _fingerprint(source: Path, group_size: int) -> str:
     """Return what identifies the present state of a checkpoint: path, and sizes and times of the files that count."""
-    names = {CONFIG_FILE, *TOKENIZER_FILES}
     try:
-        paths = [p for p in source.iterdir() if p.name in names or ".safetensors" in p.suffixes]
-        files = sorted((path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in paths)
+        files = sorted((p.name, (status := p.stat()).st_size, status.st_mtime_ns) for p in source_files(source))
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror or error}") from error
     return json.dumps([_PACKER_VERSION, os.path.realpath(source), files, group_size])

@@ -1,7 +1,10 @@
 """Symmetric INT4 quantisation of matrices into the panels of ``memsim.models.parts``, and back.
 
-weight[n, k] ~ q[n, k] * scale[n, k // group_size] with q in -7 ... 7 and scale = max |weight of the group| / 7.
+weight[n, k] ~ q[n, k] * scale[n, k // group_size] with q in -7 ... 7 and scale = max |weight of the group| / 7. Where
+the source stores levels of its own and keeping them loses no more, q in -8 ... 7 and the scale are the source's.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +15,26 @@ from memsim.models.parts import ROWS_PER_PANEL
 _LARGEST_Q = 7
 _LARGEST_SCALE = float(np.finfo(np.float16).max)
 
+_SMALLEST_LEVEL, _LARGEST_LEVEL = -8, 7
+
 Packed = NDArray[np.uint32]
 Scales = NDArray[np.float16]
 Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Rows as a quantised source stores them: value = level * scale of its group, exactly or nearly.
+
+    Attributes:
+        levels: int8 [N, K], which may be outside -8 ... 7.
+        scales: float32 [N, K / group_size], of any sign.
+        group_size: Columns that share a scale; K is a multiple of it.
+    """
+
+    levels: NDArray[np.int8]
+    scales: Rows
+    group_size: int
 
 
 def _padded(rows: Rows, group_size: int) -> Rows:
@@ -42,19 +62,16 @@ def _row_scales(groups: NDArray[np.float32], name: str) -> Scales:
     return scales.astype(np.float16)
 
 
-def group_scales(rows: Rows, group_size: int, name: str) -> Scales:
-    """Return the scales alone, as ``quantize`` does: [KG, 16 N16]."""
-    padded = _padded(rows, group_size)
-    return np.ascontiguousarray(_row_scales(padded.reshape(len(padded), -1, group_size), name).T)
-
-
-def quantize(rows: Rows, group_size: int, name: str) -> tuple[Packed, Scales]:
+def quantize(rows: Rows, group_size: int, name: str, grid: Grid | None = None) -> tuple[Packed, Scales]:
     """Quantise ``rows`` [N, K] of a matrix to INT4.
 
     Args:
         rows: Float32 weights; a chunk of a larger matrix must have a multiple of 16 rows, unless it is the last.
         group_size: Columns that share a scale.
         name: What error messages call the tensor.
+        grid: The same rows as the source's own levels. A group keeps them where that loses no more than new ones, so
+            that levels in -8 ... 7 with a float16 scale are taken over bit for bit. Unused when its groups are
+            smaller than ``group_size``.
 
     Returns:
         ``q`` uint32 [N16, K8, 16] and ``scales`` float16 [KG, 16 N16], as ``memsim.models.parts`` describes them. A
@@ -67,6 +84,14 @@ def quantize(rows: Rows, group_size: int, name: str) -> tuple[Packed, Scales]:
     n_rows = len(groups)
     groups = groups.reshape(n_rows, -1, group_size)
     scales = _row_scales(groups, name)
+    q = _rounded(groups, scales)
+    if grid is not None and grid.group_size % group_size == 0:
+        _keep_grid(q, scales, groups, grid)
+    return _pack_nibbles(q.reshape(n_rows, -1)), np.ascontiguousarray(scales.T)
+
+
+def _rounded(groups: NDArray[np.float32], scales: Scales) -> NDArray[np.int8]:
+    """Return the nearest levels of ``groups`` [N, KG, G] for ``scales`` [N, KG]."""
     # Against the scale as stored, in float16: what the reader multiplies with. A zero scale gives zeros. A product
     # with 1 / scale would be faster but misses ties, which are common among bfloat16 weights.
     divisors = np.where(scales > 0, scales, np.inf).astype(np.float32)
@@ -74,7 +99,26 @@ def quantize(rows: Rows, group_size: int, name: str) -> tuple[Packed, Scales]:
     np.rint(scaled, out=scaled)
     # A scale that float16 rounded down far (a subnormal) leaves quotients above 7.
     np.clip(scaled, -_LARGEST_Q, _LARGEST_Q, out=scaled)
-    return _pack_nibbles(scaled.astype(np.int8).reshape(n_rows, -1)), np.ascontiguousarray(scales.T)
+    return scaled.astype(np.int8)
+
+
+def _keep_grid(q: NDArray[np.int8], scales: Scales, groups: NDArray[np.float32], grid: Grid) -> None:
+    """Put the levels and scales of ``grid`` into ``q`` [N, KG, G] and ``scales`` [N, KG] where they lose no more."""
+    n_rows, group_size = len(grid.levels), groups.shape[2]
+    levels = np.clip(grid.levels, _SMALLEST_LEVEL, _LARGEST_LEVEL).reshape(n_rows, -1, group_size)
+    with np.errstate(over="ignore"):  # a scale beyond float16 becomes infinite, and loses
+        own = np.repeat(grid.scales, grid.group_size // group_size, axis=1).astype(np.float16)
+    keep = _loss(levels, own, groups[:n_rows]) <= _loss(q[:n_rows], scales[:n_rows], groups[:n_rows])
+    q[:n_rows][keep] = levels[keep]
+    scales[:n_rows][keep] = own[keep]
+
+
+def _loss(q: NDArray[np.int8], scales: Scales, groups: NDArray[np.float32]) -> Rows:
+    """Return the squared error of each group [N, KG]; NaN where a scale is infinite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = q * scales.astype(np.float32)[:, :, None] - groups
+        loss: Rows = np.einsum("nkg,nkg->nk", difference, difference)
+    return loss
 
 
 def _pack_nibbles(q: NDArray[np.int8]) -> Packed:

@@ -16,8 +16,8 @@ from capped_runs import LORA, private_cache, run_toy
 from memsim.runtime.run import RunOutcome
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
-from memsim.weights.huggingface import pack_checkpoint
 from memsim.weights.pack import open_pack
+from memsim.weights.packing import pack_checkpoint
 
 SEQ_LEN, STEPS, VOCAB = 64, 30, 384
 

@@ -199,7 +199,7 @@ def test_find_model_packs_a_checkpoint_once_for_each_state_of_its_files(tmp_path
 
 def test_find_model_explains_what_it_takes(tmp_path):
     with pytest.raises(
-        InputError, match="'/.*/qwen' is no preset or directory; presets: qwen2.5-0.5b, .*pack.json, or"
+        InputError, match="'/.*/qwen' is no preset, directory or GGUF file; presets: qwen2.5-0.5b, .*pack.json, or"
     ):
         find_model("qwen", silent)
     with pytest.raises(InputError, match="is neither a pack nor a Hugging Face directory; presets"):

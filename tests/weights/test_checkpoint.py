@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from toy_checkpoints import TOY, UNTIED, source_tensors, write_checkpoint, write_config
 
 from memsim.errors import InputError
-from memsim.weights.checkpoint import is_checkpoint, open_checkpoint, row_reader
+from memsim.weights.checkpoint import is_checkpoint, open_checkpoint
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 
@@ -23,8 +23,8 @@ def test_every_tensor_is_found(tmp_path, config, shards):
     assert checkpoint.n_bytes == sum(tensor.nbytes for tensor in tensors.values())
     assert checkpoint.config == config
     for tensor in checkpoint.tensors.values():
-        with row_reader(tensor) as reader:
-            rows = reader.read(0, tensor.rows[0])
+        with tensor.open() as reader:
+            rows = reader.read(0, tensor.rows[0]).values
         np.testing.assert_array_equal(rows.reshape(tensors[tensor.name].shape), tensors[tensor.name])
 
 
@@ -32,9 +32,9 @@ def test_rows_are_read_in_any_order_and_type(tmp_path):
     tensors = source_tensors(TOY)
     expected = tensors[NAME].astype(np.float16)
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "hf", TOY, tensors | {NAME: expected}))
-    with row_reader(checkpoint.tensors["block_001", "mlp.down_proj.weight"]) as reader:
+    with checkpoint.tensors["block_001", "mlp.down_proj.weight"].open() as reader:
         for first, count in ((30, 10), (0, 1), (7, 9)):
-            rows = reader.read(first, count)
+            rows = reader.read(first, count).values
             assert rows.dtype == np.float32
             np.testing.assert_array_equal(rows, expected[first : first + count])
 
@@ -43,7 +43,7 @@ def test_a_file_truncated_after_its_check_is_an_error(tmp_path):
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "hf", TOY))
     os.truncate(tmp_path / "hf" / "model.safetensors", 9000)
     tensor = max(checkpoint.tensors.values(), key=lambda tensor: tensor.entry.start)
-    with row_reader(tensor) as reader, pytest.raises(InputError, match=f"ends inside '{tensor.name}'"):
+    with tensor.open() as reader, pytest.raises(InputError, match=f"{tensor.name} ends too early"):
         reader.read(0, 1)
 
 

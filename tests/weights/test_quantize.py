@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from toy_checkpoints import naive_dequantized
 
 from memsim.errors import InputError
-from memsim.weights.quantize import dequantize, group_scales, quantize
+from memsim.weights.quantize import Grid, dequantize, quantize
 
 group_sizes = st.sampled_from([32, 64])
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 100))
@@ -81,10 +81,48 @@ def test_chunks_of_whole_panels_are_independent():
     np.testing.assert_array_equal(scales, np.concatenate([piece[1] for piece in pieces], axis=1))
 
 
-def test_scales_alone_are_those_of_quantize():
-    rows = np.random.default_rng(6).standard_normal((77, 72)).astype(np.float32)
-    np.testing.assert_array_equal(group_scales(rows, 32, "w"), quantize(rows, 32, "w")[1])
-    np.testing.assert_array_equal(group_scales(rows[:, 32:64], 32, "w"), quantize(rows, 32, "w")[1][1:2])
+def stored_levels():
+    """Return levels and scales (of both signs, in groups of 64) as MLX and llama.cpp might store them, and values."""
+    rng = np.random.default_rng(6)
+    levels = rng.integers(-8, 8, (20, 128)).astype(np.int8)
+    scales = (rng.choice([-1, 1], (20, 2)) * rng.uniform(0.01, 0.1, (20, 2))).astype(np.float16).astype(np.float32)
+    return levels, scales, (levels.reshape(20, 2, 64) * scales[:, :, None]).reshape(20, 128)
+
+
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_levels_that_fit_are_taken_over_bit_for_bit(group_size):
+    levels, scales, rows = stored_levels()
+    q, stored_scales = quantize(rows, group_size, "w", Grid(levels, scales, 64))
+    np.testing.assert_array_equal(dequantize(q, np.ones_like(stored_scales), 20, 128), levels)
+    np.testing.assert_array_equal(stored_scales[:, :20].T, np.repeat(scales, 64 // group_size, axis=1))
+    assert np.abs(dequantize(*quantize(rows, group_size, "w"), 20, 128) - rows).max() > 0  # what it would be without
+
+
+def test_levels_that_do_not_fit_never_lose_more_than_new_ones():
+    levels, scales, _ = stored_levels()
+    levels[:, ::64] = -9  # one in 64, as of normal weights
+    rows = (levels.reshape(20, 2, 64) * scales[:, :, None]).reshape(20, 128)
+    kept = dequantize(*quantize(rows, 32, "w", Grid(levels, scales, 64)), 20, 128)
+    anew = dequantize(*quantize(rows, 32, "w"), 20, 128)
+    lost = [((stored - rows) ** 2).reshape(20, 4, 32).sum(axis=2) for stored in (kept, anew)]
+    assert (lost[0] <= lost[1]).all()
+    assert lost[0].sum() < lost[1].sum() / 2
+    assert (lost[0] > 0).any()
+
+
+@pytest.mark.parametrize("bad", [0.0, np.inf, 1e6])
+def test_a_grid_that_says_something_else_is_not_used(bad):
+    levels, scales, rows = stored_levels()
+    q, stored = quantize(rows, 32, "w", Grid(levels, np.full_like(scales, bad), 64))
+    expected_q, expected = quantize(rows, 32, "w")
+    np.testing.assert_array_equal(q, expected_q)
+    np.testing.assert_array_equal(stored, expected)
+
+
+def test_a_finer_grid_than_the_groups_is_not_used():
+    rows = np.random.default_rng(6).standard_normal((20, 128)).astype(np.float32)
+    grid = Grid(np.zeros((20, 128), np.int8), np.ones((20, 4), np.float32), 32)
+    np.testing.assert_array_equal(quantize(rows, 64, "w", grid)[0], quantize(rows, 64, "w")[0])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -5,7 +5,7 @@ import pytest
 from toy_checkpoints import TOY, UNTIED, silent, write_checkpoint
 
 from memsim.models.parts import matrices, part_names, vectors
-from memsim.weights.huggingface import pack_checkpoint
+from memsim.weights.packing import pack_checkpoint
 from memsim.weights.quantize import dequantize
 from memsim.weights.synthetic import write_synthetic
 from memsim.weights.tensor_file import map_file, view

@@ -15,11 +15,11 @@ from toy_checkpoints import TOY, UNTIED, naive_dequantized, silent, source_tenso
 
 from memsim.errors import InputError
 from memsim.models.parts import matrices, part_names, vectors
-from memsim.weights import huggingface
+from memsim.weights import packing
 from memsim.weights.checkpoint import hugging_face_name
-from memsim.weights.huggingface import pack_checkpoint
 from memsim.weights.pack import open_pack, verify_part
 from memsim.weights.pack_writer import pack_bytes
+from memsim.weights.packing import pack_checkpoint
 from memsim.weights.quantize import dequantize
 from memsim.weights.tensor_file import map_file, view
 from toy_families import FAMILY_CHANGES, family_config
@@ -153,6 +153,8 @@ def test_reported_errors_are_those_of_the_stored_weights(tmp_path):
         assert error.shape == original.shape
         # Sums over a few thousand squares in float32.
         assert error.relative_error == pytest.approx(lost / (np.linalg.norm(original) or 1), rel=1e-5)
+        assert error.max_error == pytest.approx(np.abs(found[error.name] - original).max(), rel=1e-6)
+        assert error.original == "f32"
     total = sum(pair[0] for pair in squared.values()) / sum(pair[1] for pair in squared.values())
     assert report.relative_error == pytest.approx(total**0.5, rel=1e-5)
     # Uniform rounding in groups of 32 normal values: step / sqrt(12) with step about 2.1 sigma / 7, some 9 %.
@@ -162,8 +164,8 @@ def test_reported_errors_are_those_of_the_stored_weights(tmp_path):
 def test_scales_of_an_enormous_matrix_take_several_passes_and_give_the_same_file(tmp_path, monkeypatch):
     source = write_checkpoint(tmp_path / "hf", TOY)
     once = pack_checkpoint(source, tmp_path / "once", 32, silent).pack
-    monkeypatch.setattr(huggingface, "_KEPT_SCALES_BYTES", 2 * 80)  # one group of the 80 padded vocabulary rows
-    monkeypatch.setattr(huggingface, "_CHUNK_WEIGHTS", 16 * 40)
+    monkeypatch.setattr(packing, "_KEPT_SCALES_BYTES", 2 * 80)  # one group of the 80 padded vocabulary rows
+    monkeypatch.setattr(packing, "_CHUNK_WEIGHTS", 16 * 40)
     again = pack_checkpoint(source, tmp_path / "again", 32, silent).pack
     assert again.model_hash == once.model_hash
 
@@ -237,7 +239,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
 INTERRUPTED = """
 import os, sys
 from pathlib import Path
-from memsim.weights.huggingface import pack_checkpoint
+from memsim.weights.packing import pack_checkpoint
 
 def progress(label, done_bytes, total_bytes):
     if 2 * done_bytes > total_bytes:
@@ -264,7 +266,7 @@ def test_an_interrupted_pack_leaves_no_pack_and_the_next_one_cleans_up(tmp_path,
 PEAK = """
 import re, sys
 from pathlib import Path
-from memsim.weights.huggingface import pack_checkpoint
+from memsim.weights.packing import pack_checkpoint
 
 pack_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), 32, lambda *call: None)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to a pack, streamed by rows: the footprint does not depend on the size of a matrix."""
+"""From a checkpoint of any format to a pack, streamed by rows: the footprint does not depend on a matrix's size."""
 
 import os
 import shutil
@@ -15,10 +15,11 @@ from memsim.files import atomic_write, require_free
 from memsim.json_file import open_regular
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
 from memsim.units import format_bytes
-from memsim.weights.checkpoint import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor, open_checkpoint, row_reader
+from memsim.weights.formats import open_source
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.pack_writer import PackWriter, pack_bytes
-from memsim.weights.quantize import dequantize, group_scales, quantize
+from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize
+from memsim.weights.source import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor
 from memsim.weights.staging import locked, staged_directory
 from memsim.weights.tensor_file import TensorFileWriter
 
@@ -36,14 +37,18 @@ class TensorError:
     Attributes:
         name: Hugging Face's name.
         shape: (out_features, in_features).
+        original: What the checkpoint holds: ``bf16``, ``q4_0``, ...
         squared_error: Sum of (stored - original)^2.
         squared_norm: Sum of original^2.
+        max_error: Largest |stored - original|.
     """
 
     name: str
     shape: tuple[int, int]
+    original: str
     squared_error: float
     squared_norm: float
+    max_error: float
 
     @property
     def relative_error(self) -> float:
@@ -66,10 +71,10 @@ class PackReport:
 
 
 def pack_checkpoint(source: Path, out: Path, group_size: int, progress: Progress) -> PackReport:
-    """Quantise the Hugging Face directory ``source`` into the pack ``out``.
+    """Quantise the checkpoint ``source`` into the pack ``out``.
 
     Args:
-        source: ``config.json``, ``model.safetensors`` or its index and shards, and perhaps ``tokenizer.json``.
+        source: A Hugging Face or MLX directory, or a GGUF file, perhaps with ``tokenizer.json`` beside it.
         out: Must not exist; it appears only when it is complete.
         group_size: Columns that share a scale, 32 or 64.
         progress: Called with (label, source bytes done, source bytes in all).
@@ -79,7 +84,7 @@ def pack_checkpoint(source: Path, out: Path, group_size: int, progress: Progress
     """
     out = out.absolute()
     _refuse_existing(out)
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_source(source)
     with locked(out):
         _refuse_existing(out)  # another process may have made it meanwhile
         return write_packed(checkpoint, out, group_size, progress)
@@ -109,11 +114,11 @@ def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: P
                     tensor = checkpoint.tensors[part, f"{name}.weight"]
                     report = _Step(progress, tensor.name, done, total)
                     errors.append(_pack_matrix(writer, name, tensor, group_size, report))
-                    done += tensor.entry.n_bytes
+                    done += tensor.n_bytes
                 for name in vectors(config, part):
                     tensor = checkpoint.tensors[part, name]
                     writer.write(name, _read_vector(tensor))
-                    done += tensor.entry.n_bytes
+                    done += tensor.n_bytes
                     progress(tensor.name, done, total)
         _copy_tokenizer(checkpoint.directory, staging)
         pack.finish("packed", eos_token_id=checkpoint.eos_token_id)
@@ -142,33 +147,31 @@ def _pack_matrix(
     # Scales of later groups, in a matrix of billions of weights, come from reading the rows again.
     n_kept = min(n_groups, max(1, _KEPT_SCALES_BYTES // (2 * padded_rows)))
     kept = np.empty((n_kept, padded_rows), np.float16)
-    squared_error = squared_norm = 0.0
-    with row_reader(tensor) as reader:
+    squared_error = squared_norm = max_error = 0.0
+    with tensor.open() as reader:
         for first, count in _chunks(n_rows, n_columns):
-            rows = reader.read(first, count)
-            q, scales = quantize(rows, group_size, tensor.name)
+            rows, q, scales = _quantized(reader, first, count, group_size, tensor.name)
             writer.write(f"{name}.q", q)
             kept[:, first : first + scales.shape[1]] = scales[:n_kept]
             squared_norm += _sum_of_squares(rows)
-            squared_error += _sum_of_squares(dequantize(q, scales, count, n_columns) - rows)
-            step.at((first + count) * tensor.entry.n_bytes // n_rows)
+            difference = dequantize(q, scales, count, n_columns) - rows
+            squared_error += _sum_of_squares(difference)
+            max_error = max(max_error, float(np.abs(difference, out=difference).max()))
+            step.at((first + count) * tensor.n_bytes // n_rows)
         writer.write(f"{name}.scales", kept)
         for start in range(n_kept, n_groups, n_kept):
             again = kept[: min(n_kept, n_groups - start)]
-            _read_scales(reader, again, start, tensor, group_size)
+            for first, count in _chunks(n_rows, n_columns):
+                scales = _quantized(reader, first, count, group_size, tensor.name)[2]
+                again[:, first : first + scales.shape[1]] = scales[start : start + len(again)]
             writer.write(f"{name}.scales", again)
-    return TensorError(tensor.name, (n_rows, n_columns), squared_error, squared_norm)
+    return TensorError(tensor.name, (n_rows, n_columns), tensor.stored, squared_error, squared_norm, max_error)
 
 
-def _read_scales(
-    reader: RowReader, scales: NDArray[np.float16], start: int, tensor: SourceTensor, group_size: int
-) -> None:
-    """Fill ``scales`` [n, 16 N16] with those of groups ``start`` ... ``start + n - 1``, reading the matrix again."""
-    columns = slice(start * group_size, (start + len(scales)) * group_size)
-    for first, count in _chunks(*tensor.rows):
-        rows = reader.read(first, count)[:, columns]
-        some = group_scales(rows, group_size, tensor.name)
-        scales[:, first : first + some.shape[1]] = some
+def _quantized(reader: RowReader, first: int, count: int, group_size: int, name: str) -> tuple[Rows, Packed, Scales]:
+    """Return some rows of a matrix: as the source has them, and packed."""
+    chunk = reader.read(first, count)
+    return chunk.values, *quantize(chunk.values, group_size, name, chunk.grid)
 
 
 def _chunks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
@@ -183,11 +186,11 @@ def _sum_of_squares(values: NDArray[np.float32]) -> float:
 
 
 def _read_vector(tensor: SourceTensor) -> NDArray[np.float32]:
-    with row_reader(tensor) as reader:
-        values = reader.read(0, tensor.rows[0]).reshape(-1)
+    with tensor.open() as reader:
+        values = reader.read(0, tensor.rows[0]).values.reshape(-1)
     if not np.isfinite(values).all():
         raise InputError(f"{tensor.name} holds NaN or infinite weights; the checkpoint is corrupt")
-    return values + np.float32(tensor.offset)
+    return values
 
 
 def _tokenizer_bytes(directory: Path) -> int:
