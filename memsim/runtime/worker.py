@@ -14,7 +14,7 @@ from pathlib import Path
 from memsim.errors import MemsimError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
-from memsim.runtime.footprint import GroupFootprint, process_footprint
+from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
 from memsim.runtime.job import Messages, WorkerJob, read_job
 
 
@@ -66,7 +66,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     batches = Batches(tokens, job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
-        messages.send_node(index, start, seconds, footprint.read_in_loop())
+        messages.send_node(index, start, seconds, footprint.after_node(start + seconds))
 
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
@@ -90,13 +90,14 @@ class _Footprint:
 
     def __init__(self, group: str | None) -> None:
         self._group = GroupFootprint(Path(group)) if group else None
+        self._node = NodeFootprint(self._group) if self._group else None
 
     def read_bytes(self) -> int:
         return self._group.read_bytes() if self._group else process_footprint()
 
-    def read_in_loop(self) -> int:
-        """Return the footprint if it is cheap to read (24 us), else 0: smaps_rollup takes milliseconds."""
-        return self._group.read_bytes() if self._group else 0
+    def after_node(self, now_s: float) -> int:
+        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds."""
+        return self._node.read_bytes(now_s) if self._node else 0
 
 
 if __name__ == "__main__":
