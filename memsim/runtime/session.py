@@ -15,10 +15,12 @@ from memsim.models.config import ModelConfig
 from memsim.models.decoder import rope_tables
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
+from memsim.planner.staging import staging
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
-from memsim.runtime.paging import Array, MappedWeights, ScratchFile, scratch_sizes
+from memsim.runtime.paging import Array, MappedWeights
+from memsim.runtime.scratch import ScratchFile, scratch_sizes
 from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
 from memsim.weights.pack import Pack
 
@@ -91,7 +93,7 @@ class Session:
         self._config, self._lora, self._kernels = pack.config, lora, kernels
         self._pinned = allocate_pinned(programs)
         self._weights = MappedWeights(pack, cold)
-        self._scratch = ScratchFile(scratch_sizes(*programs.values()), scratch_directory)
+        self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
         buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
         self._windows: Iterator[tuple[Array, Array]] = iter(())
         self._losses = _Losses(iter(self._next_window, None))
