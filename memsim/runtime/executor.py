@@ -109,7 +109,7 @@ class Executor:
         self._weights.page_in(str(node.attrs["part"]), everything)
 
     def _prefetch(self, node: Node) -> None:
-        self._weights.prefetch(str(node.attrs["part"]))
+        self._weights.prefetch(str(node.attrs["part"]), int(node.attrs["together_bytes"]))
 
     def _evict(self, node: Node) -> None:
         values = (self._program.values[name] for name in node.inputs)

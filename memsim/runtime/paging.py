@@ -14,6 +14,8 @@ NUMPY_DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "f64": n
 
 Array = NDArray[Any]
 
+_ASK_BYTES = 1 << 20
+
 
 class MappedWeights:
     """The parts of a pack, mapped read-only on first use; their pages come and go with page_in and evict.
@@ -51,9 +53,24 @@ class MappedWeights:
             verify_part(self._pack, part, mapped)
             self._verified.add(part)
 
-    def prefetch(self, part: str) -> None:
-        """Ask the kernel to read ``part`` while something else computes."""
-        self._mapped(part).madvise(mmap.MADV_WILLNEED)
+    def verify(self) -> None:
+        """Check every part against its checksum now, so that no step has to.
+
+        Raises:
+            InputError: A file cannot be mapped, or it changed since it was packed.
+        """
+        for part in self._pack.parts:
+            self.page_in(part, everything=True)
+            self.evict(part)
+
+    def prefetch(self, part: str, n_bytes: int) -> None:
+        """Ask the kernel to read the first ``n_bytes`` of the tensors of ``part`` while something else computes."""
+        mapped = self._mapped(part)
+        start = min(entry.start for entry in self._pack.part(part).tensors.values())
+        end = min(start + n_bytes, len(mapped))
+        # The kernel answers one request with no more than it reads ahead, a megabyte or so.
+        for offset in range(0, end, _ASK_BYTES):
+            mapped.madvise(mmap.MADV_WILLNEED, offset, min(_ASK_BYTES, end - offset))
 
     def _mapped(self, part: str) -> mmap.mmap:
         if part not in self._maps:

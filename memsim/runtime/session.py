@@ -66,6 +66,7 @@ class Session:
         cold: Drop evicted weight pages from the page cache too.
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
+        weights: The parts of ``pack``, mapped; by default mapped, and checked, when first paged in.
 
     Raises:
         WorkerError: A program belongs to other weights.
@@ -83,6 +84,7 @@ class Session:
         cold: bool = False,
         arena: ArenaStorage | None = None,
         kernels: Mapping[str, Kernel] = KERNELS,
+        weights: MappedWeights | None = None,
     ) -> None:
         placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
         if any(item.model_hash != pack.model_hash for item in placed.values()):
@@ -92,7 +94,7 @@ class Session:
         programs = {name: item.program for name, item in placed.items()}
         self._config, self._lora, self._kernels = pack.config, lora, kernels
         self._pinned = allocate_pinned(programs)
-        self._weights = MappedWeights(pack, cold)
+        self._weights = weights or MappedWeights(pack, cold)
         self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
         buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
         self._windows: Iterator[tuple[Array, Array]] = iter(())

@@ -8,14 +8,19 @@ import errno
 import gc
 import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memsim.errors import MemsimError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
 from memsim.runtime.job import Messages, WorkerJob, read_job
+
+if TYPE_CHECKING:
+    from memsim.runtime.paging import MappedWeights
 
 
 def main() -> None:
@@ -42,10 +47,14 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.models.lora import LoraConfig
     from memsim.runtime.data import Batches, TokenFile
     from memsim.runtime.kernels import load_kernels
+    from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
 
+    pack = open_pack(Path(job.pack))
+    weights = MappedWeights(pack, job.cold)
+    checking = _Check(weights)
     kernels = load_kernels(job.compute, job.threads)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
@@ -58,9 +67,9 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     if sys.stdin.buffer.read(1) != b"g":
         return
 
-    pack = open_pack(Path(job.pack))
+    checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels)
+    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
     tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
     eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
@@ -83,6 +92,27 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
+
+
+class _Check:
+    """The checksums of the weights, taken while the kernels load: hashing needs no Python."""
+
+    def __init__(self, weights: "MappedWeights") -> None:
+        self._weights = weights
+        self._error: MemsimError | None = None
+        self._thread = threading.Thread(target=self._run, name="memsim-check", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._weights.verify()
+        except MemsimError as error:
+            self._error = error
+
+    def finish(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 class _Footprint:
