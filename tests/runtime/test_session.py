@@ -182,6 +182,16 @@ def test_weights_that_changed_since_they_were_packed_are_noticed(
     session = make_session(open_pack(tmp_path / "pack"), disk)
     with pytest.raises(InputError, match=r"block_001\.safetensors does not match its checksum: it changed"):
         session.train_step(0, batches, 1)
+    with pytest.raises(InputError, match=r"block_001\.safetensors does not match its checksum: it changed"):
+        MappedWeights(open_pack(tmp_path / "pack")).verify()
+
+
+def test_verified_weights_are_not_hashed_again(monkeypatch: pytest.MonkeyPatch, toy_pack: Pack) -> None:
+    weights = MappedWeights(toy_pack)
+    weights.verify()
+    monkeypatch.setattr("memsim.runtime.paging.verify_part", lambda *_: pytest.fail("hashed twice"))
+    for part in toy_pack.parts:
+        weights.page_in(part, True)
 
 
 def test_weights_are_read_only_views_of_the_files(toy_pack: Pack) -> None:
