@@ -10,6 +10,7 @@ from memsim.errors import LimitError
 from memsim.ir.program import Program, Space
 from memsim.planner.arena import align, assign_offsets
 from memsim.planner.liveness import LiveRange, arena_ranges
+from memsim.planner.staging import read_ahead_bytes, staging
 from memsim.units import MIB, format_bytes
 
 LIBRARY_FLOOR_BYTES = 32 * MIB
@@ -23,13 +24,15 @@ class MemoryPlan:
     Attributes:
         offsets: Arena offset of each storage.
         arena_bytes: Size of the arena.
-        live_bytes: int64 [nodes]: arena bytes live at each node (aligned), plus pinned, plus dirty scratch.
+        live_bytes: int64 [nodes]: arena bytes live at each node (aligned), plus pinned, plus staging.
         peak_node: The node with the most live bytes.
         pinned_bytes: Adapters and constants.
-        dirty_bytes: The most scratch bytes that one node writes.
+        staging_bytes: Through which scratch values pass; held all step.
         mapped_bytes: The most weight bytes read between a page-in and its eviction.
         together_bytes: The most weight bytes of one page-in that are wanted at the same time.
-        held: Storage live at the peak node with its bytes, largest first; all pinned storage is one entry, ``pinned``.
+        read_ahead_bytes: The most scratch bytes that are in the page cache at once: clean, on their way to the step.
+        held: Storage live at the peak node with its bytes, largest first; all pinned storage is one entry, ``pinned``,
+            and so is ``staging``.
     """
 
     offsets: Mapping[str, int]
@@ -37,23 +40,25 @@ class MemoryPlan:
     live_bytes: NDArray[np.int64]
     peak_node: int
     pinned_bytes: int
-    dirty_bytes: int
+    staging_bytes: int
     mapped_bytes: int
     together_bytes: int
+    read_ahead_bytes: int
     held: tuple[tuple[str, int], ...]
 
     @property
     def peak_bytes(self) -> int:
         """What the process will hold beyond its baseline: the arena stays resident once touched."""
-        return self.pinned_bytes + self.arena_bytes + self.dirty_bytes
+        return self.pinned_bytes + self.arena_bytes + self.staging_bytes
 
     @property
     def file_floor_bytes(self) -> int:
         """Clean file pages that a capped group needs beside its footprint, lest it thrash.
 
-        Twice the pages that are wanted together (one block in use, one being read) and the library text.
+        Twice the pages that are wanted together (one block in use, one being read), what is read from the scratch
+        file, and the library text.
         """
-        return LIBRARY_FLOOR_BYTES + 2 * self.together_bytes
+        return LIBRARY_FLOOR_BYTES + 2 * self.together_bytes + self.read_ahead_bytes
 
 
 def plan_memory(program: Program) -> MemoryPlan:
@@ -65,20 +70,20 @@ def plan_memory(program: Program) -> MemoryPlan:
     for item in ranges:
         steps[item.first] += align(item.n_bytes)
         steps[item.last + 1] -= align(item.n_bytes)
-    pinned = _pinned(program)
-    dirty = np.array([sum(size for _, size in _written(program, index)) for index in range(n_nodes)], np.int64)
-    live = np.cumsum(steps)[:n_nodes] + sum(pinned.values()) + dirty
+    always = _always(program)
+    live = np.cumsum(steps)[:n_nodes] + sum(always.values())
     peak = int(live.argmax()) if n_nodes else 0
     return MemoryPlan(
         offsets=offsets,
         arena_bytes=arena_bytes,
         live_bytes=live,
         peak_node=peak,
-        pinned_bytes=sum(pinned.values()),
-        dirty_bytes=int(dirty.max(initial=0)),
+        pinned_bytes=always["pinned"],
+        staging_bytes=always["staging"],
         mapped_bytes=_mapped_peak(program),
         together_bytes=max((int(n.attrs["together_bytes"]) for n in program.nodes if n.op == "page_in"), default=0),
-        held=_held(program, ranges, sum(pinned.values()), peak),
+        read_ahead_bytes=read_ahead_bytes(program),
+        held=_held(program, ranges, always, peak),
     )
 
 
@@ -86,12 +91,6 @@ def _pinned(program: Program) -> dict[str, int]:
     """Return pinned storage by source: values that share a source share bytes."""
     values = program.values.values()
     return {value.source: value.n_bytes for value in values if value.space is Space.PINNED}
-
-
-def _written(program: Program, index: int) -> list[tuple[str, int]]:
-    """Return the scratch storage that a node writes: dirty file pages until the node has synced them."""
-    values = [program.values[name] for name in program.nodes[index].outputs]
-    return [(value.source, value.n_bytes) for value in values if value.space is Space.SCRATCH]
 
 
 def _mapped_peak(program: Program) -> int:
@@ -112,14 +111,21 @@ def _mapped_peak(program: Program) -> int:
 
 def held_at(program: Program, index: int) -> tuple[tuple[str, int], ...]:
     """Return the storage that is live at node ``index``, as ``MemoryPlan.held`` has it for the peak."""
-    return _held(program, arena_ranges(program), sum(_pinned(program).values()), index)
+    return _held(program, arena_ranges(program), _always(program), index)
 
 
-def _held(program: Program, ranges: list[LiveRange], pinned_bytes: int, peak: int) -> tuple[tuple[str, int], ...]:
+def _always(program: Program) -> dict[str, int]:
+    """Return what is held all step."""
+    return {"pinned": sum(_pinned(program).values()), "staging": staging([program]).n_bytes}
+
+
+def _held(
+    program: Program, ranges: list[LiveRange], always: Mapping[str, int], peak: int
+) -> tuple[tuple[str, int], ...]:
     if not program.nodes:
         return ()
     held = [(item.name, item.n_bytes) for item in ranges if item.first <= peak <= item.last]
-    held += [("pinned", pinned_bytes), *_written(program, peak)]
+    held += [item for item in always.items() if item[1]]
     return tuple(sorted(held, key=lambda pair: (-pair[1], pair[0])))
 
 

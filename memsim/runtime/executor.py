@@ -5,15 +5,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import numpy as np
-
 from memsim.ir.program import Node, Program, Space
+from memsim.planner.staging import READ_AHEAD, scratch_reads
 from memsim.runtime.kernels import KERNELS, Kernel
-from memsim.runtime.paging import Array, MappedWeights, ScratchFile
+from memsim.runtime.paging import Array, MappedWeights
+from memsim.runtime.scratch import ScratchFile
 from memsim.runtime.storage import ArenaStorage
 
 Observer = Callable[[int, float, float], None]
 """Called after each node with (node index, start, seconds)."""
+
+
+Ahead = tuple[tuple[str, bool], ...]
+"""Scratch sources to read soon, and whether a node will change them in place."""
 
 
 class Host(Protocol):
@@ -57,13 +61,17 @@ class Executor:
         self._host = host
         self._kernels = kernels
         self._roots = {name: program.root(name) for name in program.values}
+        self._at_start, self._after = _reads_ahead(program)
 
     def run(self, observe: Observer | None = None) -> None:
         """Execute every node once, the repeated section as often as it says."""
+        self._look_ahead(self._at_start)
         for index in self._program.order():
             node = self._program.nodes[index]
             start = time.perf_counter()
             self._execute(node)
+            if index in self._after:
+                self._look_ahead(self._after[index])
             if observe is not None:
                 observe(index, start, time.perf_counter() - start)
             self._arena.release(index)
@@ -79,6 +87,10 @@ class Executor:
         if value.space is Space.MAPPED:
             return self._weights.array(value.source)
         return self._scratch.array(value.source, value.type.dtype, value.type.shape)
+
+    def _look_ahead(self, sources: Ahead) -> None:
+        for source, in_place in sources:
+            (self._scratch.open_window if in_place else self._scratch.read_ahead)(source)
 
     def _execute(self, node: Node) -> None:
         kernel = self._kernels.get(node.op)
@@ -97,7 +109,7 @@ class Executor:
         self._weights.page_in(str(node.attrs["part"]), everything)
 
     def _prefetch(self, node: Node) -> None:
-        self._weights.prefetch(str(node.attrs["part"]))
+        self._weights.prefetch(str(node.attrs["part"]), int(node.attrs["together_bytes"]))
 
     def _evict(self, node: Node) -> None:
         values = (self._program.values[name] for name in node.inputs)
@@ -105,30 +117,17 @@ class Executor:
             self._weights.evict(part)
 
     def _spill(self, node: Node) -> None:
-        np.copyto(self.array(node.outputs[0]), self.array(node.inputs[0]))
-        self._scratch.write_back(self._program.values[node.outputs[0]].source)
-
-    def _restore(self, node: Node) -> None:
-        np.copyto(self.array(node.outputs[0]), self.array(node.inputs[0]))
-        self._scratch.drop(self._program.values[node.inputs[0]].source)
+        self._scratch.write(self._program.values[node.outputs[0]].source, [self.array(node.inputs[0])])
 
     def _load(self, node: Node) -> None:
-        """Copy tensors out of one flat vector on the scratch file."""
-        flat, start = self.array(node.inputs[0]), 0
-        for name in node.outputs:
-            tensor = self.array(name)
-            np.copyto(tensor.reshape(-1), flat[start : start + tensor.size])
-            start += tensor.size
-        self._scratch.drop(self._program.values[node.inputs[0]].source)
+        """Fill tensors, one after the other, from one value on the scratch file."""
+        source = self._program.values[node.inputs[0]].source
+        self._scratch.read(source, [self.array(name) for name in node.outputs])
 
     def _store(self, node: Node) -> None:
-        """Copy tensors into one flat vector on the scratch file."""
-        flat, start = self.array(node.outputs[0]), 0
-        for name in node.inputs[1:]:
-            tensor = self.array(name)
-            np.copyto(flat[start : start + tensor.size], tensor.reshape(-1))
-            start += tensor.size
-        self._scratch.write_back(self._program.values[node.outputs[0]].source)
+        """Write tensors, one after the other, to one value on the scratch file."""
+        source = self._program.values[node.outputs[0]].source
+        self._scratch.write(source, [self.array(name) for name in node.inputs[1:]])
 
     def _zero(self, node: Node) -> None:
         self.array(node.outputs[0]).fill(0)
@@ -152,7 +151,7 @@ _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "prefetch": Executor._prefetch,
     "evict": Executor._evict,
     "spill": Executor._spill,
-    "restore": Executor._restore,
+    "restore": Executor._load,
     "load": Executor._load,
     "store": Executor._store,
     "zero": Executor._zero,
@@ -160,3 +159,18 @@ _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "emit_loss": Executor._emit_loss,
     "balloon": Executor._balloon,
 }
+
+
+def _reads_ahead(program: Program) -> tuple[Ahead, dict[int, Ahead]]:
+    """Return what to read ahead when a step starts and after which nodes.
+
+    Of what is changed in place the next, since there is one window; of what is copied the ``READ_AHEAD`` next.
+    """
+    at_start: list[tuple[str, bool]] = []
+    after: dict[int, Ahead] = {}
+    for in_place, ahead in ((True, 1), (False, READ_AHEAD)):
+        reads = scratch_reads(program, in_place)
+        sources = [(program.values[name].source, in_place) for _, name in reads]
+        at_start += sources[:ahead]
+        after |= {index: (source,) for (index, _), source in zip(reads, sources[ahead:], strict=False)}
+    return tuple(at_start), after

@@ -15,10 +15,12 @@ from memsim.models.config import ModelConfig
 from memsim.models.decoder import constant_values, constants
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
+from memsim.planner.staging import staging
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
-from memsim.runtime.paging import Array, MappedWeights, ScratchFile, scratch_sizes
+from memsim.runtime.paging import Array, MappedWeights
+from memsim.runtime.scratch import ScratchFile, scratch_sizes
 from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
 from memsim.weights.pack import Pack
 
@@ -64,6 +66,7 @@ class Session:
         cold: Drop evicted weight pages from the page cache too.
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
+        weights: The parts of ``pack``, mapped; by default mapped, and checked, when first paged in.
 
     Raises:
         WorkerError: A program belongs to other weights.
@@ -81,6 +84,7 @@ class Session:
         cold: bool = False,
         arena: ArenaStorage | None = None,
         kernels: Mapping[str, Kernel] = KERNELS,
+        weights: MappedWeights | None = None,
     ) -> None:
         placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
         if any(item.model_hash != pack.model_hash for item in placed.values()):
@@ -90,8 +94,8 @@ class Session:
         programs = {name: item.program for name, item in placed.items()}
         self._config, self._lora, self._kernels = pack.config, lora, kernels
         self._pinned = allocate_pinned(programs)
-        self._weights = MappedWeights(pack, cold)
-        self._scratch = ScratchFile(scratch_sizes(*programs.values()), scratch_directory)
+        self._weights = weights or MappedWeights(pack, cold)
+        self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
         buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
         self._windows: Iterator[tuple[Array, Array]] = iter(())
         self._losses = _Losses(iter(self._next_window, None))

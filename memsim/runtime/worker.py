@@ -8,14 +8,19 @@ import errno
 import gc
 import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memsim.errors import MemsimError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
-from memsim.runtime.footprint import GroupFootprint, process_footprint
+from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
 from memsim.runtime.job import Messages, WorkerJob, read_job
+
+if TYPE_CHECKING:
+    from memsim.runtime.paging import MappedWeights
 
 
 def main() -> None:
@@ -42,10 +47,14 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.models.lora import LoraConfig
     from memsim.runtime.data import Batches, TokenFile
     from memsim.runtime.kernels import load_kernels
+    from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
 
+    pack = open_pack(Path(job.pack))
+    weights = MappedWeights(pack, job.cold)
+    checking = _Check(weights)
     kernels = load_kernels(job.compute, job.threads, job.lora_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
@@ -58,15 +67,15 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     if sys.stdin.buffer.read(1) != b"g":
         return
 
-    pack = open_pack(Path(job.pack))
+    checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels)
+    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
     tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
     eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
-        messages.send_node(index, start, seconds, footprint.read_in_loop())
+        messages.send_node(index, start, seconds, footprint.after_node(start + seconds))
 
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
@@ -85,18 +94,40 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("done")
 
 
+class _Check:
+    """The checksums of the weights, taken while the kernels load: hashing needs no Python."""
+
+    def __init__(self, weights: "MappedWeights") -> None:
+        self._weights = weights
+        self._error: MemsimError | None = None
+        self._thread = threading.Thread(target=self._run, name="memsim-check", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._weights.verify()
+        except MemsimError as error:
+            self._error = error
+
+    def finish(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
 class _Footprint:
     """Footprint of this process: its group's, or without one smaps_rollup's."""
 
     def __init__(self, group: str | None) -> None:
         self._group = GroupFootprint(Path(group)) if group else None
+        self._node = NodeFootprint(self._group) if self._group else None
 
     def read_bytes(self) -> int:
         return self._group.read_bytes() if self._group else process_footprint()
 
-    def read_in_loop(self) -> int:
-        """Return the footprint if it is cheap to read (24 us), else 0: smaps_rollup takes milliseconds."""
-        return self._group.read_bytes() if self._group else 0
+    def after_node(self, now_s: float) -> int:
+        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds."""
+        return self._node.read_bytes(now_s) if self._node else 0
 
 
 if __name__ == "__main__":

@@ -121,10 +121,8 @@ class Emitter:
             )
             for name, spec in specs.items()
         }
-        total = sum(spec.n_bytes for spec in specs.values())
-        together = total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
-        reads = total if reads_bytes is None else reads_bytes
-        attrs: dict[str, Attr] = {"part": part, "reads_bytes": reads, "together_bytes": together}
+        reads = sum(spec.n_bytes for spec in specs.values()) if reads_bytes is None else reads_bytes
+        attrs: dict[str, Attr] = {"part": part, "reads_bytes": reads, "together_bytes": self._together_bytes(part)}
         self.builder.emit_declared("page_in", [], list(env.values()), attrs)
         return env
 
@@ -133,9 +131,17 @@ class Emitter:
         self.builder.emit_declared("evict", list(weights), [])
 
     def prefetch(self, part: str) -> None:
-        """Emit the request to read ``part`` ahead, if so chosen."""
+        """Emit the request to read ahead what is wanted together of ``part``, if so chosen.
+
+        Of the head's matrix that is the first tile: the head runs through it, and the kernel reads ahead of who does.
+        """
         if self.choices.prefetch:
-            self.builder.emit_declared("prefetch", [], [], {"part": part})
+            attrs: dict[str, Attr] = {"part": part, "together_bytes": self._together_bytes(part)}
+            self.builder.emit_declared("prefetch", [], [], attrs)
+
+    def _together_bytes(self, part: str) -> int:
+        total = sum(spec.n_bytes for spec in part_tensors(self.graph.config, part, self.graph.group_size).values())
+        return total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
 
     def block_weights(self, index: int, prefix: str) -> tuple[Env, list[str]]:
         """Page a block in and unpack it if so chosen; return its names and the values that live until eviction."""

@@ -112,7 +112,8 @@ class _Lowering:
         part = block_part(index)
         self.emit.enter(part, "forward")
         env, weights = self.emit.block_weights(index, "f")
-        self.emit.prefetch(block_part(index + 1) if index + 1 < self.n_blocks else "head")
+        for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
+            self.emit.prefetch(following)
         env |= self.emit.constants | self.emit.adapters(index, "f")
         env["x"] = x
         self._save(index, chosen, env)
@@ -176,11 +177,15 @@ class _Lowering:
 
     # -- head and backward -----------------------------------------------------------------------------------------
 
+    def _head_parts(self) -> list[str]:
+        """Return the parts that the head reads: with tied embeddings its matrix is the embedding's."""
+        return list(dict.fromkeys(("head", head_matrix(self.graph.config)[0])))
+
     def _head(self, x: str, labels: str, train: bool) -> str:
         """Emit the loss and, for training, return the gradient of ``x``."""
         self.emit.enter("head", "forward")
         env: Env = {}
-        for part in dict.fromkeys(("head", head_matrix(self.graph.config)[0])):
+        for part in self._head_parts():
             env |= self.emit.page_in(part, "h")
         weights = list(env.values())
         env |= {"x": x, "labels": labels}

@@ -23,7 +23,7 @@ CONFIG_FILE = "adapter_config.json"
 
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 16 << 20
-_FLUSH_BYTES = 1 << 20  # the writer runs inside the cap, at its peak
+_FLUSH_BYTES = 256 << 10
 # Features of PEFT that change y = W x + scale * B (A x), with the value that leaves them out.
 _UNSUPPORTED = {"use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none"}
 _UNSUPPORTED_LISTS = (
@@ -59,7 +59,7 @@ def write_adapter(
     Args:
         directory: Created if missing.
         tensors: (block, name, values) by block, and within a block in the order of ``adapter_shapes``; taken one at a
-            time, so that the footprint is that of one tensor plus 1 MiB of unwritten file.
+            time, so that the footprint is that of one tensor plus 256 KiB of unwritten file.
         config: The base model.
         lora: Rank, alpha and targets.
         base_model: What PEFT shall call the base model.

@@ -12,6 +12,7 @@ from memsim.planner.arena import ALIGNMENT, align, assign_offsets
 from memsim.planner.liveness import LiveRange, arena_ranges
 from memsim.planner.plan import plan_memory
 from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.planner.staging import staging
 from memsim.schedules.optimizers import OptimizerConfig
 from toy import plan_toy
 
@@ -57,12 +58,12 @@ def test_live_bytes_are_what_a_slow_walk_counts(toy_pack) -> None:  # type: igno
         live: set[str] = set()
         for index, node in enumerate(program.nodes):
             live |= {program.root(n) for n in node.outputs if program.values[n].space is Space.ARENA}
-            dirty = sum(program.values[n].n_bytes for n in node.outputs if program.values[n].space is Space.SCRATCH)
             held = sum(align(program.values[name].n_bytes) for name in live)
-            assert plan.live_bytes[index] == held + dirty + sum(pinned.values())
+            assert plan.live_bytes[index] == held + staging([program]).n_bytes + sum(pinned.values())
             live = {name for name in live if last[name] > index}
         assert plan.peak_node == int(np.argmax(plan.live_bytes))
         assert dict(plan.held)["pinned"] == sum(pinned.values())
+        assert dict(plan.held)["staging"] == staging([program]).n_bytes
 
 
 @pytest.mark.parametrize("schedule", ["mebp", "backprop"])

@@ -50,10 +50,11 @@ def test_a_plan_over_the_budget_is_refused_with_its_peak() -> None:
         check_budget(plan.program, memory, "mebp", BASELINE, needed - 1)
 
 
-def test_the_file_floor_is_two_packed_blocks_and_the_libraries() -> None:
+def test_the_file_floor_is_two_packed_blocks_the_libraries_and_what_is_read_ahead() -> None:
     plan = _plan("qwen2.5-0.5b", "mebp")
     block = next(node for node in plan.program.nodes if node.op == "page_in" and node.part == "block_000")
-    assert plan.memory.file_floor_bytes == LIBRARY_FLOOR_BYTES + 2 * int(block.attrs["reads_bytes"])
+    packed = 2 * int(block.attrs["reads_bytes"])
+    assert plan.memory.file_floor_bytes == LIBRARY_FLOOR_BYTES + packed + plan.memory.read_ahead_bytes
 
 
 @pytest.mark.parametrize("model", ["qwen2.5-0.5b", "gemma3-1b"])

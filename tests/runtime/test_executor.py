@@ -1,7 +1,7 @@
 """Readers agree: whatever holds the values, a step gives the same bits, and the planner knows every byte of it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,12 @@ import memsim.planner.plan
 import memsim.runtime.storage
 from capped_runs import one_thread
 from memsim.errors import WorkerError
-from memsim.ir.program import Node, Program, Space
+from memsim.ir.program import Node, Program
 from memsim.models.lora import LoraConfig
 from memsim.planner.liveness import LiveRange, arena_ranges
 from memsim.planner.plan import plan_memory
 from memsim.planner.traffic import step_traffic
-from memsim.runtime import executor, kernels, paging
+from memsim.runtime import executor, kernels, paging, scratch
 from memsim.runtime.data import Batches
 from memsim.runtime.session import Session
 from memsim.runtime.storage import PlannedArena, SeparateArrays, allocate_arena
@@ -140,16 +140,11 @@ def test_planned_live_bytes_are_those_allocated_at_every_node(
     batches = Batches(tokens, int(changes.get("seq_len", SEQ_LEN)), seed=1)
     for step in range(2):
         session.train_step(step, batches, int(changes.get("accumulate", 1)), observe)
-    dirty = [_scratch_written(program, index) for index in range(len(program.nodes))]
-    planned = {index: {int(live) - memory.pinned_bytes - dirty[index]} for index, live in enumerate(memory.live_bytes)}
+    held = memory.pinned_bytes + memory.staging_bytes
+    planned = {index: {int(live) - held} for index, live in enumerate(memory.live_bytes)}
     assert measured == planned
     assert arena.live_bytes == 0
     assert max(map(max, measured.values())) <= plan.train.arena_bytes
-
-
-def _scratch_written(program: Program, index: int) -> int:
-    outputs = (program.values[name] for name in program.nodes[index].outputs)
-    return sum(value.n_bytes for value in outputs if value.space is Space.SCRATCH)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -186,8 +181,8 @@ def part_bytes(pack: Pack, part: str) -> int:
 def counted(monkeypatch: pytest.MonkeyPatch, pack: Pack, program: Program) -> Iterator[Counter[str]]:
     """Count the bytes that the executor really asks for, unpacks and writes, by the calls and arrays that do it."""
     moved: Counter[str] = Counter()
-    sizes = paging.scratch_sizes(program)
-    page_in, write_back = paging.MappedWeights.page_in, paging.ScratchFile.write_back
+    sizes = scratch.scratch_sizes(program)
+    page_in, write_back, write = paging.MappedWeights.page_in, scratch.ScratchFile.write_back, scratch.ScratchFile.write
     spill = executor._STORAGE_OPS["spill"]
 
     def unpacking(op: str, kernel: kernels.Kernel) -> kernels.Kernel:
@@ -205,9 +200,13 @@ def counted(monkeypatch: pytest.MonkeyPatch, pack: Pack, program: Program) -> It
         page_in(self, part, everything)
         moved["paged in"] += part_bytes(pack, part) if everything else 0
 
-    def counting_write_back(self: paging.ScratchFile, source: str) -> None:
+    def counting_write_back(self: scratch.ScratchFile, source: str) -> None:
         write_back(self, source)
         moved["written"] += sizes[source]
+
+    def counting_write(self: scratch.ScratchFile, source: str, tensors: Sequence[np.ndarray]) -> None:
+        write(self, source, tensors)
+        moved["written"] += sum(tensor.nbytes for tensor in tensors)
 
     def counting_spill(self: executor.Executor, node: Node) -> None:
         spill(self, node)
@@ -217,7 +216,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, pack: Pack, program: Program) -> It
         for op in PACKED_OPS:
             patch.setitem(kernels.KERNELS, op, unpacking(op, kernels.KERNELS[op]))
         patch.setattr(paging.MappedWeights, "page_in", counting_page_in)
-        patch.setattr(paging.ScratchFile, "write_back", counting_write_back)
+        patch.setattr(scratch.ScratchFile, "write_back", counting_write_back)
+        patch.setattr(scratch.ScratchFile, "write", counting_write)
         patch.setitem(executor._STORAGE_OPS, "spill", counting_spill)
         yield moved
 

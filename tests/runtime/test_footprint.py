@@ -7,7 +7,9 @@ import pytest
 from kernel_cap import MB, OBEDIENT, kernel_cap, start, tell, uncached_file
 from memsim.files import file_system
 from memsim.runtime.footprint import (
+    AGE_S,
     GroupFootprint,
+    NodeFootprint,
     ProcessStatus,
     group_error_bytes,
     parent_pid,
@@ -92,6 +94,32 @@ def test_reading_a_removed_group_fails():
         footprint.read_bytes()
     footprint.close()
     footprint.close()
+
+
+class CountingGroup:
+    """A group that notes how often it is read."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def read_bytes(self):
+        self.reads += 1
+        return 1000 + self.reads
+
+
+def test_the_node_loop_reads_the_group_when_memory_changed_or_time_passed():
+    group = CountingGroup()
+    footprint = NodeFootprint(group)
+    first = footprint.read_bytes(1.0)
+    # Python itself may take or return a page in between, but not each time.
+    kept = [footprint.read_bytes(1.0 + step * AGE_S / 1000) for step in range(100)]
+    assert kept[0] >= first and len(set(kept)) < 50
+    before = group.reads
+    grown = b"x" * SIZE
+    assert footprint.read_bytes(1.0 + AGE_S / 10) == 1000 + before + 1
+    del grown
+    assert footprint.read_bytes(1.0 + AGE_S / 10) == 1000 + before + 2
+    assert footprint.read_bytes(1.0 + 3 * AGE_S) == 1000 + before + 3
 
 
 def test_version_1_sums_the_plain_fields_only(tmp_path):

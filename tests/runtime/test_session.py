@@ -13,7 +13,7 @@ from memsim.errors import InputError, WorkerError
 from memsim.files import file_system
 from memsim.models.lora import LoraConfig
 from memsim.runtime.data import Batches, TokenFile
-from memsim.runtime.paging import MappedWeights, ScratchFile, scratch_sizes
+from memsim.runtime.paging import MappedWeights
 from memsim.runtime.session import Session
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack, open_pack
@@ -165,23 +165,10 @@ def test_a_full_scratch_disk_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_scratch_file_has_no_name_and_holds_what_was_spilled(
-    disk: Path, tmp_path: Path, toy_pack: Pack, batches: Batches
-) -> None:
+def test_the_scratch_file_has_no_name(tmp_path: Path, toy_pack: Pack, batches: Batches) -> None:
     session = make_session(toy_pack, tmp_path)
     session.train_step(0, batches, 1)
     assert list(tmp_path.glob(".memsim-*")) == []  # unlinked: nothing to clean up, however the process ends
-    sizes = scratch_sizes(plan_toy(toy_pack, lora=LORA).train.program)
-    spilled = ScratchFile(sizes, disk)
-    rng = np.random.default_rng(0)
-    written = {source: rng.standard_normal(n_bytes // 4).astype(np.float32) for source, n_bytes in sizes.items()}
-    for source, values in written.items():
-        spilled.array(source, "f32", values.shape)[...] = values
-        spilled.write_back(source)
-    for source, values in written.items():
-        assert spilled.array(source, "f32", values.shape).tobytes() == values.tobytes()
-        spilled.drop(source)
-        assert spilled.array(source, "f32", values.shape).tobytes() == values.tobytes()
 
 
 def test_weights_that_changed_since_they_were_packed_are_noticed(
@@ -195,6 +182,16 @@ def test_weights_that_changed_since_they_were_packed_are_noticed(
     session = make_session(open_pack(tmp_path / "pack"), disk)
     with pytest.raises(InputError, match=r"block_001\.safetensors does not match its checksum: it changed"):
         session.train_step(0, batches, 1)
+    with pytest.raises(InputError, match=r"block_001\.safetensors does not match its checksum: it changed"):
+        MappedWeights(open_pack(tmp_path / "pack")).verify()
+
+
+def test_verified_weights_are_not_hashed_again(monkeypatch: pytest.MonkeyPatch, toy_pack: Pack) -> None:
+    weights = MappedWeights(toy_pack)
+    weights.verify()
+    monkeypatch.setattr("memsim.runtime.paging.verify_part", lambda *_: pytest.fail("hashed twice"))
+    for part in toy_pack.parts:
+        weights.page_in(part, True)
 
 
 def test_weights_are_read_only_views_of_the_files(toy_pack: Pack) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from memsim.errors import WorkerError
 from memsim.ir.opset import head_work_floats
+from memsim.ir.program import Program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
 from memsim.planner.run_plan import TrainingSetup, plan_run
@@ -16,6 +17,7 @@ from memsim.runtime.data import Batches
 from memsim.runtime.session import Session
 from memsim.runtime.storage import PlannedArena, allocate_arena
 from memsim.schedules import choices
+from memsim.schedules.emitter import HEAD_TILE_BYTES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack
 from toy import SEQ_LEN, plan_toy, randomize_adapters, token_file
@@ -106,3 +108,19 @@ def test_the_planned_workspace_is_enough_for_every_head(tokens: int, columns: in
 
         needed = head_bf16_floats(tokens, columns, threads)
         assert needed <= planned <= 2 * max(needed, head_floats(tokens, columns, threads))
+
+
+def _tied(tie: bool) -> Program:
+    config = replace(PRESETS["qwen2.5-0.5b"], num_hidden_layers=2, tie_word_embeddings=tie)
+    setup = TrainingSetup(config, 32, LORA, "tiled", 8, OptimizerConfig(), threads=1)
+    return plan_run(setup, "hash").train.program
+
+
+@pytest.mark.parametrize(("tie", "parts"), [(True, ["head", "embed"]), (False, ["head"])])
+def test_the_first_tile_of_the_heads_matrix_is_asked_for_before_the_head(tie: bool, parts: list[str]) -> None:
+    program = _tied(tie)
+    asked = [node for node in program.nodes if node.op == "prefetch" and node.phase == "forward"]
+    assert [node.attrs["part"] for node in asked] == ["block_001", *parts]
+    block = next(node for node in program.nodes if node.op == "page_in" and node.part == "block_001")
+    assert asked[0].attrs["together_bytes"] == block.attrs["reads_bytes"]
+    assert max(int(node.attrs["together_bytes"]) for node in asked[1:]) == HEAD_TILE_BYTES

@@ -1,0 +1,68 @@
+"""The memory through which SCRATCH values pass, and how far ahead of the step they are read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from memsim.ir.program import Program, Space
+
+READ_AHEAD = 2
+"""Copied values that are asked for before they are needed: the adapters and the input of a block."""
+
+N_SLOTS = 2
+"""Slots for what is copied out: one is filled while the other is written."""
+
+_SLOT_BYTES = 512 << 10
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Anonymous memory beside the arena, in whole disk blocks.
+
+    Attributes:
+        window_bytes: Holds the value that a node changes in place, and until it is written.
+        slot_bytes: Each of the ``N_SLOTS`` through which spilled and stored values leave, piece by piece.
+    """
+
+    window_bytes: int
+    slot_bytes: int
+
+    @property
+    def n_bytes(self) -> int:
+        """All of it."""
+        return self.window_bytes + N_SLOTS * self.slot_bytes
+
+
+def staging(programs: Iterable[Program]) -> Staging:
+    """Return what the programs of one session need together."""
+    window = largest_write = 0
+    for program in programs:
+        for name in program.inputs:  # what outlives a step: paged adapters, optimizer state
+            if program.values[name].space is Space.SCRATCH:
+                window = max(window, program.values[name].n_bytes)
+        for node in program.nodes:
+            if node.op in ("spill", "store"):
+                largest_write = max(largest_write, sum(program.values[name].n_bytes for name in node.outputs))
+    return Staging(whole_blocks(window), min(_SLOT_BYTES, whole_blocks(-(-largest_write // N_SLOTS))))
+
+
+def scratch_reads(program: Program, in_place: bool) -> list[tuple[int, str]]:
+    """Return (node, SCRATCH value) for each node that changes one in place, or for each that copies one out."""
+    copying = ("restore", "load")
+    found = []
+    for index, node in enumerate(program.nodes):
+        if node.op != "store" and (node.op not in copying) == in_place:  # a store names what it overwrites
+            names = (name for name in node.inputs if program.values[name].space is Space.SCRATCH)
+            found += [(index, name) for name in names]
+    return found
+
+
+def read_ahead_bytes(program: Program) -> int:
+    """Return the most bytes of copied values that are read or asked for at once: clean file pages."""
+    sizes = [program.values[name].n_bytes for _, name in scratch_reads(program, in_place=False)]
+    return max((sum(sizes[index : index + 1 + READ_AHEAD]) for index in range(len(sizes))), default=0)
+
+
+def whole_blocks(n_bytes: int) -> int:
+    """Round up to whole disk blocks, the unit of writing past the page cache."""
+    return -(-n_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
