@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from memsim_kernels import cpu
 from memsim_kernels.bf16_type import (
     ADDRESS,
+    DWORDS,
     FLOAT,
     FLOATS,
     I8,
@@ -27,7 +28,7 @@ from memsim_kernels.bf16_type import (
     LANES,
     PAIRS,
     VOID,
-    BFloatType,
+    WORDS,
     add,
     call,
     constants,
@@ -283,17 +284,48 @@ def round_line(typing_context: Any, target: Any, source: Any, count: Any) -> Any
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def store_bf16(typing_context: Any, target: Any, value: Any) -> Any:
-    """Write one float32, rounded to nearest even, as bf16."""
+def round_column(typing_context: Any, target: Any, source: Any, count: Any, factor: Any) -> Any:
+    """Write a column of a step of a panel: ``count`` of 32 neighbouring float32 times ``factor``, zeros after them."""
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if cpu.HAS_AVX512_BF16:
-            store(builder, builder.fptrunc(arguments[1], BFloatType()), arguments[0], 2)
-        else:
-            call(builder, "llvm.trap", VOID)
-        return context.get_dummy_value()
+    def emit(builder: Any, target: Any, source: Any, count: Any, factor: Any) -> None:
+        scale = splat(builder, factor)
+        halves = [
+            builder.fmul(
+                _masked_load(
+                    builder, add(builder, source, I64(64 * h)), _mask(builder, builder.sub(count, I64(16 * h)))
+                ),
+                scale,
+            )
+            for h in range(2)
+        ]
+        pairs = builder.bitcast(round_to_bf16(builder, *halves), DWORDS)
+        for pair in range(LANES):
+            store(builder, builder.extract_element(pairs, I32(pair)), add(builder, target, I64(pair * PAIR_BYTES)), 4)
 
-    return types.void(types.int64, types.float32), codegen
+    return _scaled(emit, 3)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def round_pair(typing_context: Any, target: Any, first: Any, second: Any, count: Any, counts: Any, factor: Any) -> Any:
+    """Write one pair of a half of a step: 16 columns of two rows, of which ``count`` and ``counts`` are there."""
+
+    def emit(builder: Any, target: Any, first: Any, second: Any, count: Any, counts: Any, factor: Any) -> None:
+        scale = splat(builder, factor)
+        rows = [
+            builder.fmul(_masked_load(builder, source, _mask(builder, limit)), scale)
+            for source, limit in ((first, count), (second, counts))
+        ]
+        both = builder.bitcast(round_to_bf16(builder, *rows), WORDS)
+        order = [lane + LANES * odd for lane in range(LANES) for odd in (0, 1)]
+        store(builder, builder.shuffle_vector(both, both, constants(ir.VectorType(I32, 2 * LANES), order)), target, 64)
+
+    return _scaled(emit, 5)
+
+
+def _scaled(emit: Callable[..., None], integers: int) -> Any:
+    """Return what ``routine`` returns, for integers and a float32 after them."""
+    _, codegen = routine(0, emit, cpu.HAS_AVX512_BF16)
+    return types.void(*[types.int64] * integers, types.float32), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

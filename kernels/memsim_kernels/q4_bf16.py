@@ -20,8 +20,9 @@ from memsim_kernels.bf16_block import (
     copy_line,
     load_tile_shapes,
     release_tiles,
+    round_column,
     round_line,
-    store_bf16,
+    round_pair,
     tiles_1_backward,
     tiles_1_forward,
     tiles_2_backward,
@@ -231,14 +232,22 @@ def prepare_tiles(own: F32) -> None:
 @helper
 def _round_step(target: int, matrix: F32, transposed: bool, k: int, column: int, factor: np.float32) -> None:
     """Write one step of a panel: 32 rows by 32 columns of a dense matrix, or of its transpose, zero where it ends."""
-    depth, columns = (matrix.shape[1], matrix.shape[0]) if transposed else matrix.shape
-    for line in range(32):
-        clear_line(target + line * 64)
-    for i in range(min(32, depth - k)):
-        place = target + i // 2 * PAIR_BYTES + i % 2 * 2
-        for j in range(min(32, columns - column)):
-            value = matrix[column + j, k + i] if transposed else matrix[k + i, column + j]
-            store_bf16(place + j // 16 * HALF_BYTES + j % 16 * 4, value * factor)
+    row = matrix.shape[1] * 4
+    if transposed:
+        depth = max(0, matrix.shape[1] - k)
+        for j in range(32):
+            source = address(matrix) + (column + j) * row + k * 4
+            place = target + j // 16 * HALF_BYTES + j % 16 * 4
+            round_column(place, source, depth if column + j < matrix.shape[0] else 0, factor)
+    else:
+        columns = matrix.shape[1] - column
+        for i in range(0, 32, 2):
+            source = address(matrix) + (k + i) * row + column * 4
+            first = columns if k + i < matrix.shape[0] else 0
+            second = columns if k + i + 1 < matrix.shape[0] else 0
+            place = target + i // 2 * PAIR_BYTES
+            round_pair(place, source, source + row, first, second, factor)
+            round_pair(place + HALF_BYTES, source + 64, source + row + 64, first - 16, second - 16, factor)
 
 
 @helper
