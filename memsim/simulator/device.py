@@ -11,7 +11,8 @@ Rule = Literal["ios", "linux"]
 """What a device charges to a process.
 
 ``ios``: phys_footprint: anonymous memory (compressed or not), GPU-owned buffers and page tables; no file pages, dirty
-or clean (XNU osfmk/kern/task.c). ``linux``: anonymous memory and dirty file pages.
+or clean (XNU osfmk/kern/task.c). ``linux``: anonymous memory; what a run writes
+goes past the page cache.
 """
 
 Confidence = Literal["H", "M", "L"]

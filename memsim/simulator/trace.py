@@ -41,7 +41,6 @@ class TraceNode:
     Attributes:
         index: Its position in the program.
         anonymous_bytes: Anonymous memory held during the node, the process's own baseline left out.
-        dirty_bytes: File pages that the node has written and not yet synced.
         page_in: What must be in memory when it ends.
         prefetch: What is read while later nodes compute.
         written_bytes: Written to the scratch file, and waited for.
@@ -55,7 +54,6 @@ class TraceNode:
     kind: Kind
     work: Work
     anonymous_bytes: int
-    dirty_bytes: int = 0
     page_in: FileRead | None = None
     prefetch: FileRead | None = None
     written_bytes: int = 0
@@ -101,10 +99,8 @@ def trace_program(program: Program, plan: MemoryPlan, passes: Mapping[str, int] 
 def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) -> TraceNode:
     node = program.nodes[index]
     traffic = node_traffic(program, node)
-    scratch_in, scratch_out = (
-        sum(program.values[name].n_bytes for name in names if program.values[name].space is Space.SCRATCH)
-        for names in (node.inputs, node.outputs)
-    )
+    inputs = (program.values[name] for name in node.inputs)
+    scratch_in = sum(value.n_bytes for value in inputs if value.space is Space.SCRATCH)
     file = str(node.attrs.get("part", ""))
     return TraceNode(
         index=index,
@@ -114,7 +110,6 @@ def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) 
         kind=node_kind(node),
         work=node_work(program, node),
         anonymous_bytes=held,
-        dirty_bytes=scratch_out,
         page_in=_page_in(program, node, sizes[file]) if node.op == "page_in" else None,
         prefetch=FileRead(file, sizes[file], sizes[file]) if node.op == "prefetch" else None,
         written_bytes=traffic.written_bytes,
@@ -153,4 +148,4 @@ def _resident(program: Program, plan: MemoryPlan) -> Iterator[int]:
             pages = touched[start // _TOUCH_BYTES : -(-(start + value.n_bytes) // _TOUCH_BYTES)]
             count += int(pages.size - np.count_nonzero(pages))
             pages[:] = True
-        yield plan.pinned_bytes + min(count * _TOUCH_BYTES, plan.arena_bytes)
+        yield plan.pinned_bytes + plan.staging_bytes + min(count * _TOUCH_BYTES, plan.arena_bytes)

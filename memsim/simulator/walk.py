@@ -68,11 +68,11 @@ class StepTime:
     written_bytes: int
 
 
-def footprint(numbers: Numbers, rule: Rule, anonymous_bytes: int, dirty_bytes: int = 0) -> int:
+def footprint(numbers: Numbers, rule: Rule, anonymous_bytes: int) -> int:
     """Return what a device charges to an app that holds this much beside its own baseline."""
     total = int(numbers.app_baseline_bytes) + anonymous_bytes
     if rule == "linux":
-        return total + dirty_bytes
+        return total
     return total + anonymous_bytes // int(numbers.page_bytes) * _PAGE_TABLE_ENTRY_BYTES
 
 
@@ -109,7 +109,7 @@ def walk(
     written_bytes = 0
     for node in trace.nodes:
         anonymous_bytes = node.anonymous_bytes if first else max(trace.resident_bytes, node.anonymous_bytes)
-        held = footprint(numbers, rule, anonymous_bytes, node.dirty_bytes)
+        held = footprint(numbers, rule, anonymous_bytes)
         cache.resize(file_cache(numbers, held))
         split = _node(node, numbers, flash, now_s, speed)
         timeline.append(NodeTime(node, now_s, split, held))

@@ -228,7 +228,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown architecture": (with_config(model_type="gpt9"), "model_type 'gpt9' is not supported; memsim runs: qwen2"),
     "no hidden size": (with_config(hidden_size=None), "has no 'hidden_size'"),
     "not JSON": (lambda model: (model / "config.json").write_text("{"), "config.json"),  # type: ignore[dict-item, return-value]
-    "no directory": (shutil.rmtree, "is no preset or directory; presets: qwen2.5-0.5b"),
+    "no directory": (shutil.rmtree, "is no preset, directory or GGUF file"),
 }
 
 

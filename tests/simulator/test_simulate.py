@@ -41,17 +41,15 @@ def test_the_trace_is_the_plan(schedule: str, accumulate: int) -> None:
     program, memory = plan.train.program, plan.memory
     trace = trace_program(program, memory)
     assert [item.index for item in trace.nodes] == list(program.order())
-    assert trace.resident_bytes == memory.pinned_bytes + memory.arena_bytes
-    assert max(item.dirty_bytes for item in trace.nodes) == memory.dirty_bytes
+    assert trace.resident_bytes == memory.peak_bytes
     assert sum(item.written_bytes for item in trace.nodes) == step_traffic(program).written_bytes
     reads = sum(item.page_in.n_bytes for item in trace.nodes if item.page_in)
     assert reads == step_traffic(program).paged_in_bytes
     held = [item.anonymous_bytes for item in trace.nodes]
     assert held == sorted(held)
     for item in trace.nodes[: len(program.nodes)]:
-        live = memory.live_bytes[item.index] - item.dirty_bytes
         # Values are aligned to 64 bytes, pages touched are counted whole.
-        assert item.anonymous_bytes >= live - 64 * len(program.values)
+        assert item.anonymous_bytes >= memory.live_bytes[item.index] - 64 * len(program.values)
 
 
 def test_every_second_has_a_place() -> None:
@@ -112,8 +110,8 @@ def test_a_model_that_does_not_fit_beside_the_app_is_read_in_every_step() -> Non
 
 
 def test_devices_count_differently() -> None:
-    assert footprint(numbers(), "ios", 16_384_000, dirty_bytes=999) == 10**6 + 16_384_000 + 1000 * 8
-    assert footprint(numbers(), "linux", 16_384_000, dirty_bytes=999) == 10**6 + 16_384_000 + 999
+    assert footprint(numbers(), "ios", 16_384_000) == 10**6 + 16_384_000 + 1000 * 8
+    assert footprint(numbers(), "linux", 16_384_000) == 10**6 + 16_384_000
     assert file_cache(numbers(), 3 * 10**8) == 5 * 10**8
     assert file_cache(numbers(), 10**9) == 0
 
@@ -146,12 +144,9 @@ def test_the_first_node_over_the_limit_is_where_it_ends() -> None:
 
 
 def test_later_steps_start_with_everything_touched() -> None:
-    dirty_first = (node(0, anonymous_bytes=10 * MB, dirty_bytes=5 * MB), node(1, anonymous_bytes=97 * MB))
-    trace = StepTrace(dirty_first, 97 * MB)
-    simulation = simulate(trace, phone("linux"), 2)
-    assert simulation.nominal.peak_bytes == 103 * MB
-    killed = simulation.survival["foreground"].killed_at
-    assert killed is not None and killed.index == 0
+    trace = StepTrace((node(0, anonymous_bytes=10 * MB), node(1, anonymous_bytes=97 * MB)), 97 * MB)
+    steps = [walk(trace, numbers(), "linux", PageCache(10**9), first=first) for first in (True, False)]
+    assert [[item.footprint_bytes for item in step.timeline] for step in steps] == [[11 * MB, 98 * MB], [98 * MB] * 2]
 
 
 @pytest.mark.parametrize("schedule", ["mebp", "tiled"])
@@ -161,7 +156,7 @@ def test_one_percent_above_the_peak_survives_and_below_is_killed_at_the_planner_
     trace = trace_program(plan.train.program, plan.memory)
     device = phone(app_baseline_bytes=40e6, foreground_limit_bytes=3e9)
     peak = simulate(trace, device, 1).nominal.peak_bytes
-    planned = 40 * MB + plan.memory.pinned_bytes + plan.memory.arena_bytes
+    planned = 40 * MB + plan.memory.peak_bytes
     # Page tables: 8 bytes for each page of 16 KiB.
     assert planned < peak < planned * 1.001
     assert simulate(trace, device, 1, int(peak * 1.01)).survival["foreground"].killed_at is None
