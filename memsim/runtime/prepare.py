@@ -53,7 +53,7 @@ def prepare_kernels(threads: int, progress: Progress) -> Prepared:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    progress("compiling kernels (once; about a minute)")
+    progress("compiling kernels (once; about two minutes)")
     fastest, *paths = _child(threads, "compile").split()
     progress("measuring the baseline")
     footprints = {path: int(_child(threads, path).split()[0]) for path in paths}
