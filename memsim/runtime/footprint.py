@@ -63,7 +63,8 @@ class NodeFootprint:
 
     The group is read whenever this process's anonymous pages (resident minus file and shared, a read of 0.9 us) are not
     what they were at the last reading, and otherwise every ``AGE_S``: between two readings, what the process holds
-    cannot have grown but by dirty file pages, which come and go within a node and are for the sampler to see.
+    cannot have grown but by dirty file pages, which come and go within a node and are for the sampler to see, and by
+    the few pages that the kernel's own counters are late by (a batch of 32 for each processor).
     """
 
     def __init__(self, group: GroupFootprint):
