@@ -61,8 +61,9 @@ def test_gated_at_the_ends_of_the_range(name):
     gate = np.array([[-3.0e38, -120.0, -90.0, -0.0, 0.0, 90.0, 3.0e38]], np.float32)
     up, ds = np.ones_like(gate), np.ones_like(gate)
     s, dgate, dup = np.empty_like(gate), np.empty_like(gate), np.empty_like(gate)
-    forward(s, gate, up)
-    backward(dgate, dup, ds, gate, up)
+    with np.errstate(over="ignore"):  # GELU's cube is infinite there, as it is in compiled code, which does not say so
+        forward(s, gate, up)
+        backward(dgate, dup, ds, gate, up)
     assert np.allclose(s, [[0.0, 0.0, 0.0, 0.0, 0.0, 90.0, 3.0e38]], rtol=1e-6, atol=1e-30)
     assert np.allclose(dgate, [[0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0]], rtol=1e-6, atol=1e-30)
     assert np.allclose(dup, s, rtol=1e-6, atol=1e-30)
