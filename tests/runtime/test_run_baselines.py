@@ -77,9 +77,10 @@ def test_memory_is_that_of_the_baseline(results: dict[str, Result], schedule: st
     assert changes == [], f"if this is meant, run tools/update_baselines.py: {changes}"
 
 
-def test_mebp_takes_some_third_of_what_backprop_takes(results: dict[str, Result]) -> None:
-    mebp, backprop = (results[name].peak_working_set_bytes or 0 for name in ("mebp", "backprop"))
-    assert mebp < 0.36 * backprop
+def test_mebp_takes_a_third_of_what_backprop_takes(results: dict[str, Result]) -> None:
+    # As planned, to the byte: what is measured is within a megabyte of it, which the figures above are held to.
+    mebp, backprop = (results[name].planned_peak_bytes or 0 for name in ("mebp", "backprop"))
+    assert mebp < backprop / 3
     assert backprop > 70 * MIB
 
 
