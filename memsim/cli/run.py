@@ -1,6 +1,7 @@
 """``memsim run``: one fine-tuning run in a capped process."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.errors import InputError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
-from memsim.results import Result, emit_json
+from memsim.results import RecordingResult, Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.run import RunConfig, run
 from memsim.runtime.supervise import exit_code
@@ -82,6 +83,11 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 @click.option(
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
 )
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Record the run with memray, for `memsim replay`: memray.bin, one allocation a value, each named.",
+)
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
 def command(
@@ -108,6 +114,7 @@ def command(
     scratch: Path | None,
     plan_check: bool,
     enforcement: str | None,
+    record: bool,
     json_path: str | None,
     test_balloon: str | None,
 ) -> None:
@@ -142,6 +149,7 @@ def command(
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
+        record=record,
     )
     with drawn(config) as progress:
         outcome = run(config, progress)
@@ -150,7 +158,8 @@ def command(
         emit_json(result, json_path)
     if json_path != "-":
         click.echo(_summary(result, decimal))
-        click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
+        files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
+        click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
@@ -181,6 +190,21 @@ def _summary(result: Result, decimal: bool) -> str:
         for e in result.evals
         if e.loss is not None and e.accuracy is not None
     ]
+    if (recording := result.recording) is not None:
+        rows.append(("recording", _cost(recording, size)))
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _cost(recording: RecordingResult, size: Callable[[int | None], str]) -> str:
+    """Say what recording cost."""
+    text = (
+        f"{recording.steps} steps, {size(recording.capture_bytes)}; the tracker holds {size(recording.tracker_bytes)}"
+    )
+    if recording.recorded_step_s is None or recording.unrecorded_step_s is None:
+        return f"{text}; with 3 steps or more it would say what it costs"
+    cost = recording.recorded_step_s / recording.unrecorded_step_s - 1
+    return (
+        f"{text}; a step {recording.recorded_step_s:.2f} s, {recording.unrecorded_step_s:.2f} s without ({cost:+.1%})"
+    )

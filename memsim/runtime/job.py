@@ -25,6 +25,8 @@ class WorkerJob:
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
         cold: Drop weight pages from the page cache at every eviction.
+        capture: Where memray records to; None in a run that is not recorded.
+        recorded_steps: How many steps, from the first, it records.
     """
 
     parent_pid: int
@@ -50,6 +52,8 @@ class WorkerJob:
     lora_alpha: float
     target_modules: tuple[str, ...]
     base_model: str
+    capture: str | None = None
+    recorded_steps: int = 0
 
 
 class Messages:

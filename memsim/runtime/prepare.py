@@ -21,6 +21,10 @@ NODE_BYTES = 1_400
 """What a node of a loaded program costs the worker: itself, its values and their arrays are Python objects. Measured:
 3.7 MB for the 2,647 nodes of Qwen2.5-0.5B under ``mebp``."""
 
+RECORDER_BYTES = 6_000_000
+RECORDER_NODE_BYTES = 1_500
+"""What memray costs the worker of a recorded run, and each node the frames of it and of its values."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:

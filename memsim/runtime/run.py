@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import cast
 
 import psutil
@@ -13,14 +14,29 @@ from memsim.errors import InputError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig, check_lora, n_trainable
-from memsim.planner.plan import check_budget
+from memsim.planner.plan import check_budget, in_separate_arrays
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
-from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
+from memsim.results import (
+    Enforcement,
+    ExitReason,
+    RecordingResult,
+    Result,
+    host_info,
+    versions,
+    write_result,
+)
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import WorkerJob
-from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
+from memsim.runtime.prepare import (
+    NODE_BYTES,
+    RECORDER_BYTES,
+    RECORDER_NODE_BYTES,
+    Prepared,
+    forget_kernels,
+    prepare_kernels,
+)
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
@@ -35,6 +51,7 @@ READING_ERROR_BYTES = 2 * MIB
 
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
+CAPTURE_FILE = "memray.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +68,7 @@ class RunConfig:
         plan_check: Refuse a plan that does not fit.
         enforcement: One way of capping; None takes the best available.
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
+        record: Record the run with memray: one allocation a value, each node in a frame of its own.
     """
 
     budget_bytes: int
@@ -75,6 +93,7 @@ class RunConfig:
     plan_check: bool = True
     enforcement: str | None = None
     balloon_bytes: int = 0
+    record: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +177,9 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
         if outcome.reason == "done":
             for file in Path(job.adapter).iterdir():
                 file.replace(out / file.name)
-        result = _record(ready, enforcement, kernel_peak, outcome)
+        if job.capture and Path(job.capture).exists():
+            Path(job.capture).replace(out / CAPTURE_FILE)
+        result = _record(ready, enforcement, kernel_peak, outcome, _recording(job, out, outcome))
         write_result(out / RESULT_FILE, result)
     return RunOutcome(result, out, outcome.message)
 
@@ -168,10 +189,14 @@ def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     pack, name = find_model(config.model, progress.packing)
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
+    if config.record:
+        plan = replace(plan, memory=in_separate_arrays(plan.memory))
     kernels = prepare_kernels(setup.threads, progress.stage)
     compute = _choose_compute(config, plan, kernels)
     n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
-    return _Ready(config, setup, pack, name, plan, compute, kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes)
+    recorder = RECORDER_BYTES + RECORDER_NODE_BYTES * n_nodes if config.record else 0
+    baseline = kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes + recorder
+    return _Ready(config, setup, pack, name, plan, compute, baseline)
 
 
 def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
@@ -217,6 +242,8 @@ def _check(config: RunConfig) -> None:
     for path in (config.data, config.eval_data):
         if path is not None and not path.is_file():
             raise InputError(f"no text file at {path}")
+    if config.record and config.eval_data is not None:
+        raise UsageError("--record records training steps alone; leave out --eval-data")
     if config.eval_every and config.eval_data is None:
         raise UsageError("--eval-every needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
@@ -295,7 +322,14 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         lora_alpha=config.lora.alpha,
         target_modules=config.lora.target_modules,
         base_model=ready.model,
+        capture=str(work / CAPTURE_FILE) if config.record else None,
+        recorded_steps=recorded_steps(config.steps),
     )
+
+
+def recorded_steps(steps: int) -> int:
+    """Return how many of so many steps are recorded; the last one or two are not, to know what recording costs."""
+    return steps - min(2, (steps - 1) // 2)
 
 
 def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, progress: RunProgress) -> Outcome:
@@ -321,7 +355,29 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
         raise
 
 
-def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome) -> Result:
+def _recording(job: WorkerJob, out: Path, outcome: Outcome) -> RecordingResult | None:
+    """Return what recording cost; None if nothing was recorded."""
+    if not job.capture:
+        return None
+    capture = out / CAPTURE_FILE
+    times = [step.step_s for step in outcome.steps if step.step_s is not None]
+    recorded, unrecorded = times[1 : job.recorded_steps], times[job.recorded_steps :]
+    return RecordingResult(
+        steps=min(len(times), job.recorded_steps),
+        capture_bytes=capture.stat().st_size if capture.exists() else 0,
+        tracker_bytes=outcome.tracker_bytes,
+        recorded_step_s=median(recorded) if recorded else None,
+        unrecorded_step_s=median(unrecorded) if unrecorded else None,
+    )
+
+
+def _record(
+    ready: _Ready,
+    enforcement: Enforcement,
+    kernel_peak: int | None,
+    outcome: Outcome,
+    recording: RecordingResult | None,
+) -> Result:
     config, memory = ready.config, ready.plan.memory
     measured_baseline = outcome.baseline_bytes
     working_set = outcome.peak_footprint_bytes - measured_baseline if measured_baseline else None
@@ -356,6 +412,7 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         evals=tuple(outcome.evals),
         time_by_op_s=outcome.time_by_op_s,
         peak_by_value=dict(memory.held),
+        recording=recording,
         host=host_info(),
         versions=versions(),
     )

@@ -20,7 +20,9 @@ from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_foot
 from memsim.runtime.job import Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.ir.program import Program
     from memsim.runtime.paging import MappedWeights
+    from memsim.runtime.recorder import Recorder
 
 
 def main() -> None:
@@ -59,17 +61,22 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
+    before_bytes = footprint.read_bytes()
+    recorder = _start_recording(train.program, Path(job.capture)) if job.capture else None
     gc.collect()
     gc.freeze()
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
-    messages.send("ready", baseline_bytes=footprint.read_bytes())
+    baseline_bytes = footprint.read_bytes()
+    tracker_bytes = max(baseline_bytes - before_bytes, 0) if recorder else 0
+    messages.send("ready", baseline_bytes=baseline_bytes, tracker_bytes=tracker_bytes)
     if sys.stdin.buffer.read(1) != b"g":
         return
 
     checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
+    scratch = Path(job.scratch)
+    session = Session(pack, lora, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder)
     tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
     eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
@@ -85,6 +92,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
+        if recorder is not None and step + 1 == job.recorded_steps:
+            recorder.stop()
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
@@ -92,6 +101,14 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
+
+
+def _start_recording(program: "Program", capture: Path) -> "Recorder":
+    from memsim.runtime.recorder import Recorder
+
+    recorder = Recorder(program, capture)
+    recorder.start()
+    return recorder
 
 
 class _Check:
