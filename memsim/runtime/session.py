@@ -109,7 +109,7 @@ class Session:
         buffer = allocate_arena(max((item.arena_bytes for item in in_arena if item), default=0))
         self._windows: Iterator[tuple[Array, Array]] = iter(())
         self._losses = _Losses(iter(self._next_window, None))
-        self._train = self._executor(train, arena or PlannedArena(train, buffer), recorder and recorder.nodes)
+        self._train = self._executor(train, arena or PlannedArena(train, buffer), recorder.nodes if recorder else None)
         self._evaluate = self._executor(evaluate, PlannedArena(evaluate, buffer)) if evaluate else None
         _fill_constants(self._pinned, pack.config)
         for block, name, position, tensor in self._adapter_tensors():
