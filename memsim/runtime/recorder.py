@@ -20,7 +20,9 @@ _INTERVAL_MS = 100
 """Between two readings of the resident set by memray's own thread."""
 
 _M_MMAP_THRESHOLD = -3
-_MAPPED_FROM_BYTES = 4 << 20
+_MAPPED_FROM_BYTES = 1 << 20
+"""Larger blocks are mapped one by one and gone when they are freed. glibc would raise this limit with each that is, and
+keep holes between the others."""
 
 
 class Recorder:
@@ -56,7 +58,8 @@ class Recorder:
 
     def start(self) -> None:
         """Record from now on."""
-        _keep_large_blocks_apart()
+        with suppress(AttributeError):  # a C library without it
+            _libc().mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
         self._tracker.__enter__()
         self._running = True
 
@@ -65,6 +68,11 @@ class Recorder:
         if self._running:
             self._running = False
             self._tracker.__exit__(None, None, None)
+
+    def end_step(self) -> None:
+        """Give memory back that was freed below what still lives: a step would begin with the holes of the last."""
+        with suppress(AttributeError):
+            _libc().malloc_trim(0)
 
     def allocate(self, name: str, n_bytes: int) -> Buffer:
         """Return memory of exactly ``n_bytes`` for the value ``name``; its content is undefined."""
@@ -100,10 +108,5 @@ def _named(function: Callable[..., Any], file: str, name: str) -> FunctionType:
     return FunctionType(code, function.__globals__, name)
 
 
-def _keep_large_blocks_apart() -> None:
-    """Map every block of 4 MiB and more by itself, so that it is gone when it is freed.
-
-    glibc would raise this limit with each such block that is freed, and keep holes between the others.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+def _libc() -> Any:
+    return ctypes.CDLL(None)

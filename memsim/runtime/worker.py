@@ -92,8 +92,10 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
-        if recorder is not None and step + 1 == job.recorded_steps:
-            recorder.stop()
+        if recorder is not None:
+            recorder.end_step()
+            if step + 1 == job.recorded_steps:
+                recorder.stop()
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
