@@ -1,7 +1,7 @@
 """The memory plan of a step program: where everything goes, the exact peak, and whether it fits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,12 +85,6 @@ def plan_memory(program: Program) -> MemoryPlan:
         read_ahead_bytes=read_ahead_bytes(program),
         held=_held(program, ranges, always, peak),
     )
-
-
-def in_separate_arrays(plan: MemoryPlan) -> MemoryPlan:
-    """Return ``plan`` for a run without an arena: an allocation a value, so that the peak is that of the live bytes."""
-    always = plan.pinned_bytes + plan.staging_bytes
-    return replace(plan, offsets={}, arena_bytes=int(plan.live_bytes.max(initial=always)) - always)
 
 
 def _pinned(program: Program) -> dict[str, int]:

@@ -27,6 +27,7 @@ class WorkerJob:
         cold: Drop weight pages from the page cache at every eviction.
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
+        mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
     """
 
     parent_pid: int
@@ -54,6 +55,7 @@ class WorkerJob:
     base_model: str
     capture: str | None = None
     recorded_steps: int = 0
+    mapped_from_bytes: int = 0
 
 
 class Messages:

@@ -15,14 +15,12 @@ from memsim.ir.program import Node, Program, Space
 from memsim.runtime.executor import NodeFrame
 from memsim.runtime.storage import Buffer, anonymous
 from memsim.simulator.frames import MARK_BYTES, NODE_FILE, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_frame
+from memsim.units import MIB
 
 _INTERVAL_MS = 100
 """Between two readings of the resident set by memray's own thread."""
 
 _M_MMAP_THRESHOLD = -3
-_MAPPED_FROM_BYTES = 1 << 20
-"""Larger blocks are mapped one by one and gone when they are freed. glibc would raise this limit with each that is, and
-keep holes between the others."""
 
 
 class Recorder:
@@ -31,12 +29,13 @@ class Recorder:
     Args:
         program: The step program of the run.
         capture: The file to write.
+        mapped_from_bytes: Blocks of this size and more are mapped one by one and gone when they are freed.
 
     Attributes:
         nodes: A frame for each node.
     """
 
-    def __init__(self, program: Program, capture: Path) -> None:
+    def __init__(self, program: Program, capture: Path, mapped_from_bytes: int = 4 * MIB) -> None:
         # Both are loaded in recorded runs alone: memray brings rich, 4 MB.
         from memray import FileDestination, Tracker
 
@@ -54,12 +53,14 @@ class Recorder:
             self._tracker: Any = Tracker(destination=file, memory_interval_ms=_INTERVAL_MS)
         finally:
             sys.argv = arguments
+        self._mapped_from_bytes = mapped_from_bytes
         self._running = False
 
     def start(self) -> None:
         """Record from now on."""
         with suppress(AttributeError):  # a C library without it
-            _libc().mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+            # glibc would raise this limit with each mapped block that is freed.
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, self._mapped_from_bytes)
         self._tracker.__enter__()
         self._running = True
 
@@ -68,11 +69,6 @@ class Recorder:
         if self._running:
             self._running = False
             self._tracker.__exit__(None, None, None)
-
-    def end_step(self) -> None:
-        """Give memory back that was freed below what still lives: a step would begin with the holes of the last."""
-        with suppress(AttributeError):
-            _libc().malloc_trim(0)
 
     def allocate(self, name: str, n_bytes: int) -> Buffer:
         """Return memory of exactly ``n_bytes`` for the value ``name``; its content is undefined."""
@@ -106,7 +102,3 @@ def _named(function: Callable[..., Any], file: str, name: str) -> FunctionType:
     """Return a copy of ``function`` whose frames have this name and file."""
     code = function.__code__.replace(co_name=name, co_qualname=name, co_filename=file, co_firstlineno=1)
     return FunctionType(code, function.__globals__, name)
-
-
-def _libc() -> Any:
-    return ctypes.CDLL(None)

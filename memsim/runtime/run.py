@@ -14,8 +14,9 @@ from memsim.errors import InputError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig, check_lora, n_trainable
-from memsim.planner.plan import check_budget, in_separate_arrays
+from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
+from memsim.planner.separate import in_separate_arrays, mapped_from_bytes
 from memsim.results import (
     Enforcement,
     ExitReason,
@@ -190,7 +191,7 @@ def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
     if config.record:
-        plan = replace(plan, memory=in_separate_arrays(plan.memory))
+        plan = replace(plan, memory=in_separate_arrays(plan.program, plan.memory))
     kernels = prepare_kernels(setup.threads, progress.stage)
     compute = _choose_compute(config, plan, kernels)
     n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
@@ -324,6 +325,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         base_model=ready.model,
         capture=str(work / CAPTURE_FILE) if config.record else None,
         recorded_steps=recorded_steps(config.steps),
+        mapped_from_bytes=mapped_from_bytes(plan.memory),
     )
 
 

@@ -62,7 +62,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
     before_bytes = footprint.read_bytes()
-    recorder = _start_recording(train.program, Path(job.capture)) if job.capture else None
+    recorder = _start_recording(train.program, job) if job.capture else None
     gc.collect()
     gc.freeze()
     if job.data_limit_bytes is not None:
@@ -92,10 +92,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
-        if recorder is not None:
-            recorder.end_step()
-            if step + 1 == job.recorded_steps:
-                recorder.stop()
+        if recorder is not None and step + 1 == job.recorded_steps:
+            recorder.stop()
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
@@ -105,10 +103,10 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("done")
 
 
-def _start_recording(program: "Program", capture: Path) -> "Recorder":
+def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
     from memsim.runtime.recorder import Recorder
 
-    recorder = Recorder(program, capture)
+    recorder = Recorder(program, Path(str(job.capture)), job.mapped_from_bytes)
     recorder.start()
     return recorder
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,8 @@ from capped_runs import (
 )
 from memsim.cli.replay import command
 from memsim.errors import InputError, UsageError
-from memsim.planner.plan import in_separate_arrays, plan_memory
+from memsim.planner.plan import plan_memory
+from memsim.planner.separate import in_separate_arrays
 from memsim.results import from_json
 from memsim.runtime.footprint import group_error_bytes
 from memsim.runtime.run import RunOutcome, recorded_steps
@@ -70,10 +70,10 @@ def test_a_recorded_run_leaves_its_capture_and_says_what_it_cost(recorded: RunOu
 def test_the_footprint_is_planned_without_an_arena(recorded: RunOutcome) -> None:
     result = recorded.result
     recording = read_recording(recorded.directory)
-    assert result.planned_peak_bytes == in_separate_arrays(plan_memory(recording.program)).peak_bytes
-    assert result.planned_peak_bytes == recording.peak_bytes
+    separate = in_separate_arrays(recording.program, plan_memory(recording.program))
+    assert result.planned_peak_bytes == separate.peak_bytes > recording.peak_bytes
     assert result.planned_footprint_bytes is not None and result.peak_footprint_bytes is not None
-    # An allocator without a plan leaves holes, and memray's tables grow: 6 MB are planned for both.
+    # Holes in the heap and memray's tables are planned for, by what larger models needed.
     error = result.peak_footprint_bytes - result.planned_footprint_bytes
     assert abs(error) <= 5 * MIB + group_error_bytes()
 
@@ -135,6 +135,7 @@ def test_over_the_budget_it_is_killed_at_the_right_node_and_one_percent_above_th
     first = next(node.index for node in recording.nodes if node.live_bytes > recording.peak_bytes // 2)
     record = from_json(replay(recorded.directory, "--device", PHONE, "--budget", f"{lower}B", "--json", "-").stdout)
     assert record.simulated is not None
+    # Page tables may bring it one node forward.
     assert record.simulated.limits["foreground"].killed_at_node == pytest.approx(first, abs=1)
 
     survives = replay(recorded.directory, "--device", PHONE, "--budget", f"{peak + peak // 100}B", "--json", "-")
@@ -204,5 +205,5 @@ def test_what_cannot_be_recorded_is_refused(pack: Pack, tmp_path: Path) -> None:
 def test_the_record_of_a_replay_is_a_result(recorded: RunOutcome) -> None:
     record = from_json(replay(recorded.directory, "--json", "-", "--steps", "2").stdout)
     assert len(record.steps) == 2
-    assert replace(record, host=recorded.result.host).model == recorded.result.model
+    assert (record.model, record.optimizer) == (recorded.result.model, recorded.result.optimizer)
     assert record.kernel_peak_bytes is None and record.evals == ()
