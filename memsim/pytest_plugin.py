@@ -137,7 +137,7 @@ def _test_grown(path: Path, taken: int, tolerance: float, update: bool) -> list[
 def _run_grown(path: Path, run: "Finished", tolerance: float, update: bool) -> list[str]:
     from memsim.regression.baseline import from_run, read_baseline, write_baseline
     from memsim.regression.check import compare
-    from memsim.regression.describe import growth_lines, table
+    from memsim.regression.describe import table, what_grew
 
     config, outcome = run
     measured = from_run(outcome.directory, config, outcome.result)
@@ -150,8 +150,7 @@ def _run_grown(path: Path, run: "Finished", tolerance: float, update: bool) -> l
     return [
         f"the run took more than {path.stem}:",
         *table(found.figures, only=True),
-        *growth_lines("values that grew, or are new, at the peak", found.values),
-        *growth_lines("ops with a higher footprint after them", found.ops),
+        *what_grew(found),
     ]
 
 

@@ -9,7 +9,7 @@ import click
 from memsim.errors import UsageError
 from memsim.regression.baseline import read_baseline, write_baseline
 from memsim.regression.check import Check, check
-from memsim.regression.describe import growth_lines, table
+from memsim.regression.describe import table, what_grew
 from memsim.results import emit_json
 from memsim.units import parse_share
 
@@ -54,6 +54,7 @@ def _plain(found: Check) -> dict[str, object]:
         "passed": not found.failed,
         "figures": [asdict(figure) | {"failed": figure.failed} for figure in found.figures],
         "values": [asdict(row) for row in found.values],
+        "longer": [asdict(row) for row in found.longer],
         "ops": [asdict(row) for row in found.ops],
         "result": asdict(found.measured.result),
     }
@@ -62,8 +63,7 @@ def _plain(found: Check) -> dict[str, object]:
 def _lines(found: Check, path: Path, updated: bool) -> list[str]:
     lines = table(found.figures)
     if found.failed:
-        lines += growth_lines("values that grew, or are new, at the peak", found.values)
-        lines += growth_lines("ops with a higher footprint after them", found.ops)
+        lines += what_grew(found)
     if updated:
         return [*lines, f"{path}: updated"]
     names = ", ".join(figure.name for figure in found.failed)

@@ -9,12 +9,14 @@ from typing import Any, Final, Literal
 
 from memsim.errors import InputError
 from memsim.files import write_text
+from memsim.ir.serialize import load_program
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.presets import PRESETS
+from memsim.planner.liveness import arena_ranges
 from memsim.results import MAX_RECORD_BYTES, Result
 from memsim.runtime.events import read_events
-from memsim.runtime.run import EVENTS_FILE, RunConfig
+from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RunConfig
 
 SCHEMA: Final = "memsim.baseline/1"
 _OF_ONE_RUN = ("out", "scratch", "enforcement", "plan_check", "decimal")
@@ -30,6 +32,7 @@ class Baseline:
         settings: Of ``memsim run``; paths are relative to the file's directory where they can be.
         result: Its record.
         peak_by_op_bytes: The highest footprint after a node of each op, less the interpreter's.
+        held_until: The last node that touches each value of the arena that lived at the planned peak.
         roof_share: Floating-point operations of its median step a second, as a share of the measured roof; None when
             no roof was measured.
     """
@@ -38,6 +41,7 @@ class Baseline:
     settings: RunConfig
     result: Result
     peak_by_op_bytes: dict[str, int]
+    held_until: dict[str, str]
     roof_share: float | None = None
 
 
@@ -60,13 +64,30 @@ def peak_by_op(directory: Path, result: Result) -> dict[str, int]:
     return peaks
 
 
-def from_run(directory: Path, config: RunConfig, result: Result) -> Baseline:
-    """Return a finished run as a baseline, without a share of the roof.
+def held_until(directory: Path, result: Result) -> dict[str, str]:
+    """Return the last node that touches each arena value of the planned peak, from a run's step program.
 
     Raises:
-        InputError: Its events cannot be read.
+        InputError: The program cannot be read.
     """
-    return Baseline(settings=config, result=result, peak_by_op_bytes=peak_by_op(directory, result))
+    program = load_program(directory / PROGRAM_FILE).program
+    ranges = {item.name: item.last for item in arena_ranges(program)}
+    return {name: str(program.nodes[ranges[name]]) for name in sorted(result.peak_by_value.keys() & ranges.keys())}
+
+
+def from_run(directory: Path, config: RunConfig, result: Result, roof_share: float | None = None) -> Baseline:
+    """Return a finished run, its files still there, as a baseline.
+
+    Raises:
+        InputError: Its events or its program cannot be read.
+    """
+    return Baseline(
+        settings=config,
+        result=result,
+        peak_by_op_bytes=peak_by_op(directory, result),
+        held_until=held_until(directory, result),
+        roof_share=roof_share,
+    )
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:

@@ -8,8 +8,8 @@ from statistics import median
 
 from memsim.bench.contestant import Contestant
 from memsim.bench.runs import throw_away, timed_run
-from memsim.regression.baseline import Baseline, peak_by_op
-from memsim.regression.differences import Figure, Growth, figures, grown, reading_error_bytes
+from memsim.regression.baseline import Baseline, from_run
+from memsim.regression.differences import Figure, Growth, Held, figures, grown, reading_error_bytes
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import prepare_kernels
 from memsim.runtime.run import RunConfig
@@ -27,12 +27,14 @@ class Check:
         measured: What the run would be as a baseline.
         figures: Every figure, with its limit.
         values: What lived at the peak and did not, or was smaller.
+        longer: Values of both peaks that are held until another node now.
         ops: After nodes of which the footprint was higher.
     """
 
     measured: Baseline
     figures: tuple[Figure, ...]
     values: tuple[Growth, ...]
+    longer: tuple[Held, ...]
     ops: tuple[Growth, ...]
 
     @property
@@ -69,11 +71,12 @@ def measure(config: RunConfig, progress: Progress) -> Baseline:
         rates = [roof()]
         done = timed_run(replace(config, out=directory / "run"), progress)
         rates.append(roof())
-        peaks = peak_by_op(directory / "run", done.result)
-    engine = "f32" if done.result.compute == "f32" else max(rates[0].keys() - {"f32"}, key=lambda name: rates[0][name])
-    rate = median(rates_[engine] for rates_ in rates)
-    share = done.flops / done.result.step_s / rate if done.result.step_s else None
-    return Baseline(settings=config, result=done.result, peak_by_op_bytes=peaks, roof_share=share)
+        engine = (
+            "f32" if done.result.compute == "f32" else max(rates[0].keys() - {"f32"}, key=lambda name: rates[0][name])
+        )
+        rate = median(measured[engine] for measured in rates)
+        share = done.flops / done.result.step_s / rate if done.result.step_s else None
+        return from_run(directory / "run", config, done.result, share)
 
 
 @contextmanager
@@ -93,6 +96,11 @@ def compare(measured: Baseline, baseline: Baseline, tolerance: float, time_toler
         measured=measured,
         figures=tuple(found),
         values=tuple(grown(baseline.result.peak_by_value, measured.result.peak_by_value)),
+        longer=tuple(
+            Held(name, baseline.held_until[name], node)
+            for name, node in measured.held_until.items()
+            if baseline.held_until.get(name, node) != node
+        ),
         ops=tuple(grown(baseline.peak_by_op_bytes, measured.peak_by_op_bytes, reading_error_bytes())),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from memsim.regression.check import Check
 from memsim.regression.differences import Figure, Growth
 from memsim.units import format_bytes
 
@@ -52,14 +53,26 @@ def _verdict(figure: Figure) -> str:
     return f"{change} ({figure.note})".strip() if figure.note else change
 
 
+def what_grew(found: Check) -> list[str]:
+    """Return the values and ops that explain a comparison."""
+    longer = [f"  {row.name}  until {row.after} (was: {row.before})" for row in found.longer]
+    return [
+        *growth_lines("values that grew, or are new, at the peak", found.values),
+        *_listed("values held until another node", longer),
+        *growth_lines("ops with a higher footprint after them", found.ops),
+    ]
+
+
 def growth_lines(title: str, rows: Sequence[Growth]) -> list[str]:
     """Return ``title`` and a line for each of the first rows; nothing without rows."""
-    if not rows:
-        return []
     lines = [
         f"  {row.name}  {format_bytes(row.before)} -> {format_bytes(row.after)}" if row.before
         else f"  {row.name}  {format_bytes(row.after)}, new"
-        for row in rows[:MOST_ROWS]
+        for row in rows
     ]  # fmt: skip
-    rest = [f"  and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
-    return [title, *lines, *rest]
+    return _listed(title, lines)
+
+
+def _listed(title: str, lines: Sequence[str]) -> list[str]:
+    rest = [f"  and {len(lines) - MOST_ROWS} more"] if len(lines) > MOST_ROWS else []
+    return [title, *lines[:MOST_ROWS], *rest] if lines else []

@@ -58,6 +58,15 @@ class Growth:
     after: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A value that is held until another node than before."""
+
+    name: str
+    before: str
+    after: str
+
+
 def figures(result: Result, baseline: Result, tolerance: float) -> list[Figure]:
     """Return the bytes of two runs of one configuration, each with the limit that ``tolerance`` gives.
 
