@@ -20,7 +20,8 @@ from memsim.units import MIB
 _INTERVAL_MS = 100
 """Between two readings of the resident set by memray's own thread."""
 
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_KEEP_BYTES = (1 << 31) - 1
 
 
 class Recorder:
@@ -59,8 +60,11 @@ class Recorder:
     def start(self) -> None:
         """Record from now on."""
         with suppress(AttributeError):  # a C library without it
+            libc = ctypes.CDLL(None)
             # glibc would raise this limit with each mapped block that is freed.
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, self._mapped_from_bytes)
+            libc.mallopt(_M_MMAP_THRESHOLD, self._mapped_from_bytes)
+            # It would give the end of the heap back whenever it is free, and fault it in again a node later.
+            libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
         self._tracker.__enter__()
         self._running = True
 
