@@ -22,7 +22,7 @@ import sys
 from memray import FileDestination, Tracker
 
 def allocate(i):
-    return bytearray(600 + i * 2654435761 % 60000)
+    return bytearray(600 + i * 2654435761 % 4000)
 
 def loop(n):
     held = [None] * 4096

@@ -14,7 +14,7 @@ import numpy as np
 from memsim.ir.program import Node, Program, Space
 from memsim.runtime.executor import NodeFrame
 from memsim.runtime.storage import Buffer, anonymous
-from memsim.simulator.frames import MARK_BYTES, NODE_FILE, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_frame
+from memsim.simulator.frames import MARK_BYTES, NODE_FILE, PADDING_BYTES, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_frame
 from memsim.units import MIB
 
 _INTERVAL_MS = 100
@@ -99,7 +99,9 @@ def _allocate(n_bytes: int) -> Buffer:
     if n_bytes < SMALLEST_BLOCK_BYTES:
         # Not by a function: the innermost frame must be this one.
         return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.empty(n_bytes, np.uint8)
+    block = np.empty(n_bytes + PADDING_BYTES, np.uint8)
+    start = -block.__array_interface__["data"][0] % PADDING_BYTES
+    return block[start : start + n_bytes]
 
 
 def _named(function: Callable[..., Any], file: str, name: str) -> FunctionType:

@@ -16,7 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memsim.simulator.frames import MARK_BYTES, NODE_FILE, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_of_frame
+from memsim.simulator.frames import (
+    MARK_BYTES,
+    NODE_FILE,
+    PADDING_BYTES,
+    SMALLEST_BLOCK_BYTES,
+    VALUE_FILE,
+    node_of_frame,
+)
 
 MAX_SNAPSHOTS = 2_000
 MAX_HOLDERS = 10
@@ -66,7 +73,7 @@ def _nodes(reader: Any) -> _Lines:
             node, allocated, freed = node_of_frame(name), [], []
         elif file == VALUE_FILE and (record.size >= SMALLEST_BLOCK_BYTES or record.allocator == mapped):
             live[record.address] = name
-            allocated.append([name, record.size])
+            allocated.append([name, record.size - (0 if record.allocator == mapped else PADDING_BYTES)])
     yield [node, allocated, freed]
     yield {"records": count}
 

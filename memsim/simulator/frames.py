@@ -17,6 +17,10 @@ SMALLEST_BLOCK_BYTES = 1024
 """NumPy keeps smaller blocks for itself, so values of fewer bytes are mapped; in a value's frame, what malloc gave in
 smaller pieces is NumPy's own."""
 
+PADDING_BYTES = 64
+"""What malloc is asked for beyond a value's bytes, so that the value can begin at a cache line: kernels are slower
+where it does not. Mapped values begin at a page and have none."""
+
 STAGING = "staging"
 """The value that is the memory through which scratch values pass."""
 
