@@ -228,7 +228,7 @@ def _cpu_name() -> str:
 def versions() -> dict[str, str]:
     """Return the versions that decide a result, read from package metadata without importing the packages."""
     found = {"memsim": __version__, "python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite", "memray"):
+    for name in ("numpy", "numba", "llvmlite"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

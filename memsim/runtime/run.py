@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -422,5 +423,5 @@ def _record(
         peak_by_value=dict(memory.held),
         recording=recording,
         host=host_info(),
-        versions=versions(),
+        versions=versions() | ({"memray": metadata.version("memray")} if recording else {}),
     )
