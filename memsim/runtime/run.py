@@ -4,9 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
-from statistics import median
 from typing import cast
 
 import psutil
@@ -21,7 +19,6 @@ from memsim.planner.separate import in_separate_arrays, mapped_from_bytes
 from memsim.results import (
     Enforcement,
     ExitReason,
-    RecordingResult,
     Result,
     host_info,
     versions,
@@ -39,6 +36,7 @@ from memsim.runtime.prepare import (
     forget_kernels,
     prepare_kernels,
 )
+from memsim.runtime.recording_cost import recorded_steps, with_recording
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
@@ -184,7 +182,7 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
                 file.replace(out / file.name)
         if job.capture and Path(job.capture).exists():
             Path(job.capture).replace(out / CAPTURE_FILE)
-        result = _record(ready, enforcement, kernel_peak, outcome, _recording(job, out, outcome))
+        result = with_recording(_record(ready, enforcement, kernel_peak, outcome), job, out / CAPTURE_FILE, outcome)
         write_result(out / RESULT_FILE, result)
     finished = RunOutcome(result, out, outcome.message)
     for listener in FINISHED:
@@ -336,11 +334,6 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
     )
 
 
-def recorded_steps(steps: int) -> int:
-    """Return how many of so many steps are recorded; the last one or two are not, to know what recording costs."""
-    return steps - min(2, (steps - 1) // 2)
-
-
 def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, progress: RunProgress) -> Outcome:
     config = ready.config
     group = str(cap.group_path) if cap.group_path else None
@@ -364,29 +357,7 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
         raise
 
 
-def _recording(job: WorkerJob, out: Path, outcome: Outcome) -> RecordingResult | None:
-    """Return what recording cost; None if nothing was recorded."""
-    if not job.capture:
-        return None
-    capture = out / CAPTURE_FILE
-    times = [step.step_s for step in outcome.steps if step.step_s is not None]
-    recorded, unrecorded = times[1 : job.recorded_steps], times[job.recorded_steps :]
-    return RecordingResult(
-        steps=min(len(times), job.recorded_steps),
-        capture_bytes=capture.stat().st_size if capture.exists() else 0,
-        tracker_bytes=outcome.tracker_bytes,
-        recorded_step_s=median(recorded) if recorded else None,
-        unrecorded_step_s=median(unrecorded) if unrecorded else None,
-    )
-
-
-def _record(
-    ready: _Ready,
-    enforcement: Enforcement,
-    kernel_peak: int | None,
-    outcome: Outcome,
-    recording: RecordingResult | None,
-) -> Result:
+def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome) -> Result:
     config, memory = ready.config, ready.plan.memory
     measured_baseline = outcome.baseline_bytes
     working_set = outcome.peak_footprint_bytes - measured_baseline if measured_baseline else None
@@ -421,7 +392,6 @@ def _record(
         evals=tuple(outcome.evals),
         time_by_op_s=outcome.time_by_op_s,
         peak_by_value=dict(memory.held),
-        recording=recording,
         host=host_info(),
-        versions=versions() | ({"memray": metadata.version("memray")} if recording else {}),
+        versions=versions(),
     )
