@@ -15,7 +15,6 @@ from memsim.ir.program import Node, Program, Space
 from memsim.runtime.executor import NodeFrame
 from memsim.runtime.storage import Buffer, anonymous
 from memsim.simulator.frames import MARK_BYTES, NODE_FILE, PADDING_BYTES, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_frame
-from memsim.units import MIB
 
 _INTERVAL_MS = 100
 """Between two readings of the resident set by memray's own thread."""
@@ -24,19 +23,30 @@ _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _KEEP_BYTES = (1 << 31) - 1
 
 
+def prepare_heap(mapped_from_bytes: int) -> None:
+    """Have the C library map blocks of so many bytes one by one, gone when they are freed, and keep the heap it has.
+
+    glibc would raise the limit with each mapped block that is freed; and it would give the end of the heap back when
+    that is free, and fault it in again a node later.
+    """
+    with suppress(AttributeError):  # a C library that cannot be told
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, mapped_from_bytes)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
 class Recorder:
     """memray's tracker, and the frames in which nodes run and values are allocated.
 
     Args:
         program: The step program of the run.
         capture: The file to write.
-        mapped_from_bytes: Blocks of this size and more are mapped one by one and gone when they are freed.
 
     Attributes:
         nodes: A frame for each node.
     """
 
-    def __init__(self, program: Program, capture: Path, mapped_from_bytes: int = 4 * MIB) -> None:
+    def __init__(self, program: Program, capture: Path) -> None:
         # Both are loaded in recorded runs alone: memray brings rich, 4 MB.
         from memray import FileDestination, Tracker
 
@@ -54,17 +64,10 @@ class Recorder:
             self._tracker: Any = Tracker(destination=file, memory_interval_ms=_INTERVAL_MS)
         finally:
             sys.argv = arguments
-        self._mapped_from_bytes = mapped_from_bytes
         self._running = False
 
     def start(self) -> None:
         """Record from now on."""
-        with suppress(AttributeError):  # a C library without it
-            libc = ctypes.CDLL(None)
-            # glibc would raise this limit with each mapped block that is freed.
-            libc.mallopt(_M_MMAP_THRESHOLD, self._mapped_from_bytes)
-            # It would give the end of the heap back whenever it is free, and fault it in again a node later.
-            libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
         self._tracker.__enter__()
         self._running = True
 
