@@ -155,11 +155,14 @@ def _capture_summary(capture: Capture, simulation: Simulation, mode: Mode, decim
 
 
 def _bars(capture: Capture) -> str:
-    """Return the heap against time as one line of bars, each as high as its highest moment."""
+    """Return the heap against time as one line of bars, each as high as its highest moment, or as the one before it."""
     end_s = max(capture.timeline[-1].seconds, 1e-9)
-    columns = [0] * _COLUMNS
+    highest: dict[int, int] = {}
     for moment in capture.timeline:
         column = min(int(moment.seconds / end_s * _COLUMNS), _COLUMNS - 1)
-        columns[column] = max(columns[column], moment.heap_bytes)
+        highest[column] = max(highest.get(column, 0), moment.heap_bytes)
+    columns = [0]
+    for column in range(_COLUMNS):
+        columns.append(highest.get(column, columns[-1]))
     top = max(max(columns), 1)
-    return "".join(_BARS[-(-height * (len(_BARS) - 1) // top)] for height in columns)
+    return "".join(_BARS[-(-height * (len(_BARS) - 1) // top)] for height in columns[1:])

@@ -124,6 +124,8 @@ def read_recording(directory: Path) -> Recording:
             if not best or _peak(step) > _peak(best):
                 best, before = tuple(step), start
             step = []
+    if not step and not best:
+        raise InputError(f"{capture} is not of a run with --record; `memsim replay {capture}` judges its memory alone")
     if not best:
         raise InputError(f"{capture} holds no whole step: its run ended in the first; give it a larger --budget")
     executed = [program.nodes[node.index] for node in best]

@@ -102,6 +102,16 @@ def test_what_cannot_work_is_one_line(arguments: list[str], kind: type[MemsimErr
     assert message in str(error)
 
 
+def test_a_capture_of_another_program_is_no_recording(tmp_path: Path) -> None:
+    from memray import Tracker
+
+    for name in ("program.jsonl", "result.json", "events.jsonl"):
+        (tmp_path / name).write_bytes((RECORDED / name).read_bytes())
+    with Tracker(tmp_path / "memray.bin"):
+        bytearray(10_000)
+    assert "is not of a run with --record; `memsim replay" in str(refused(tmp_path))
+
+
 def test_a_path_that_holds_no_recording_is_one_line(tmp_path: Path) -> None:
     assert "has no memray.bin" in str(refused(tmp_path))
     assert "No such file" in str(refused(tmp_path / "missing.bin"))
