@@ -259,7 +259,8 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         workspace_floats,
     )
 
-    work = np.zeros(workspace_floats(ROWS, 32 * STEPS, threads, rank), np.float32)
+    work = np.empty(workspace_floats(ROWS, 32 * STEPS, threads, rank), np.float32)
+    work.fill(0)  # np.zeros would take its pages in the first step, and no baseline would hold them
 
     def fitting(adapter: Adapter) -> Adapter:
         if len(adapter.a) > rank:  # would write beyond the workspace
