@@ -8,6 +8,8 @@ import numpy.typing as npt
 from memsim.errors import InputError, UsageError
 
 TOKEN_BYTES = 4
+IGNORED = 0xFFFFFFFF
+"""The label of a token that counts nowhere."""
 
 Ids = npt.NDArray[np.uint32]
 

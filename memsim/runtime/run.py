@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,7 @@ import psutil
 from memsim.errors import InputError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, check_lora, n_trainable
+from memsim.models.lora import LoraConfig, check_lora, n_trainable, with_our_names
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
@@ -166,6 +166,7 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
 def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     """Find the model, plan the run and know the kernels, before anything is written but caches."""
     pack, name = find_model(config.model, progress.packing)
+    config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
     kernels = prepare_kernels(setup.threads, progress.stage)
@@ -234,10 +235,9 @@ def _admit(ready: _Ready, baseline_bytes: int) -> None:
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     check_lora(config.lora, pack.config)
-    if config.seq_len > pack.config.max_position_embeddings:
+    if config.seq_len > pack.config.longest_sequence:
         raise UsageError(
-            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
-            f"{pack.config.max_position_embeddings}"
+            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, {pack.config.longest_sequence}"
         )
     return TrainingSetup(
         config=pack.config,
