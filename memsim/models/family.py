@@ -29,6 +29,7 @@ class Family:
         scaled_embedding: Whether embeddings are multiplied by the root of hidden_size.
         window: Which blocks see a sliding window: ``none``, ``all``, the ``upper`` ones, or all but each n-th
             (``pattern``).
+        ends: The tokens between which every sequence stands, if it must.
         prefix: What Hugging Face's names of tensors outside the blocks begin with.
         blocks: What its names of the modules of block {} begin with.
         names: Our name of a module -> Hugging Face's, where they differ.
@@ -54,6 +55,7 @@ class Family:
     transformed_head: bool = False
     scaled_embedding: bool = False
     window: str = "none"
+    ends: tuple[int, int] | None = None
     prefix: str = "model."
     blocks: str = "model.layers.{}."
     names: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +140,7 @@ FAMILIES = {
         first_position=2,  # pad_token_id + 1: padding has a position of its own
         normed_embedding=True,
         transformed_head=True,
+        ends=(0, 2),
         prefix="roberta.",
         blocks="roberta.encoder.layer.{}.",
         names={
@@ -163,6 +166,8 @@ FAMILIES = {
             "add_cross_attention": False,
             "tie_word_embeddings": True,
             "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
         },
         # Of transformers' RobertaConfig.
         defaults={

@@ -20,6 +20,7 @@ from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import WorkerJob
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
@@ -239,6 +240,10 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
         raise UsageError(
             f"--seq-len {config.seq_len} is above the model's max_position_embeddings, {pack.config.longest_sequence}"
         )
+    if pack.config.num_labels is not None:
+        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
+    if pack.config.family.ends is not None and config.seq_len < 3:
+        raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     return TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
@@ -288,6 +293,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
+        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(work / "adapter"),

@@ -16,7 +16,7 @@ from memsim.models.decoder import constant_values, constants
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.planner.staging import staging
-from memsim.runtime.data import IGNORED, Batches, TokenFile
+from memsim.runtime.data import IGNORED, Batches, Windows
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
@@ -131,7 +131,7 @@ class Session:
             raise WorkerError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
         return score
 
-    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
+    def evaluate(self, tokens: Windows, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""
         if self._evaluate is None:
             raise WorkerError("this session has no evaluation program")
