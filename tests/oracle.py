@@ -56,12 +56,16 @@ def reference_config(config: ModelConfig) -> PretrainedConfig:
     return AutoConfig.for_model(config.model_type, **fields)
 
 
+def model_class(config: ModelConfig) -> type:
+    """Return transformers' class of models with the head that ``config`` has."""
+    if config.family.causal:
+        return AutoModelForCausalLM
+    return AutoModelForMaskedLM if config.num_labels is None else AutoModelForSequenceClassification
+
+
 def reference_model(pack: Pack) -> PreTrainedModel:
     """Return transformers' model with exactly the weights that memsim computes with."""
-    config = pack.config
-    masked = AutoModelForMaskedLM if config.num_labels is None else AutoModelForSequenceClassification
-    kind = AutoModelForCausalLM if config.family.causal else masked
-    model = kind.from_config(reference_config(config)).float()
+    model = model_class(pack.config).from_config(reference_config(pack.config)).float()
     missing, unexpected = model.load_state_dict(dequantized(pack), strict=False)
     assert not unexpected
     # Tied to the embedding, and to lm_head.bias.

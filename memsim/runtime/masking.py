@@ -1,7 +1,7 @@
 """Masked language modelling: windows of a token file with a few tokens hidden, which alone have labels.
 
-As RoBERTa was trained (https://arxiv.org/abs/1907.11692, section 2.3): of 15 % of the tokens, 80 % become the mask, 10 %
-a random word, and 10 % stay. Which ones depends on the seed and the window's index alone.
+As RoBERTa was trained (https://arxiv.org/abs/1907.11692, section 2.3): of 15 % of the tokens, 80 % become the mask,
+10 % a random word, and 10 % stay. Which ones depends on the seed and the window's index alone.
 """
 
 from pathlib import Path
