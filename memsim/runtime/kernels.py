@@ -219,7 +219,8 @@ def _head_outputs(o: Sequence[Array], a: Attrs) -> tuple[Array, Array | None, Ar
 
 def _linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     stats, dx, work = _head_outputs(o, a)
-    k.head_q4(stats, dx, *i[:4], a["n_rows"], a["group_size"], a["scale"], work, i[4] if len(i) > 4 else _NO_BIAS)
+    bias = i[4] if len(i) > 4 else _NO_BIAS
+    k.head_q4(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work, bias)
 
 
 def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
@@ -324,8 +325,10 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
 
     def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         stats, dx, head_work = _head_outputs(o, a)
-        bias = i[4] if len(i) > 4 else _NO_BIAS
-        head_q4_bf16(stats, dx, *i[:4], a["n_rows"], a["group_size"], a["scale"], head_work, bias=bias)
+        head_q4_bf16(
+            stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work,
+            bias=i[4] if len(i) > 4 else _NO_BIAS,
+        )  # fmt: skip
 
     def attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         _attend(attention_forward_bf16 if _fits_bf16(i[0], a) else k.attention_forward, o, i, a)
