@@ -41,7 +41,10 @@ _MAX_STEPS = 100_000
 @click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
 @click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+    "--target-modules",
+    default=",".join(ALL_PROJECTIONS),
+    metavar="LIST",
+    help="Projections with an adapter; a family's own names (query, fc1) will do.",
 )
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
