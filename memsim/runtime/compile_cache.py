@@ -64,6 +64,7 @@ def main() -> None:
         from memsim.runtime.kernels import finish_loading, load_kernels
 
         load_kernels(task, threads)
+    import memsim.runtime.saver
     import memsim.runtime.session
     import memsim.runtime.worker
     import memsim.weights.adapters  # noqa: F401

@@ -68,10 +68,7 @@ def forget_kernels(threads: int) -> None:
 
 def _marker(threads: int) -> Path:
     digest = hashlib.sha256(json.dumps([versions(), host_info().cpu, threads]).encode())
-    spec = importlib.util.find_spec("memsim_kernels")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("the package memsim_kernels is not installed; run `pip install -e .` in memsim's checkout")
-    for source in sorted(Path(spec.submodule_search_locations[0]).glob("*.py")):
+    for source in _sources():
         digest.update(source.read_bytes())
     directory = cache_dir() / "kernels"
     try:
@@ -79,6 +76,21 @@ def _marker(threads: int) -> Path:
     except OSError as error:
         raise InputError(f"cannot write the cache {directory}: {error.strerror}; set MEMSIM_CACHE") from error
     return directory / f"baseline-{digest.hexdigest()[:16]}.json"
+
+
+def kernels_digest() -> str:
+    """Return the SHA-256 of the kernels' sources."""
+    digest = hashlib.sha256()
+    for source in _sources():
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources() -> list[Path]:
+    spec = importlib.util.find_spec("memsim_kernels")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("the package memsim_kernels is not installed; run `pip install -e .` in memsim's checkout")
+    return sorted(Path(spec.submodule_search_locations[0]).glob("*.py"))
 
 
 def _child(threads: int, task: str) -> str:

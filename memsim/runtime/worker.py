@@ -16,7 +16,7 @@ from memsim.errors import MemsimError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
-from memsim.runtime.job import Messages, WorkerJob, read_job
+from memsim.runtime.job import GO, Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
     from memsim.runtime.paging import MappedWeights
@@ -47,6 +47,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.runtime.data import Batches, TokenFile
     from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
+    from memsim.runtime.saver import Saver
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
@@ -62,7 +63,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
     messages.send("ready", baseline_bytes=footprint.read_bytes())
-    if sys.stdin.buffer.read(1) != b"g":
+    if os.read(sys.stdin.fileno(), 1) != GO:
         return
 
     checking.finish()
@@ -78,15 +79,20 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
 
-    for step in range(job.steps):
+    saver = Saver(job, session, messages)
+    for step in range(saver.restore(), job.steps):
         start = time.perf_counter()
-        score = session.train_step(step, batches, job.accumulate, observe)
+        with saver.saving_before(step):
+            score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+        if saver.after(step + 1) == "stop":
+            messages.send("stopped")
+            return
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")

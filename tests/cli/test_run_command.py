@@ -123,6 +123,8 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_record(pack: Pack, tmp_path: Path
     *_, last = complaint.splitlines()
     result = read_result(tmp_path / "out" / "result.json")
     assert result.exit_reason == "interrupted"
-    assert last == f"memsim: interrupted after {len(result.steps)} steps"
+    out = tmp_path / "out"
+    assert last.startswith(f"memsim: interrupted after {len(result.steps)} steps; `memsim run --resume {out}` goes on ")
+    assert last.endswith(f"after step {len(result.steps)}")
     assert files_in(tmp_path / "out") == RUN_FILES
     assert groups(process.pid) == []
