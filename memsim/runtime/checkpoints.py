@@ -92,19 +92,20 @@ class Checkpoints:
         return None
 
     def prune(self, last: int | None = None) -> None:
-        """Remove all but the newest checkpoint and the one before: older ones, and what never came to count.
+        """Remove all but the newest checkpoint and the one before.
 
         Args:
-            last: Remove also those of later steps, which are damaged.
+            last: The newest that counts: what there is of later steps goes, too. None while a worker may be writing.
 
         Raises:
             InputError: The directory cannot be written.
         """
         steps = [step for step in self._steps() if last is None or step <= last][:N_KEPT]
-        kept = {path.name for step in steps for path in (self._record_path(step), self.state_path(step))}
+        kept = {state_file_name(step).partition(".")[0] for step in steps}
+        newest = state_file_name(steps[0] if steps else 0)
         try:
             for path in self.directory.glob("step-*"):
-                if path.name not in kept:
+                if path.stem not in kept and (last is not None or path.name < newest):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"cannot remove old checkpoints in {self.directory}: {error.strerror}") from error

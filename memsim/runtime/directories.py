@@ -102,10 +102,6 @@ def existing_directory(path: Path) -> Iterator[RunDirectory]:
     directory = RunDirectory(path.absolute())
     with _in_use(directory):
         remove_leftovers(directory.path.parent)
-        for place in (directory.path, directory.checkpoints):
-            for file in place.glob(".*.tmp"):
-                if _TEMPORARY.fullmatch(file.name):
-                    file.unlink(missing_ok=True)
         yield directory
 
 
@@ -114,12 +110,21 @@ def _in_use(directory: RunDirectory) -> Iterator[None]:
     """Hold the directory's lock, with an empty work directory in it."""
     with locked(directory.path, path=directory.path / _LOCK):
         try:
-            discard(directory.work)
+            _tidy(directory)
             directory.work.mkdir()
             yield
         finally:
-            discard(directory.work)
+            _tidy(directory)
             (directory.path / _LOCK).unlink(missing_ok=True)  # by its name of today
+
+
+def _tidy(directory: RunDirectory) -> None:
+    """Remove the work directory, and the files that a killed process left half-written."""
+    discard(directory.work)
+    for place in (directory.path, directory.checkpoints):
+        for file in place.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
 
 def remove_leftovers(parent: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -94,7 +95,7 @@ def _sources() -> list[Path]:
 
 
 def _child(threads: int, task: str) -> str:
-    command = [sys.executable, "-m", "memsim.runtime.compile_cache", str(threads), task]
+    command = [sys.executable, "-m", "memsim.runtime.compile_cache", str(threads), task, str(os.getpid())]
     # The package's own directory first on the import path, whatever the user's directory holds.
     root = Path(memsim.__file__).parent.parent
     done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
 from memsim.runtime.cap import Cap, open_cap
+from memsim.runtime.checkpoints import Checkpoints
 from memsim.runtime.directories import RUNS, RunDirectory, new_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.history import History, highest
@@ -200,6 +202,8 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
     finally:
         directory.keep = directory.keep or history.saved_step > 0
+        with suppress(InputError):  # what ended the run is what counts
+            Checkpoints(out).prune(history.saved_step)
     result = _record(ready, enforcement, kernel_peak, outcome, history)
     if outcome.reason == "done":
         for file in (directory.work / ADAPTER).iterdir():
@@ -218,8 +222,6 @@ def _with_hint(outcome: Outcome, out: Path, saved_step: int) -> str:
         return ""
     if outcome.reason == "interrupted":
         message = f"interrupted after {len(outcome.steps)} steps"
-    if outcome.reason in ("interrupted", "killed") and not saved_step:
-        return f"{message}; {command} begins again"
     return f"{message}; {command} goes on after step {saved_step}" if saved_step else message
 
 

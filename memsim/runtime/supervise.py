@@ -56,7 +56,7 @@ def supervise(
     with (
         tempfile.TemporaryFile() as stderr,
         os.fdopen(read_end, "rb") as pipe,
-        EventWriter(events, append=history.start is not None) as writer,
+        EventWriter(events, append=True) as writer,
     ):
         try:
             worker = subprocess.Popen(
