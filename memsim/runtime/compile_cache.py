@@ -1,8 +1,8 @@
 """Compiled kernels come from Numba's cache inside the cap: compiling there would take 100 MB and more.
 
-``python -m memsim.runtime.compile_cache THREADS compile|f32|bf16 PARENT_PID`` is the process that fills the cache, or that loads
-from it what a worker of a compute path loads and prints its own footprint. So nothing is imported here that a worker
-does not need.
+``python -m memsim.runtime.compile_cache THREADS compile|f32|bf16 PARENT_PID`` is the process that fills the cache, or
+that loads from it what a worker of a compute path loads and prints its own footprint. So nothing is imported here that
+a worker does not need.
 """
 
 import os

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError, UsageError
-from memsim.results import read_result
+from memsim.results import Result, read_result
 from memsim.runtime.checkpoints import DIRECTORY, Checkpoint, Checkpoints
 from memsim.runtime.directories import existing_directory
 from memsim.runtime.history import History
@@ -69,8 +69,10 @@ def read_resumption(directory: Path, changes: Mapping[str, Any], allow_different
 def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
     """Go on with a run from its newest checkpoint that is whole, or from its beginning if there is none.
 
+    A run that has finished is left as it is.
+
     Raises:
-        UsageError: A value that can never work; the run is finished.
+        UsageError: A value that can never work.
         InputError: A file or this machine cannot serve, or the bits would differ.
         LimitError: The plan does not fit the budget.
         WorkerError: The worker failed before there was a checkpoint.
@@ -81,7 +83,9 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
     with existing_directory(out) as directory:
         checkpoints = Checkpoints(directory.path)
         start = checkpoints.newest(progress.note)
-        _check_unfinished(out, config.steps, start)
+        if (finished := _finished(out, config.steps, start)) is not None:
+            progress.note(f"the run in {out} has finished its {config.steps} steps; give more with --steps")
+            return RunOutcome(finished, directory.path, "")
         laid = lay_out(ready, directory, progress, resumption.identity.texts)
         differences = resumption.identity.differences(laid.identity)
         if differences and not resumption.allow_different_bits:
@@ -95,11 +99,13 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
         return carry_out(ready, directory, History(directory.path, start, LOGS), progress)
 
 
-def _check_unfinished(out: Path, n_steps: int, start: Checkpoint | None) -> None:
+def _finished(out: Path, n_steps: int, start: Checkpoint | None) -> Result | None:
+    """Return the record of a run that has nothing left to do."""
     n_done = start.step if start else 0
     if n_steps < n_done:
         raise UsageError(f"--steps {n_steps}: the run in {out} has done {n_done} already")
     if n_done == n_steps and (out / RESULT_FILE).is_file():
         result = read_result(out / RESULT_FILE)
         if result.exit_reason == "done" and len(result.steps) == n_done:
-            raise UsageError(f"the run in {out} has finished its {n_done} steps; give more with --steps")
+            return result
+    return None

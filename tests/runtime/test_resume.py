@@ -169,8 +169,12 @@ def test_a_killed_parent_leaves_a_run_that_goes_on(pack: Pack, whole: RunOutcome
 def test_more_steps_are_those_of_a_longer_run(pack: Pack, whole: RunOutcome, tmp_path: Path) -> None:
     short = run_toy(pack.directory, tmp_path / "out", **(SETTINGS | {"steps": 3}))
     assert short.result.exit_reason == "done"
-    with pytest.raises(UsageError, match=r"has finished its 3 steps; give more with --steps"):
-        go_on(tmp_path / "out")
+    notes: list[str] = []
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    same = go_on(tmp_path / "out", RunProgress(note=notes.append))
+    assert learned(same.result) == learned(short.result)
+    assert notes == [f"the run in {tmp_path / 'out'} has finished its 3 steps; give more with --steps"]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     with pytest.raises(UsageError, match=r"--steps 2: the run in .* has done 3 already"):
         go_on(tmp_path / "out", steps=2)
     assert_same_bits(go_on(tmp_path / "out", steps=STEPS, budget_bytes=500 * 10**6), whole)
