@@ -1,6 +1,7 @@
 """Following a worker: its messages become events, steps, progress, and at last an outcome."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -261,6 +262,8 @@ class Follow:
                 f"stopped as thrashing {where}: no node finished for 30 s while the worker re-read its weights, with a "
                 f"footprint of {peak} under a cap of {budget}. Raise --budget: mapped files need room of their own"
             )
+        if returncode == -signal.SIGBUS:
+            last_line = "a mapped file could not be read: it was cut short, or its disk failed"
         detail = f": {last_line}" if last_line else ""
         return f"the worker ended with {describe_exit(returncode)} {where}{detail}"
 

@@ -11,7 +11,7 @@ from typing import cast
 
 import psutil
 
-from memsim.errors import InputError, UsageError
+from memsim.errors import InputError, MemsimError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig, check_lora, n_trainable
@@ -200,6 +200,8 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
                 )
             outcome = _launch(ready, _job(ready, directory, history), cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
+    except MemsimError as error:
+        raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
     finally:
         directory.keep = directory.keep or history.saved_step > 0
         with suppress(InputError):  # what ended the run is what counts
@@ -212,16 +214,15 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
             (directory.checkpoints / name).unlink(missing_ok=True)
     write_result(out / RESULT_FILE, result)
     directory.keep = True
-    return RunOutcome(result, out, _with_hint(outcome, out, history.saved_step))
-
-
-def _with_hint(outcome: Outcome, out: Path, saved_step: int) -> str:
-    """Return what ended a run, and how it can go on."""
-    message, command = outcome.message, f"`memsim run --resume {shlex.quote(str(out))}`"
-    if outcome.reason == "done":
-        return ""
     if outcome.reason == "interrupted":
-        message = f"interrupted after {len(outcome.steps)} steps"
+        outcome.message = f"interrupted after {len(outcome.steps)} steps"
+    hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
+    return RunOutcome(result, out, hinted)
+
+
+def _with_hint(message: str, out: Path, saved_step: int) -> str:
+    """Return what ended a run, and how it can go on."""
+    command = f"`memsim run --resume {shlex.quote(str(out))}`"
     return f"{message}; {command} goes on after step {saved_step}" if saved_step else message
 
 

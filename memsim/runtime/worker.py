@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.errors import MemsimError
+from memsim.errors import MemsimError, WorkerError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
@@ -130,8 +130,17 @@ class _Footprint:
         return self._group.read_bytes() if self._group else process_footprint()
 
     def after_node(self, now_s: float) -> int:
-        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds."""
-        return self._node.read_bytes(now_s) if self._node else 0
+        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds.
+
+        Raises:
+            WorkerError: Somebody removed the group.
+        """
+        try:
+            return self._node.read_bytes(now_s) if self._node else 0
+        except OSError as error:
+            raise WorkerError(
+                f"the cgroup of the worker has gone ({error.strerror}): nothing holds it to its cap any more"
+            ) from error
 
 
 if __name__ == "__main__":

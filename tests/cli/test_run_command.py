@@ -109,13 +109,14 @@ def test_a_refused_plan_is_exit_code_3_and_one_line(pack: Pack, tmp_path: Path) 
     assert files_in(tmp_path) == set()
 
 
-def test_ctrl_c_is_exit_code_130_and_keeps_the_record(pack: Pack, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_exit_code_130_and_keeps_the_record(pack: Pack, tmp_path: Path, number: signal.Signals) -> None:
     forever = ["--budget", "400MB", "--seq-len", 64, "--steps", 10**6, "--threads", 1, "--out", "out"]
     with start_command(pack.directory, tmp_path, *forever) as process:
         assert process.stderr is not None
         assert any(line.startswith("step 1/") for line in process.stderr)
         (worker,) = psutil.Process(process.pid).children()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         printed, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert not worker.is_running()

@@ -122,6 +122,11 @@ def test_nothing_stays_in_the_page_cache(scratch: ScratchFile) -> None:
             os.preadv(scratch._descriptor, [bytearray(n_bytes)], offset, os.RWF_NOWAIT)
 
 
+def test_nobody_else_may_read_it(scratch: ScratchFile) -> None:
+    status = os.fstat(scratch._descriptor)
+    assert (status.st_mode & 0o777, status.st_nlink) == (0o600, 0)
+
+
 def test_a_disk_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, scratch: ScratchFile) -> None:
     def fail(descriptor: int, data: memoryview, offset: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
