@@ -87,6 +87,7 @@ _SCALARS = {
     int: "an integer from 0 to 2^63 - 1",
     float: "a finite number",
     str: f"a string of at most {_MAX_TEXT} characters",
+    Path: f"a path of at most {_MAX_TEXT} characters",
 }
 
 
@@ -99,4 +100,6 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
         kind is bool or (kind is int and 0 <= value <= _MAX_INTEGER) or (kind is str and len(value) <= _MAX_TEXT)
     ):
         return value
+    if kind is Path and exact is str and 0 < len(value) <= _MAX_TEXT and "\0" not in value:
+        return Path(value)
     raise InputError(f"{where} must be {_SCALARS[kind]}, not {shown(value)}")

@@ -14,7 +14,7 @@ import psutil
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, check_lora, n_trainable
+from memsim.models.lora import LoraConfig, check_lora, n_trainable, with_our_names
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
@@ -25,6 +25,7 @@ from memsim.runtime.directories import RUNS, RunDirectory, new_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.history import History, highest
 from memsim.runtime.job import WorkerJob
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, kernels_digest, prepare_kernels
 from memsim.runtime.run_file import Identity, file_digest, write_run_file
 from memsim.runtime.supervise import supervise
@@ -38,6 +39,9 @@ RESULT_FILE = "result.json"
 EVENTS_FILE = "events.jsonl"
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
+
+FINISHED: list[Callable[["RunConfig", "RunOutcome"], None]] = []
+"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
 
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
@@ -217,7 +221,10 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
     if outcome.reason == "interrupted":
         outcome.message = f"interrupted after {len(outcome.steps)} steps"
     hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
-    return RunOutcome(result, out, hinted)
+    finished = RunOutcome(result, out, hinted)
+    for listener in FINISHED:
+        listener(config, finished)
+    return finished
 
 
 def _with_hint(message: str, out: Path, saved_step: int) -> str:
@@ -235,6 +242,7 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
         LimitError: The plan does not fit the budget.
     """
     pack, name = find_model(config.model, progress.packing)
+    config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
     kernels = prepare_kernels(setup.threads, progress.stage)
@@ -315,11 +323,14 @@ def _admit(ready: Ready, baseline_bytes: int) -> None:
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     check_lora(config.lora, pack.config)
-    if config.seq_len > pack.config.max_position_embeddings:
+    if config.seq_len > pack.config.longest_sequence:
         raise UsageError(
-            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
-            f"{pack.config.max_position_embeddings}"
+            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, {pack.config.longest_sequence}"
         )
+    if pack.config.num_labels is not None:
+        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
+    if pack.config.family.ends is not None and config.seq_len < 3:
+        raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     return TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
@@ -415,6 +426,7 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
+        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(directory.work / ADAPTER),
