@@ -14,6 +14,9 @@ PAUSE_S = 0.02
 PIPE_BYTES = 1 << 16
 """What a pipe holds: over a thousand nodes, which take longer than the pause."""
 
+GO, STOP = b"g", b"s"
+"""What the parent writes to the worker's stdin: begin; end after this step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob:
@@ -26,6 +29,9 @@ class WorkerJob:
         eval_every: Evaluate after every so many steps; 0 only at the end.
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
+        checkpoints: Directory of the checkpoints.
+        checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
+        first_step: Steps that are done already; their state is in ``checkpoints``.
     """
 
     parent_pid: int
@@ -52,6 +58,9 @@ class WorkerJob:
     lora_alpha: float
     target_modules: tuple[str, ...]
     base_model: str
+    checkpoints: str
+    checkpoint_every: int
+    first_step: int = 0
 
 
 class Messages:
