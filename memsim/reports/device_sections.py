@@ -57,7 +57,8 @@ def _survival(survival: Survival, decimal: bool) -> str:
 
 
 def _brackets(name: str, band: Band, show: Callable[[float], str]) -> str:
-    return f"{datum(name, band.nominal, show(band.nominal))} ({show(band.low)} to {show(band.high)})"
+    around = f" ({show(band.low)} to {show(band.high)})" if band.low < band.high else ""
+    return f"{datum(name, band.nominal, show(band.nominal))}{around}"
 
 
 def _sizes(verdict: Verdict, name: str) -> str:

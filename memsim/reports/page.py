@@ -31,7 +31,7 @@ tbody th { color: var(--soft); }
 .bars .length { width: 34%; padding-right: 0; vertical-align: middle; }
 .bars svg { display: block; width: 100%; height: 0.8rem; }
 figure { margin: 0.4rem 0 1rem; }
-.plot { position: relative; height: 15rem; margin: 0.5rem 0.4rem 1.7rem 4.8rem; background: var(--fill); }
+.plot { position: relative; height: 15rem; margin: 0.5rem 0.9rem 1.7rem 4.8rem; background: var(--fill); }
 .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .plot span { position: absolute; font-size: 0.78rem; color: var(--soft); white-space: nowrap; line-height: 1; }
 .plot .y { right: 100%; margin-right: 0.45rem; transform: translateY(-50%); }
