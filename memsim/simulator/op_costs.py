@@ -46,7 +46,8 @@ class NodeSample:
 def features(node: TraceNode) -> Features:
     """Return what a node's seconds are linear in."""
     work: Work = node.work
-    file_bytes = node.written_bytes + node.restored_bytes + (node.page_in.n_bytes if node.page_in else 0)
+    asked_bytes = sum(read.n_bytes for read in (node.page_in, node.prefetch) if read is not None)
+    file_bytes = node.written_bytes + node.restored_bytes + node.evicted_bytes + asked_bytes
     return (1.0, float(work.flops), float(work.unpacked_weights), float(work.moved_bytes), float(file_bytes))
 
 

@@ -1,10 +1,10 @@
 import pytest
-from phones import node
+from phones import node, toy_plan
 
 from memsim.errors import InputError
 from memsim.planner.work import Kind, Work
 from memsim.simulator.op_costs import NodeSample, features, fit_costs
-from memsim.simulator.trace import FileRead, StepTrace
+from memsim.simulator.trace import FileRead, StepTrace, trace_program
 
 # Seconds a launch, a FLOP, an unpacked weight, a byte of memory, a byte of file.
 TRUE = (1e-4, 1e-11, 2e-10, 1e-10, 5e-10)
@@ -29,10 +29,12 @@ def test_features_are_what_the_node_does() -> None:
     at = node(
         work=Work(matmul_flops=3, attention_flops=4, unpacked_weights=5, moved_bytes=6),
         page_in=FileRead("a", 100, 1000),
+        prefetch=FileRead("b", 2000, 2000),
         written_bytes=10,
         restored_bytes=1,
+        evicted_bytes=30_000,
     )
-    assert features(at) == (1.0, 7.0, 5.0, 6.0, 111.0)
+    assert features(at) == (1.0, 7.0, 5.0, 6.0, 32_111.0)
 
 
 def test_the_fit_finds_the_constants_that_made_the_times() -> None:
@@ -75,3 +77,11 @@ def test_a_step_is_its_nodes_and_what_is_between_them() -> None:
     costs = fit_costs([_sample(work) for work in works], 1e-3)
     trace = StepTrace(tuple(node(op="linear_q4", kind=Kind.MATMUL, work=work) for work in works), 0)
     assert costs.step_s(trace, "f32") == pytest.approx(sum(_sample(work).seconds + 1e-3 for work in works))
+
+
+def test_what_a_step_gives_back_is_what_it_paged_in_whole() -> None:
+    _, plan = toy_plan()
+    trace = trace_program(plan.train.program, plan.memory)
+    blocks = [at for at in trace.nodes if at.part.startswith("block_")]
+    paged_in = sum(at.page_in.n_bytes for at in blocks if at.page_in)
+    assert sum(at.evicted_bytes for at in blocks) == paged_in > 0
