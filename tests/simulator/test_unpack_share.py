@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from phones import phone, toy_plan
 
@@ -19,7 +21,8 @@ def test_a_step_without_a_part_has_no_share_of_it() -> None:
 
 
 def _share(way: Way, schedule: str, n_tokens: int) -> UnpackShare:
-    setup = TrainingSetup(preset("qwen2.5-0.5b"), 32, LoraConfig(), schedule, n_tokens, OptimizerConfig(), threads=2)
+    config = replace(preset("qwen2.5-0.5b"), num_hidden_layers=4)
+    setup = TrainingSetup(config, 32, LoraConfig(), schedule, n_tokens, OptimizerConfig(), threads=2)
     return simulated_share(setup, way, find_device("iphone-15-pro-max"))
 
 
