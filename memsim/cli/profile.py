@@ -81,13 +81,14 @@ def layers(
         threads=threads,
     )
     with _recorded(run, config) as files:
-        rows, decimal = layer_rows(files), files.decimal
+        rows, decimal, result = layer_rows(files), files.decimal, files.result
     if plot is not None:
         from memsim.reports.plots import plot_layers
 
         plot_layers(plot, rows, _unit(decimal))
     if json_path is not None:
-        emit_json({"command": "profile layers", "parts": [asdict(row) for row in rows]}, json_path)
+        about = {"model": result.model, "schedule": result.schedule, "seq_len": result.seq_len}
+        emit_json({"command": "profile layers", **about, "parts": [asdict(row) for row in rows]}, json_path)
     if json_path != "-":
         click.echo(_layers_text(rows, decimal))
 
