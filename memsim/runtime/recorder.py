@@ -13,7 +13,7 @@ import numpy as np
 
 from memsim.ir.program import Node, Program, Space
 from memsim.runtime.executor import NodeFrame
-from memsim.runtime.storage import Buffer, anonymous
+from memsim.runtime.storage import Buffer
 from memsim.simulator.frames import MARK_BYTES, NODE_FILE, PADDING_BYTES, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_frame
 
 _INTERVAL_MS = 100
@@ -84,7 +84,8 @@ class Recorder:
 
     def map(self, name: str, n_bytes: int) -> mmap.mmap:
         """Return zeroed whole pages for the value ``name``."""
-        pages: mmap.mmap = _named(anonymous, VALUE_FILE, name)(n_bytes)
+        self._values[name] = frame = _named(_map, VALUE_FILE, name)  # kept: memray knows code by its address
+        pages: mmap.mmap = frame(n_bytes)
         return pages
 
     def _frame(self, name: str) -> FunctionType:
@@ -100,11 +101,15 @@ def _run_node(execute: Callable[[Node], None], node: Node) -> None:
 
 def _allocate(n_bytes: int) -> Buffer:
     if n_bytes < SMALLEST_BLOCK_BYTES:
-        # Not by a function: the innermost frame must be this one.
+        # Not by calling _map: the innermost frame must be this one.
         return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     block = np.empty(n_bytes + PADDING_BYTES, np.uint8)
     start = -block.__array_interface__["data"][0] % PADDING_BYTES
     return block[start : start + n_bytes]
+
+
+def _map(n_bytes: int) -> mmap.mmap:
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _named(function: Callable[..., Any], file: str, name: str) -> FunctionType:
