@@ -179,7 +179,7 @@ def command(
         _tell(outcome, going_on.config, json_path, save_baseline)
         return
     if budget is None:
-        raise UsageError("--budget is missing: the kernel limit on the whole process, such as 1GB")
+        raise click.MissingParameter(ctx=click.get_current_context(), param_hint="'--budget'", param_type="option")
     if allow_different_bits:
         raise UsageError("--allow-different-bits is for --resume")
     config = RunConfig(
