@@ -128,6 +128,7 @@ class Result:
     """One planned, measured or simulated run; None (or empty) is what does not apply or was not measured.
 
     Attributes:
+        scheme: What is trained: ``lora``, ``prefix``, ``prompt``, ``head`` or ``norms``.
         compute: Element type of the matrix products (``f32``, ``bf16``).
         budget_bytes: The cap, interpreter included.
         enforcement: What held the worker to the cap.
@@ -152,6 +153,7 @@ class Result:
     model: str
     schedule: str | None = None
     seq_len: int | None = None
+    scheme: str | None = None
     lora_rank: int | None = None
     trainable_parameters: int | None = None
     optimizer: str | None = None

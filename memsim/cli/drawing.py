@@ -46,7 +46,7 @@ class _Lines:
     def planned(self, footprint_bytes: int, source: str) -> None:
         config = self._config
         self.note(
-            f"{config.model} {config.schedule}, seq {config.seq_len}, LoRA rank {config.lora.rank}: planned footprint "
+            f"{config.model} {config.schedule}, seq {config.seq_len}, {config.scheme.describe()}: planned footprint "
             f"{self.size(footprint_bytes)} under a budget of {self.size(config.budget_bytes)}"
         )
         if source == "synthetic":

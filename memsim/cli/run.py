@@ -2,13 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from memsim.cli.drawing import SYNTHETIC, drawn
+from memsim.cli.scheme import chosen_scheme, scheme_options
 from memsim.errors import InputError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
+from memsim.models.scheme import Scheme
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.run import RunConfig, run
@@ -37,13 +39,9 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     metavar="FILE",
     help="UTF-8 text or JSONL (field `text`) to train on.  [default: CPython's own documentation]",
 )
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
-@click.option("--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank.")
+@scheme_options
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
-)
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the trained."
 )
 @click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
@@ -91,9 +89,6 @@ def command(
     seq_len: int,
     steps: int,
     data: Path | None,
-    lora_rank: int,
-    lora_alpha: float,
-    target_modules: str,
     optimizer: str,
     lr: float,
     accumulate: int,
@@ -110,11 +105,13 @@ def command(
     enforcement: str | None,
     json_path: str | None,
     test_balloon: str | None,
+    **scheme: Any,
 ) -> None:
-    """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
+    """Fine-tune a model in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
-    same shapes and bytes. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+    same shapes and bytes. What was trained is written in PEFT's format (where PEFT has none, as a part of the
+    checkpoint), beside result.json and events.jsonl.
     """
     if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
@@ -130,7 +127,7 @@ def command(
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
-        lora=LoraConfig(lora_rank, lora_alpha, tuple(name for name in target_modules.split(",") if name)),
+        scheme=chosen_scheme(scheme),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -149,7 +146,7 @@ def command(
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, decimal))
+        click.echo(_summary(result, config.scheme, decimal))
         click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
@@ -157,14 +154,14 @@ def command(
         sys.exit(exit_code(result.exit_reason))
 
 
-def _summary(result: Result, decimal: bool) -> str:
+def _summary(result: Result, scheme: Scheme, decimal: bool) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
         return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
 
     rows = [
-        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {scheme.describe()}"),
         ("verdict", f"{result.exit_reason} under {size(result.budget_bytes)} ({result.enforcement})"),
         ("peak footprint", f"{size(result.peak_footprint_bytes)} (planned {size(result.planned_footprint_bytes)})"),
         ("  baseline", f"{size(result.baseline_footprint_bytes)} interpreter, libraries, kernels"),

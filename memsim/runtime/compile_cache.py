@@ -66,7 +66,7 @@ def main() -> None:
         load_kernels(task, threads)
     import memsim.runtime.session
     import memsim.runtime.worker
-    import memsim.weights.adapters  # noqa: F401
+    import memsim.weights.trained  # noqa: F401
 
     print(process_footprint())
 

@@ -9,6 +9,9 @@ from memsim.errors import InputError, UsageError
 
 TOKEN_BYTES = 4
 
+IGNORED = 0xFFFFFFFF
+"""The label of a token that has none: it counts in no loss and no accuracy."""
+
 Ids = npt.NDArray[np.uint32]
 
 

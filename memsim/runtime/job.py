@@ -24,6 +24,7 @@ class WorkerJob:
         group: The worker's own cgroup, to read its footprint from; None without one.
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
+        scheme: What is trained, as ``models.schemes.scheme_to_dict`` writes it.
         cold: Drop weight pages from the page cache at every eviction.
     """
 
@@ -46,9 +47,7 @@ class WorkerJob:
     cold: bool
     scratch: str
     adapter: str
-    lora_rank: int
-    lora_alpha: float
-    target_modules: tuple[str, ...]
+    scheme: dict[str, Any]
     base_model: str
 
 
@@ -84,6 +83,4 @@ def read_messages(pipe: BinaryIO) -> Iterator[Any]:
 
 def read_job(path: Path) -> WorkerJob:
     """Read the orders that the parent of this process wrote."""
-    data = json.loads(path.read_bytes())
-    data["target_modules"] = tuple(data["target_modules"])
-    return WorkerJob(**data)
+    return WorkerJob(**json.loads(path.read_bytes()))

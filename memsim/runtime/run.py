@@ -12,7 +12,9 @@ import psutil
 from memsim.errors import InputError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, check_lora, n_trainable
+from memsim.models.lora import LoraConfig, n_trainable
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import scheme_to_dict
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
@@ -44,6 +46,7 @@ class RunConfig:
     Attributes:
         budget_bytes: The cap, interpreter included.
         decimal: Whether the user wrote decimal units (1GB), so that messages do too.
+        scheme: What is trained.
         compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
         data: Training text; None is CPython's own documentation.
         out: Directory to create; None names one under ``runs``.
@@ -63,7 +66,7 @@ class RunConfig:
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    scheme: Scheme = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulate: int = 1
     seed: int = 0
@@ -233,16 +236,17 @@ def _admit(ready: _Ready, baseline_bytes: int) -> None:
 
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
-    check_lora(config.lora, pack.config)
-    if config.seq_len > pack.config.max_position_embeddings:
+    config.scheme.check(pack.config)
+    virtual = config.scheme.rows_before + config.scheme.first_position
+    if config.seq_len + virtual > pack.config.max_position_embeddings:
         raise UsageError(
-            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
-            f"{pack.config.max_position_embeddings}"
+            f"--seq-len {config.seq_len}{f' and {virtual} virtual tokens' if virtual else ''} is above the model's "
+            f"max_position_embeddings, {pack.config.max_position_embeddings}"
         )
     return TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        lora=config.lora,
+        scheme=config.scheme,
         schedule=config.schedule,
         n_tokens=config.seq_len,
         optimizer=config.optimizer,
@@ -291,9 +295,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(work / "adapter"),
-        lora_rank=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        target_modules=config.lora.target_modules,
+        scheme=scheme_to_dict(config.scheme),
         base_model=ready.model,
     )
 
@@ -331,8 +333,9 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         model=ready.model,
         schedule=config.schedule,
         seq_len=config.seq_len,
-        lora_rank=config.lora.rank,
-        trainable_parameters=n_trainable(ready.setup.config, config.lora),
+        scheme=config.scheme.name,
+        lora_rank=config.scheme.adapter_rank or None,
+        trainable_parameters=n_trainable(ready.setup.config, config.scheme),
         optimizer=config.optimizer.name,
         compute=ready.compute,
         threads=ready.setup.threads,

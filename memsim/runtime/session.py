@@ -5,6 +5,7 @@ The capped worker runs one; tests run it directly.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from memsim.errors import WorkerError
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import constant_values, constants
-from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
-from memsim.models.parts import block_part
+from memsim.models.parts import part_names
+from memsim.models.scheme import Scheme
 from memsim.planner.staging import staging
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.executor import Executor, Observer
@@ -22,6 +23,7 @@ from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.runtime.scratch import ScratchFile, scratch_sizes
 from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
+from memsim.runtime.stored import StoredPart
 from memsim.weights.pack import Pack
 
 
@@ -55,10 +57,11 @@ class _Losses:
 
 
 class Session:
-    """Adapters, optimizer state and executors of one run.
+    """Trainable tensors (adapters, for short), optimizer state and executors of one run.
 
     Args:
         pack: The weights; must be the ones that the programs were lowered for.
+        scheme: What is trained; must be the one that the programs were lowered for.
         train: The step program.
         evaluate: The evaluation program, if any.
         scratch_directory: Where spilled values and optimizer state go; on a disk.
@@ -76,7 +79,7 @@ class Session:
     def __init__(
         self,
         pack: Pack,
-        lora: LoraConfig,
+        scheme: Scheme,
         train: PlacedProgram,
         evaluate: PlacedProgram | None,
         scratch_directory: Path,
@@ -92,7 +95,7 @@ class Session:
                 f"the step program was lowered for other weights than {pack.directory}; plan the run again"
             )
         programs = {name: item.program for name, item in placed.items()}
-        self._config, self._lora, self._kernels = pack.config, lora, kernels
+        self._config, self._scheme, self._kernels = pack.config, scheme, kernels
         self._pinned = allocate_pinned(programs)
         self._weights = weights or MappedWeights(pack, cold)
         self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
@@ -101,9 +104,11 @@ class Session:
         self._losses = _Losses(iter(self._next_window, None))
         self._train = self._executor(train, arena or PlannedArena(train, buffer))
         self._evaluate = self._executor(evaluate, PlannedArena(evaluate, buffer)) if evaluate else None
-        _fill_constants(self._pinned, pack.config)
-        for block, name, position, tensor in self._adapter_tensors():
-            fill_initial(tensor, name, seed, block, position)
+        _fill_constants(self._pinned, pack.config, scheme)
+        for part, name, key, tensor in self._trainable_tensors():
+            stored = StoredPart(pack, self._weights, part)
+            scheme.fill_initial(tensor, name, (seed, *key), stored)
+            stored.close()
 
     def _executor(self, placed: PlacedProgram, arena: ArenaStorage) -> Executor:
         return Executor(placed.program, arena, self._pinned, self._weights, self._scratch, self._losses, self._kernels)
@@ -136,21 +141,31 @@ class Session:
         return self._losses.take()
 
     def adapters(self) -> Iterator[tuple[int, str, Array]]:
-        """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every adapter tensor."""
-        return ((block, name, tensor) for block, name, _, tensor in self._adapter_tensors())
+        """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every trainable tensor of the blocks."""
+        for part, name, tensor in self.trainables():
+            if part.startswith("block_"):
+                yield int(part.removeprefix("block_")), name, tensor
 
-    def _adapter_tensors(self) -> Iterator[tuple[int, str, int, Array]]:
-        shapes = adapter_shapes(self._config, self._lora)
-        for block in range(self._config.num_hidden_layers):
-            store, start = f"{block_part(block)}/adapters", 0
-            for position, (name, shape) in enumerate(shapes.items()):
+    def trainables(self) -> Iterator[tuple[str, str, Array]]:
+        """Yield (part, name, tensor) for every trainable tensor: blocks, then embedding, then head.
+
+        What is written to a tensor before the next is asked for stays.
+        """
+        return ((part, name, tensor) for part, name, _, tensor in self._trainable_tensors())
+
+    def _trainable_tensors(self) -> Iterator[tuple[str, str, tuple[int, int], Array]]:
+        """Yield (part, name, (number of the part, position in it), tensor)."""
+        embed, *blocks, head = part_names(self._config)
+        for number, part in enumerate((*blocks, embed, head)):
+            store, start = f"{part}/adapters", 0
+            for position, (name, shape) in enumerate(self._scheme.shapes(self._config, part).items()):
                 if store in self._scratch:
-                    size = shape[0] * shape[1]
+                    size = prod(shape)
                     tensor = self._scratch.array(store, "f32")[start : start + size].reshape(shape)
                     start += size
                 else:
-                    tensor = self._pinned[f"{block_part(block)}/{name}"]
-                yield block, name, position, tensor
+                    tensor = self._pinned[f"{part}/{name}"]
+                yield part, name, (number, position), tensor
             if store in self._scratch:
                 self._scratch.write_back(store)
 
@@ -162,7 +177,7 @@ class Session:
         return executor.array(name)
 
 
-def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:
-    n_tokens = max((len(pinned[name]) for name in constants(config, 1)), default=0)
-    for name, table in constant_values(config, n_tokens).items():
+def _fill_constants(pinned: dict[str, Array], config: ModelConfig, scheme: Scheme) -> None:
+    n_rows = max((len(pinned[name]) for name in constants(config, 1)), default=0)
+    for name, table in constant_values(config, n_rows, scheme.first_position).items():
         np.copyto(pinned[name], table)

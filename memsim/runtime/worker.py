@@ -44,18 +44,19 @@ def main() -> None:
 
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
-    from memsim.models.lora import LoraConfig
+    from memsim.models.schemes import scheme_from_dict
     from memsim.runtime.data import Batches, TokenFile
     from memsim.runtime.kernels import load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
-    from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
+    from memsim.weights.trained import write_trained
 
     pack = open_pack(Path(job.pack))
     weights = MappedWeights(pack, job.cold)
     checking = _Check(weights)
-    kernels = load_kernels(job.compute, job.threads, job.lora_rank)
+    scheme = scheme_from_dict(job.scheme)
+    kernels = load_kernels(job.compute, job.threads, scheme.adapter_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -68,8 +69,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         return
 
     checking.finish()
-    lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
+    session = Session(pack, scheme, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
     tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
     eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
@@ -90,7 +90,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
     messages.send("stage", name="writing the adapter")
-    write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
+    write_trained(Path(job.adapter), session.trainables, pack.config, scheme, job.base_model)
     messages.send("done")
 
 

@@ -37,7 +37,9 @@ def test_lists_every_preset_with_its_sizes(tmp_path):
 def test_json_on_stdout_is_nothing_but_json():
     result = CliRunner().invoke(command, ["--json", "-"])
     presets = json.loads(result.stdout)["presets"]
-    assert [(item["name"], item["parameters"], item["int4_bytes"], item["lora_parameters"]) for item in presets] == [
+    assert [
+        (item["name"], item["parameters"], item["int4_bytes"], item["trainable_parameters"]) for item in presets
+    ] == [
         (name, config.n_parameters(), pack_bytes(config, 32), n_trainable(config, LoraConfig()))
         for name, config in PRESETS.items()
     ]
