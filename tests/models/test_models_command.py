@@ -45,6 +45,21 @@ def test_json_on_stdout_is_nothing_but_json():
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words", "parameters"),
+    [
+        (["--scheme", "prefix", "--virtual-tokens", "5"], "prefix of 5", 5 * 24 * 2 * 128),
+        (["--scheme", "prompt"], "prompt of 20", 20 * 896),
+        (["--scheme", "head"], "head of 2 labels", 2 * 896),
+        (["--lora-rank", "4"], "LoRA rank 4", 2_199_552),
+    ],
+)
+def test_lists_what_a_scheme_trains(arguments, words, parameters):
+    result = CliRunner().invoke(command, [*arguments, "--json", "-"])
+    record = json.loads(result.stdout)
+    assert (record["scheme"], record["presets"][0]["trainable_parameters"]) == (words, parameters)
+
+
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gemma3-1b"])
 def test_the_peak_is_that_of_the_whole_model_and_of_the_smallest_schedule(name):
     result = CliRunner().invoke(command, ["--json", "-"])
