@@ -11,12 +11,15 @@ from memsim.cli.scheme import chosen_scheme, scheme_options
 from memsim.errors import InputError
 from memsim.models.presets import PRESETS
 from memsim.models.scheme import Scheme
+from memsim.models.schemes import Head
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.run import RunConfig, run
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.tasks.task import Task
+from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 
@@ -37,8 +40,14 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSONL (field `text`) to train on.  [default: CPython's own documentation]",
+    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation]",
 )
+@click.option(
+    "--task",
+    metavar="NAME|FILE.toml",
+    help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
+)
+@click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
 @scheme_options
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the trained."
@@ -61,9 +70,11 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     default="warm",
     help="Cold drops weight pages from the page cache at every eviction.",
 )
-@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text, or examples, to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
-@click.option("--eval-sequences", type=int, default=8, metavar="N", help="Sequences of an evaluation, at most.")
+@click.option(
+    "--eval-sequences", type=int, default=8, metavar="N", help="Sequences, or examples, of an evaluation, at most."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -89,6 +100,8 @@ def command(
     seq_len: int,
     steps: int,
     data: Path | None,
+    task: str | None,
+    template: bool,
     optimizer: str,
     lr: float,
     accumulate: int,
@@ -115,6 +128,7 @@ def command(
     """
     if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
+    found = find_task(task) if task else None
     budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
     config = RunConfig(
         budget_bytes=budget_bytes,
@@ -124,10 +138,13 @@ def command(
         seq_len=seq_len,
         steps=steps,
         data=data,
+        task=found,
+        task_name=Path(task or "").name.removesuffix(".toml"),
+        template=template,
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
-        scheme=chosen_scheme(scheme),
+        scheme=chosen_scheme(scheme, found),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -146,7 +163,7 @@ def command(
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, config.scheme, decimal))
+        click.echo(_summary(result, config.scheme, config.task, decimal))
         click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
@@ -154,7 +171,7 @@ def command(
         sys.exit(exit_code(result.exit_reason))
 
 
-def _summary(result: Result, scheme: Scheme, decimal: bool) -> str:
+def _summary(result: Result, scheme: Scheme, task: Task | None, decimal: bool) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
@@ -168,6 +185,9 @@ def _summary(result: Result, scheme: Scheme, decimal: bool) -> str:
         ("  working set", size(result.peak_working_set_bytes)),
         ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
     ]
+    if task is not None:
+        how = "a classifier" if isinstance(scheme, Head) else f"the {task.score} of the answers' log likelihoods"
+        rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))
     losses = [step.loss for step in result.steps if step.loss is not None]

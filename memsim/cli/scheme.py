@@ -10,6 +10,7 @@ from memsim.errors import UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import SCHEMES, Head, Norms, Prefix, Prompt
+from memsim.tasks.task import Task
 
 Command = Callable[..., Any]
 
@@ -49,15 +50,16 @@ def scheme_options(command: Command) -> Command:
     return command
 
 
-def chosen_scheme(options: dict[str, Any], labels: int = 0) -> Scheme:
+def chosen_scheme(options: dict[str, Any], task: Task | None = None, labels: int = 0) -> Scheme:
     """Return the scheme that ``options`` mean, and remove them.
 
     Args:
         options: The parameters of the running command.
-        labels: What a classifier tells apart; 0 where the data have no labels.
+        task: What a classifier tells apart are its options.
+        labels: What it tells apart without a task; 0 where there is nothing to tell.
 
     Raises:
-        UsageError: An option of another scheme was given.
+        UsageError: An option of another scheme was given, or a classifier for a task without classes.
     """
     name = options.pop("scheme")
     values = {key: options.pop(key) for key in _BELONGS}
@@ -71,4 +73,8 @@ def chosen_scheme(options: dict[str, Any], labels: int = 0) -> Scheme:
         return LoraConfig(values["lora_rank"], values["lora_alpha"], modules)
     if name in _OF_VIRTUAL_TOKENS:
         return {"prefix": Prefix, "prompt": Prompt}[name](values["virtual_tokens"])
-    return Head(labels) if name == "head" else Norms()
+    if name == "norms":
+        return Norms()
+    if task is not None and task.kind != "classification":
+        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
+    return Head(len(task.options) if task else labels)

@@ -1,6 +1,7 @@
 """Token files: what the capped worker reads. ``memsim.runtime.tokenize`` writes them, in another process."""
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,35 @@ def check_length(n_tokens: int, seq_len: int, name: str) -> None:
         )
 
 
+def map_ids(path: Path) -> Ids:
+    """Return the read-only map [n] of a file of little-endian uint32.
+
+    Raises:
+        InputError: It cannot be read, is empty, or is not a whole number of ids.
+    """
+    try:
+        n_bytes = path.stat().st_size
+        if n_bytes == 0 or n_bytes % TOKEN_BYTES:
+            raise InputError(f"token file {path} has {n_bytes} bytes, not a positive multiple of {TOKEN_BYTES}")
+        # A view, not the memmap itself, which costs every kernel call four times as much to pass.
+        return np.memmap(path, dtype="<u4", mode="r", shape=(n_bytes // TOKEN_BYTES,)).view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot map token file {path}: {error}") from error
+
+
+class Windows(Protocol):
+    """Training or evaluation data: windows of ids and labels, each uint32 [seq_len]; a label may be ``IGNORED``."""
+
+    def check(self, seq_len: int) -> None:
+        """Raise InputError if there is not one window."""
+
+    def n_windows(self, seq_len: int) -> int:
+        """Return how many there are."""
+
+    def window(self, index: int, seq_len: int) -> tuple[Ids, Ids]:
+        """Return (ids, labels) of one."""
+
+
 class TokenFile:
     """A read-only map of little-endian uint32 token ids, cut into windows that do not overlap.
 
@@ -41,16 +71,17 @@ class TokenFile:
         Raises:
             InputError: It cannot be read, is empty, or is not a whole number of ids.
         """
-        try:
-            n_bytes = path.stat().st_size
-            if n_bytes == 0 or n_bytes % TOKEN_BYTES:
-                raise InputError(f"token file {path} has {n_bytes} bytes, not a positive multiple of {TOKEN_BYTES}")
-            # A view, not the memmap itself, which costs every kernel call four times as much to pass.
-            self.tokens: Ids = np.memmap(path, dtype="<u4", mode="r", shape=(n_bytes // TOKEN_BYTES,)).view(np.ndarray)
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot map token file {path}: {error}") from error
+        self.tokens = map_ids(path)
         self._path = path
         self._vocab_size = vocab_size
+
+    def check(self, seq_len: int) -> None:
+        """Check that there is one window.
+
+        Raises:
+            InputError: The file is shorter than one sequence.
+        """
+        check_length(len(self.tokens), seq_len, "the token file")
 
     def n_windows(self, seq_len: int) -> int:
         """Return how many windows of ``seq_len`` inputs there are; the last token of the text is only ever a label."""
@@ -81,7 +112,7 @@ class Batches:
     The window of a step depends on the seed and the step alone, so a resumed run continues where it stopped.
     """
 
-    def __init__(self, file: TokenFile, seq_len: int, seed: int) -> None:
+    def __init__(self, file: Windows, seq_len: int, seed: int) -> None:
         """Order the windows of ``file``.
 
         Raises:
@@ -92,7 +123,7 @@ class Batches:
             raise UsageError(f"--seq-len {seq_len} is below 1")
         if seed < 0:
             raise UsageError(f"--seed {seed} is below 0")
-        check_length(len(file.tokens), seq_len, "the token file")
+        file.check(seq_len)
         self._file = file
         self._seq_len = seq_len
         self._seed = seed
@@ -110,5 +141,5 @@ class Batches:
         return int(self._order[position])
 
     def batch(self, step: int) -> tuple[Ids, Ids]:
-        """Return (ids, labels) of ``step``, as ``TokenFile.window`` does."""
+        """Return (ids, labels) of ``step``, as ``Windows.window`` does."""
         return self._file.window(self.index(step), self._seq_len)

@@ -16,6 +16,21 @@ PIPE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskJob:
+    """What the worker must know of a task.
+
+    Attributes:
+        n_labels: Labels are below it: the vocabulary, or the labels of a classifier.
+        n_options: Windows of an example in an evaluation; 1 where a classifier tells the right option itself.
+        mean: Whether an option's score is the mean of its tokens' log likelihoods, and not their sum.
+    """
+
+    n_labels: int
+    n_options: int
+    mean: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob:
     """The worker's orders, a JSON file.
 
@@ -25,6 +40,7 @@ class WorkerJob:
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
         scheme: What is trained, as ``models.schemes.scheme_to_dict`` writes it.
+        task: None for plain text.
         cold: Drop weight pages from the page cache at every eviction.
     """
 
@@ -36,6 +52,7 @@ class WorkerJob:
     pack: str
     program: str
     eval_program: str | None
+    task: TaskJob | None
     tokens: str
     eval_tokens: str | None
     eval_sequences: int
@@ -83,4 +100,6 @@ def read_messages(pipe: BinaryIO) -> Iterator[Any]:
 
 def read_job(path: Path) -> WorkerJob:
     """Read the orders that the parent of this process wrote."""
-    return WorkerJob(**json.loads(path.read_bytes()))
+    data = json.loads(path.read_bytes())
+    data["task"] = TaskJob(**data["task"]) if data["task"] else None
+    return WorkerJob(**data)

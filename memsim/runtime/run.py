@@ -14,18 +14,20 @@ from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.scheme import Scheme
-from memsim.models.schemes import scheme_to_dict
+from memsim.models.schemes import Head, scheme_to_dict
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
-from memsim.runtime.job import WorkerJob
+from memsim.runtime.job import TaskJob, WorkerJob
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
+from memsim.runtime.tokenize_task import prepare_examples
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.tasks.task import Task
 from memsim.units import MIB, format_bytes
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack
@@ -48,7 +50,10 @@ class RunConfig:
         decimal: Whether the user wrote decimal units (1GB), so that messages do too.
         scheme: What is trained.
         compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
-        data: Training text; None is CPython's own documentation.
+        data: Training text; None is CPython's own documentation. Of a task, its examples in JSONL.
+        task: What the data's examples mean; None for plain text.
+        template: Whether an example of the task reads as its template or as its plain text.
+        eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         out: Directory to create; None names one under ``runs``.
         scratch: Where spilled values go; None is the output directory.
         plan_check: Refuse a plan that does not fit.
@@ -63,6 +68,9 @@ class RunConfig:
     seq_len: int = 256
     steps: int = 5
     data: Path | None = None
+    task: Task | None = None
+    task_name: str = ""
+    template: bool = True
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
@@ -220,6 +228,10 @@ def _check(config: RunConfig) -> None:
     for path in (config.data, config.eval_data):
         if path is not None and not path.is_file():
             raise InputError(f"no text file at {path}")
+    if config.task is None and not config.template:
+        raise UsageError("--no-template needs --task")
+    if config.task is not None and config.data is None:
+        raise UsageError("--task needs --data: a JSONL file of its examples")
     if config.eval_every and config.eval_data is None:
         raise UsageError("--eval-every needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
@@ -262,16 +274,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
     config, pack, plan = ready.config, ready.pack, ready.plan
     by_bytes = pack.source == "packed" and pack.tokenizer is None
     progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
-    tokens = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
-    for file, text in tokens.items():
-        prepare_tokens(
-            text,
-            pack.tokenizer,
-            work / file,
-            vocab_size=pack.config.vocab_size,
-            seq_len=config.seq_len,
-            eos_id=pack.eos_token_id,
-        )
+    task = _prepare_data(ready, work, progress)
     save_program(plan.train, out / PROGRAM_FILE)
     if plan.evaluate is not None:
         save_program(plan.evaluate, work / PROGRAM_FILE)
@@ -284,6 +287,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         pack=str(pack.directory.absolute()),
         program=str(out / PROGRAM_FILE),
         eval_program=str(work / PROGRAM_FILE) if plan.evaluate else None,
+        task=task,
         tokens=str(work / "tokens.bin"),
         eval_tokens=str(work / "eval.bin") if plan.evaluate else None,
         eval_sequences=config.eval_sequences,
@@ -298,6 +302,29 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         scheme=scheme_to_dict(config.scheme),
         base_model=ready.model,
     )
+
+
+def _prepare_data(ready: _Ready, work: Path, progress: RunProgress) -> TaskJob | None:
+    """Write the worker's data; return what it must know of the task, if there is one."""
+    config, pack = ready.config, ready.pack
+    sizes = {"vocab_size": pack.config.vocab_size, "seq_len": config.seq_len}
+    files = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
+    if config.task is None:
+        for file, text in files.items():
+            prepare_tokens(text, pack.tokenizer, work / file, **sizes, eos_id=pack.eos_token_id)
+        return None
+    task, classifier = config.task, isinstance(config.scheme, Head)
+    for file, examples in files.items():
+        assert examples is not None
+        options = "none" if classifier else "right" if file == "tokens.bin" else "all"
+        done = prepare_examples(
+            examples, pack.tokenizer, work / file, task, **sizes, with_template=config.template, options=options
+        )
+        cut = f"{done.n_truncated} of the {done.n_examples} examples of {examples} are cut to {config.seq_len} tokens"
+        progress.note(cut)
+    if classifier:
+        return TaskJob(n_labels=len(task.options), n_options=1, mean=True)
+    return TaskJob(n_labels=pack.config.vocab_size, n_options=len(task.options), mean=task.score == "mean")
 
 
 def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, progress: RunProgress) -> Outcome:
@@ -333,6 +360,7 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         model=ready.model,
         schedule=config.schedule,
         seq_len=config.seq_len,
+        task=_task_name(config),
         scheme=config.scheme.name,
         lora_rank=config.scheme.adapter_rank or None,
         trainable_parameters=n_trainable(ready.setup.config, config.scheme),
@@ -362,3 +390,10 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         host=host_info(),
         versions=versions(),
     )
+
+
+def _task_name(config: RunConfig) -> str | None:
+    """Return what the record calls the task; None for plain text."""
+    if config.task is None:
+        return None
+    return config.task_name if config.template else f"{config.task_name}, no template"

@@ -17,7 +17,8 @@ from memsim.models.decoder import constant_values, constants
 from memsim.models.parts import part_names
 from memsim.models.scheme import Scheme
 from memsim.planner.staging import staging
-from memsim.runtime.data import Batches, TokenFile
+from memsim.runtime.data import Batches, Windows
+from memsim.runtime.examples import ExampleFile
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
@@ -50,9 +51,14 @@ class _Losses:
     def emit_loss(self, stats: Array) -> None:
         self._total += stats
 
-    def take(self) -> Score:
+    def take_sums(self) -> tuple[float, float, float]:
+        """Return the sum of losses, and how many labels were predicted right and were there, since last asked."""
         loss, correct, valid = self._total.tolist()
         self._total[:] = 0
+        return loss, correct, valid
+
+    def take(self) -> Score:
+        loss, correct, valid = self.take_sums()
         return Score(loss / valid, correct / valid) if valid else Score(float("nan"), 0.0)
 
 
@@ -130,7 +136,7 @@ class Session:
             raise WorkerError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
         return score
 
-    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
+    def evaluate(self, tokens: Windows, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""
         if self._evaluate is None:
             raise WorkerError("this session has no evaluation program")
@@ -139,6 +145,31 @@ class Session:
         for _ in range(count):
             self._evaluate.run(observe)
         return self._losses.take()
+
+    def evaluate_choices(
+        self, examples: ExampleFile, seq_len: int, n_examples: int, mean: bool, observe: Observer | None = None
+    ) -> Score:
+        """Return the mean loss a token of the right options, and the share of examples whose right option scores best.
+
+        An option's score is the log likelihood of its labelled tokens: their sum, or their ``mean``. The first of equal
+        ones is chosen; an example whose scores are not all finite counts as wrong.
+        """
+        if self._evaluate is None:
+            raise WorkerError("this session has no evaluation program")
+        count = min(n_examples, examples.n_windows(seq_len) // examples.n_options)
+        loss = tokens = n_right = 0.0
+        for example in range(count):
+            scores = np.empty(examples.n_options)
+            for option in range(examples.n_options):
+                index = example * examples.n_options + option
+                self._windows = iter([examples.window(index, seq_len)])
+                self._evaluate.run(observe)
+                total, _, labels = self._losses.take_sums()
+                scores[option] = -total / (labels if mean else 1)
+                if examples.is_right(index):
+                    right, loss, tokens = option, loss + total, tokens + labels
+            n_right += bool(np.isfinite(scores).all()) and int(scores.argmax()) == right
+        return Score(loss / tokens, n_right / count)
 
     def adapters(self) -> Iterator[tuple[int, str, Array]]:
         """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every trainable tensor of the blocks."""

@@ -45,7 +45,8 @@ def main() -> None:
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.schemes import scheme_from_dict
-    from memsim.runtime.data import Batches, TokenFile
+    from memsim.runtime.data import Batches, TokenFile, Windows
+    from memsim.runtime.examples import ExampleFile
     from memsim.runtime.kernels import load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
@@ -70,9 +71,15 @@ def _train(job: WorkerJob, messages: Messages) -> None:
 
     checking.finish()
     session = Session(pack, scheme, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
-    tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
-    eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
-    batches = Batches(tokens, job.seq_len, job.seed)
+    vocab_size, task = pack.config.vocab_size, job.task
+
+    def open_data(path: str, n_options: int) -> Windows:
+        if task is None:
+            return TokenFile(Path(path), vocab_size)
+        return ExampleFile(Path(path), vocab_size, task.n_labels, job.seq_len, n_options)
+
+    eval_data = open_data(job.eval_tokens, task.n_options if task else 1) if job.eval_tokens else None
+    batches = Batches(open_data(job.tokens, 1), job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
         messages.send_node(index, start, seconds, footprint.after_node(start + seconds))
@@ -86,8 +93,11 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
-        if eval_tokens is not None and due:
-            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
+        if eval_data is not None and due:
+            if task and isinstance(eval_data, ExampleFile) and task.n_options > 1:
+                result = session.evaluate_choices(eval_data, job.seq_len, job.eval_sequences, task.mean, evaluating)
+            else:
+                result = session.evaluate(eval_data, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
     messages.send("stage", name="writing the adapter")
     write_trained(Path(job.adapter), session.trainables, pack.config, scheme, job.base_model)

@@ -13,6 +13,7 @@ from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import Head, Norms, Prefix, Prompt
 from memsim.runtime.data import IGNORED
+from memsim.runtime.examples import ExampleFile
 from memsim.runtime.session import Session
 from memsim.runtime.storage import SeparateArrays
 from memsim.weights.checkpoint import hugging_face_name
@@ -259,3 +260,40 @@ def test_what_was_trained_loads_elsewhere_and_gives_the_same_logits(
     if schedule == "mebp":
         ours = session.array("head/f.logits", evaluation=True)
         assert _relative_error(ours, logits[scheme.rows_before :].numpy().reshape(ours.shape)) < TOLERANCE
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_the_option_with_the_best_log_likelihood_is_chosen(
+    tmp_path: Path, disk: Path, toy_pack: Pack, mean: bool
+) -> None:
+    generator, count, options = np.random.default_rng(11), 12, 3
+    records = []
+    for _ in range(count):
+        right = int(generator.integers(options))
+        for option in range(options):
+            ids, labels = (generator.integers(0, 301, SEQ_LEN) for _ in range(2))
+            # Answers of unequal length, so that the sum and the mean choose otherwise.
+            labels[: SEQ_LEN - 1 - int(generator.integers(1, 6))] = IGNORED
+            records.append([option == right, *ids, *labels])
+    np.array(records, "<u4").tofile(tmp_path / "examples")
+    examples = ExampleFile(tmp_path / "examples", 301, 301, SEQ_LEN, options)
+    session, _ = _session(toy_pack, disk, Norms(), "mebp", evaluate=True)
+    score = session.evaluate_choices(examples, SEQ_LEN, count, mean)
+
+    reference = Reference(toy_pack, Norms(), _trained(session))
+    chosen, right_losses, n_tokens = 0, 0.0, 0
+    for example in range(count):
+        likelihoods = []
+        for index in range(example * options, (example + 1) * options):
+            ids, labels = examples.window(index, SEQ_LEN)
+            n_labels = int((labels != IGNORED).sum())
+            loss = reference.loss(ids, labels).item() * (1 if mean else n_labels)
+            likelihoods.append(-loss)
+            if examples.is_right(index):
+                right = index - example * options
+                right_losses += loss * (n_labels if mean else 1)
+                n_tokens += n_labels
+        chosen += likelihoods.index(max(likelihoods)) == right
+    assert score.accuracy == chosen / count
+    assert 0 < chosen < count
+    assert score.loss == pytest.approx(right_losses / n_tokens, rel=TOLERANCE)
