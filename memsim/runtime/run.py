@@ -307,24 +307,31 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
 def _prepare_data(ready: _Ready, work: Path, progress: RunProgress) -> TaskJob | None:
     """Write the worker's data; return what it must know of the task, if there is one."""
     config, pack = ready.config, ready.pack
-    sizes = {"vocab_size": pack.config.vocab_size, "seq_len": config.seq_len}
+    vocab_size, seq_len = pack.config.vocab_size, config.seq_len
     files = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
     if config.task is None:
         for file, text in files.items():
-            prepare_tokens(text, pack.tokenizer, work / file, **sizes, eos_id=pack.eos_token_id)
+            prepare_tokens(
+                text, pack.tokenizer, work / file, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id
+            )
         return None
     task, classifier = config.task, isinstance(config.scheme, Head)
     for file, examples in files.items():
         assert examples is not None
-        options = "none" if classifier else "right" if file == "tokens.bin" else "all"
         done = prepare_examples(
-            examples, pack.tokenizer, work / file, task, **sizes, with_template=config.template, options=options
+            examples,
+            pack.tokenizer,
+            work / file,
+            task,
+            vocab_size=vocab_size,
+            seq_len=seq_len,
+            with_template=config.template,
+            options="none" if classifier else "right" if file == "tokens.bin" else "all",
         )
-        cut = f"{done.n_truncated} of the {done.n_examples} examples of {examples} are cut to {config.seq_len} tokens"
-        progress.note(cut)
+        progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {examples} are cut to {seq_len} tokens")
     if classifier:
         return TaskJob(n_labels=len(task.options), n_options=1, mean=True)
-    return TaskJob(n_labels=pack.config.vocab_size, n_options=len(task.options), mean=task.score == "mean")
+    return TaskJob(n_labels=vocab_size, n_options=len(task.options), mean=task.score == "mean")
 
 
 def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, progress: RunProgress) -> Outcome:
