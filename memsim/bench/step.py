@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -10,8 +10,6 @@ from memsim.bench.contestant import Contestant
 from memsim.bench.kernels import peer_environment, torch_is_here
 from memsim.bench.runs import throw_away, timed_run
 from memsim.bench.timing import Timing, summarise
-from memsim.errors import UsageError
-from memsim.models.lora import LoraConfig
 from memsim.results import Result
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import prepare_kernels
@@ -95,9 +93,7 @@ def bench_step(config: RunConfig, rounds: int, progress: Progress) -> StepReport
 def _peers(config: RunConfig, model: dict[str, Any], progress: Progress) -> Iterator[dict[str, Contestant]]:
     """Yield a process for each peer, its model built."""
     model = {key: value for key, value in model.items() if key != "attention_bias"}  # Qwen2 has it without asking
-    if not isinstance(config.scheme, LoraConfig):
-        raise UsageError(f"the peers train LoRA, not {config.scheme.describe()}")
-    lora = asdict(config.scheme)
+    lora = {"rank": config.lora.rank, "alpha": config.lora.alpha, "target_modules": list(config.lora.target_modules)}
     with ExitStack() as stack:
         peers = {}
         for name, way in PEERS.items():

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from memsim.cli.scheme import chosen_scheme, scheme_options
+from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import n_trainable
 from memsim.models.parts import GROUP_SIZES
 from memsim.models.presets import PRESETS
 from memsim.models.scheme import Scheme
+from memsim.models.schemes import make_scheme
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import format_bytes
@@ -32,7 +33,8 @@ def command(json_path: str | None, **options: Any) -> None:
     Of each: parameters, INT4 size, trainable parameters under --scheme (a classifier has two labels), and the smallest
     planned peak of a step of 256 tokens (beyond the interpreter; one thread).
     """
-    scheme = chosen_scheme(options, labels=2)
+    settings = scheme_settings(options)
+    scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels=2)
     for config in PRESETS.values():
         scheme.check(config)
     record = _record(scheme)

@@ -7,18 +7,16 @@ from typing import Any
 import click
 
 from memsim.cli.drawing import SYNTHETIC, drawn
-from memsim.cli.scheme import chosen_scheme, scheme_options
+from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError
 from memsim.models.presets import PRESETS
-from memsim.models.scheme import Scheme
-from memsim.models.schemes import Head
+from memsim.regression.baseline import from_run, write_baseline
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
-from memsim.runtime.run import RunConfig, run
+from memsim.runtime.run import RunConfig, run, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
-from memsim.tasks.task import Task
 from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
@@ -92,6 +90,9 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@click.option(
+    "--save-baseline", type=click.Path(path_type=Path), metavar="FILE", help="Store the run for `memsim check`."
+)
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
 def command(
     budget: str,
@@ -117,6 +118,7 @@ def command(
     plan_check: bool,
     enforcement: str | None,
     json_path: str | None,
+    save_baseline: Path | None,
     test_balloon: str | None,
     **scheme: Any,
 ) -> None:
@@ -126,9 +128,9 @@ def command(
     same shapes and bytes. What was trained is written in PEFT's format (where PEFT has none, as a part of the
     checkpoint), beside result.json and events.jsonl.
     """
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
-    found = find_task(task) if task else None
+    for path in (json_path if json_path != "-" else None, save_baseline):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"cannot write {path}: its directory does not exist")
     budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
     config = RunConfig(
         budget_bytes=budget_bytes,
@@ -138,13 +140,12 @@ def command(
         seq_len=seq_len,
         steps=steps,
         data=data,
-        task=found,
-        task_name=Path(task or "").name.removesuffix(".toml"),
+        task=task,
         template=template,
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
-        scheme=chosen_scheme(scheme, found),
+        **scheme_settings(scheme),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -160,10 +161,12 @@ def command(
     with drawn(config) as progress:
         outcome = run(config, progress)
     result = outcome.result
+    if save_baseline is not None and result.exit_reason == "done":
+        write_baseline(save_baseline, from_run(outcome.directory, config, result))
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, config.scheme, config.task, decimal))
+        click.echo(_summary(result, config, decimal))
         click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
@@ -171,22 +174,23 @@ def command(
         sys.exit(exit_code(result.exit_reason))
 
 
-def _summary(result: Result, scheme: Scheme, task: Task | None, decimal: bool) -> str:
+def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
         return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
 
     rows = [
-        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {scheme.describe()}"),
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {scheme_of(config).describe()}"),
         ("verdict", f"{result.exit_reason} under {size(result.budget_bytes)} ({result.enforcement})"),
         ("peak footprint", f"{size(result.peak_footprint_bytes)} (planned {size(result.planned_footprint_bytes)})"),
         ("  baseline", f"{size(result.baseline_footprint_bytes)} interpreter, libraries, kernels"),
         ("  working set", size(result.peak_working_set_bytes)),
         ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
     ]
-    if task is not None:
-        how = "a classifier" if isinstance(scheme, Head) else f"the {task.score} of the answers' log likelihoods"
+    if config.task is not None:
+        likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
+        how = "a classifier" if config.scheme == "head" else likelihood
         rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))

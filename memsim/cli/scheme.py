@@ -1,4 +1,4 @@
-"""The options that choose a fine-tuning scheme, and the scheme that they mean."""
+"""The options that choose a fine-tuning scheme, and what they mean."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,7 @@ from click.core import ParameterSource
 
 from memsim.errors import UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
-from memsim.models.scheme import Scheme
-from memsim.models.schemes import SCHEMES, Head, Norms, Prefix, Prompt
-from memsim.tasks.task import Task
+from memsim.models.schemes import SCHEMES
 
 Command = Callable[..., Any]
 
@@ -44,37 +42,24 @@ _OPTIONS = (
 
 
 def scheme_options(command: Command) -> Command:
-    """Add the options to a command; ``chosen_scheme`` reads them."""
+    """Add the options to a command; ``scheme_settings`` reads them."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def chosen_scheme(options: dict[str, Any], task: Task | None = None, labels: int = 0) -> Scheme:
-    """Return the scheme that ``options`` mean, and remove them.
-
-    Args:
-        options: The parameters of the running command.
-        task: What a classifier tells apart are its options.
-        labels: What it tells apart without a task; 0 where there is nothing to tell.
+def scheme_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what the options mean: ``scheme``, ``lora`` and ``virtual_tokens``, as ``RunConfig`` calls them.
 
     Raises:
-        UsageError: An option of another scheme was given, or a classifier for a task without classes.
+        UsageError: An option of another scheme was given.
     """
-    name = options.pop("scheme")
-    values = {key: options.pop(key) for key in _BELONGS}
+    name = options["scheme"]
     context = click.get_current_context()
     for key, schemes in _BELONGS.items():
         if name not in schemes and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
             wanted = " or ".join(schemes)
             raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {name}")
-    if name == "lora":
-        modules = tuple(module for module in values["target_modules"].split(",") if module)
-        return LoraConfig(values["lora_rank"], values["lora_alpha"], modules)
-    if name in _OF_VIRTUAL_TOKENS:
-        return {"prefix": Prefix, "prompt": Prompt}[name](values["virtual_tokens"])
-    if name == "norms":
-        return Norms()
-    if task is not None and task.kind != "classification":
-        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
-    return Head(len(task.options) if task else labels)
+    modules = tuple(module for module in options["target_modules"].split(",") if module)
+    lora = LoraConfig(options["lora_rank"], options["lora_alpha"], modules)
+    return {"scheme": name, "lora": lora, "virtual_tokens": options["virtual_tokens"]}

@@ -149,8 +149,8 @@ class Head(Scheme):
             )
 
     def describe(self) -> str:
-        """Return ``head of 2 labels``."""
-        return f"head of {self.labels} labels"
+        """Return ``classifier head``."""
+        return "classifier head"
 
 
 def _check_virtual_tokens(count: int) -> None:
@@ -159,6 +159,24 @@ def _check_virtual_tokens(count: int) -> None:
 
 
 SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head)}
+
+
+def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -> Scheme:
+    """Return the scheme called ``name``, with those of the settings that it has.
+
+    Raises:
+        UsageError: No such scheme.
+    """
+    if name not in SCHEMES:
+        raise UsageError(f"no scheme called {name!r}; schemes: {', '.join(SCHEMES)}")
+    made: dict[str, Scheme] = {
+        "lora": lora,
+        "norms": Norms(),
+        "prefix": Prefix(virtual_tokens),
+        "prompt": Prompt(virtual_tokens),
+        "head": Head(labels),
+    }
+    return made[name]
 
 
 def scheme_to_dict(scheme: Scheme) -> dict[str, Any]:

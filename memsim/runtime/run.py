@@ -14,7 +14,7 @@ from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.scheme import Scheme
-from memsim.models.schemes import Head, scheme_to_dict
+from memsim.models.schemes import make_scheme, scheme_to_dict
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
@@ -28,6 +28,7 @@ from memsim.runtime.tokenize import prepare_tokens
 from memsim.runtime.tokenize_task import prepare_examples
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.tasks.task import Task
+from memsim.tasks.task_file import find_task
 from memsim.units import MIB, format_bytes
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack
@@ -36,6 +37,9 @@ RESULT_FILE = "result.json"
 EVENTS_FILE = "events.jsonl"
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
+
+FINISHED: list[Callable[["RunConfig", "RunOutcome"], None]] = []
+"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
 
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
@@ -48,10 +52,10 @@ class RunConfig:
     Attributes:
         budget_bytes: The cap, interpreter included.
         decimal: Whether the user wrote decimal units (1GB), so that messages do too.
-        scheme: What is trained.
+        scheme: What is trained; ``lora`` and ``virtual_tokens`` are settings of some schemes.
         compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
         data: Training text; None is CPython's own documentation. Of a task, its examples in JSONL.
-        task: What the data's examples mean; None for plain text.
+        task: What the data's examples mean: the name of a task, or its file; None for plain text.
         template: Whether an example of the task reads as its template or as its plain text.
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         out: Directory to create; None names one under ``runs``.
@@ -68,13 +72,14 @@ class RunConfig:
     seq_len: int = 256
     steps: int = 5
     data: Path | None = None
-    task: Task | None = None
-    task_name: str = ""
+    task: str | None = None
     template: bool = True
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
-    scheme: Scheme = field(default_factory=LoraConfig)
+    scheme: str = "lora"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    virtual_tokens: int = 20
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulate: int = 1
     seed: int = 0
@@ -133,6 +138,7 @@ class _Ready:
     """
 
     config: RunConfig
+    task: Task | None
     setup: TrainingSetup
     pack: Pack
     model: str
@@ -171,18 +177,26 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
                 file.replace(out / file.name)
         result = _record(ready, enforcement, kernel_peak, outcome)
         write_result(out / RESULT_FILE, result)
-    return RunOutcome(result, out, outcome.message)
+    finished = RunOutcome(result, out, outcome.message)
+    for listener in FINISHED:
+        listener(config, finished)
+    return finished
 
 
 def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     """Find the model, plan the run and know the kernels, before anything is written but caches."""
+    task = find_task(config.task) if config.task else None
+    if config.scheme == "head" and task is not None and task.kind != "classification":
+        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
     pack, name = find_model(config.model, progress.packing)
-    setup = _setup(config, pack)
+    setup = _setup(config, scheme_of(config, task), pack)
     plan = plan_run(setup, pack.model_hash)
     kernels = prepare_kernels(setup.threads, progress.stage)
     compute = _choose_compute(config, plan, kernels)
     n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
-    return _Ready(config, setup, pack, name, plan, compute, kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes)
+    return _Ready(
+        config, task, setup, pack, name, plan, compute, kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes
+    )
 
 
 def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
@@ -247,9 +261,9 @@ def _admit(ready: _Ready, baseline_bytes: int) -> None:
         check_budget(ready.plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
 
 
-def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
-    config.scheme.check(pack.config)
-    virtual = config.scheme.rows_before + config.scheme.first_position
+def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
+    scheme.check(pack.config)
+    virtual = scheme.rows_before + scheme.first_position
     if config.seq_len + virtual > pack.config.max_position_embeddings:
         raise UsageError(
             f"--seq-len {config.seq_len}{f' and {virtual} virtual tokens' if virtual else ''} is above the model's "
@@ -258,7 +272,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     return TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        scheme=config.scheme,
+        scheme=scheme,
         schedule=config.schedule,
         n_tokens=config.seq_len,
         optimizer=config.optimizer,
@@ -299,7 +313,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(work / "adapter"),
-        scheme=scheme_to_dict(config.scheme),
+        scheme=scheme_to_dict(ready.setup.scheme),
         base_model=ready.model,
     )
 
@@ -309,13 +323,13 @@ def _prepare_data(ready: _Ready, work: Path, progress: RunProgress) -> TaskJob |
     config, pack = ready.config, ready.pack
     vocab_size, seq_len = pack.config.vocab_size, config.seq_len
     files = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
-    if config.task is None:
+    if ready.task is None:
         for file, text in files.items():
             prepare_tokens(
                 text, pack.tokenizer, work / file, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id
             )
         return None
-    task, classifier = config.task, isinstance(config.scheme, Head)
+    task, classifier = ready.task, config.scheme == "head"
     for file, examples in files.items():
         assert examples is not None
         done = prepare_examples(
@@ -368,9 +382,9 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         schedule=config.schedule,
         seq_len=config.seq_len,
         task=_task_name(config),
-        scheme=config.scheme.name,
-        lora_rank=config.scheme.adapter_rank or None,
-        trainable_parameters=n_trainable(ready.setup.config, config.scheme),
+        scheme=config.scheme,
+        lora_rank=ready.setup.scheme.adapter_rank or None,
+        trainable_parameters=n_trainable(ready.setup.config, ready.setup.scheme),
         optimizer=config.optimizer.name,
         compute=ready.compute,
         threads=ready.setup.threads,
@@ -403,4 +417,14 @@ def _task_name(config: RunConfig) -> str | None:
     """Return what the record calls the task; None for plain text."""
     if config.task is None:
         return None
-    return config.task_name if config.template else f"{config.task_name}, no template"
+    name = Path(config.task).name.removesuffix(".toml")
+    return name if config.template else f"{name}, no template"
+
+
+def scheme_of(config: RunConfig, task: Task | None = None) -> Scheme:
+    """Return the scheme of a run; a classifier tells the options of ``task`` apart.
+
+    Raises:
+        UsageError: No such scheme.
+    """
+    return make_scheme(config.scheme, config.lora, config.virtual_tokens, len(task.options) if task else 0)

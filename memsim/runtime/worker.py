@@ -5,7 +5,6 @@ Nothing here may import what a step does not need.
 """
 
 import errno
-import gc
 import os
 import sys
 import threading
@@ -47,7 +46,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.models.schemes import scheme_from_dict
     from memsim.runtime.data import Batches, TokenFile, Windows
     from memsim.runtime.examples import ExampleFile
-    from memsim.runtime.kernels import load_kernels
+    from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
     from memsim.weights.pack import open_pack
@@ -61,8 +60,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
-    gc.collect()
-    gc.freeze()
+    finish_loading()
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
     messages.send("ready", baseline_bytes=footprint.read_bytes())

@@ -60,7 +60,7 @@ def test_a_classifier_learns_its_examples(pack: Pack, tmp_path: Path) -> None:
     assert result.evals[-1].loss is not None and result.evals[-1].loss < 0.1
     assert files_in(tmp_path / "out") == RUN_FILES | {TRAINED_FILE}
     rows = {line[:16].strip(): line[16:] for line in done.stdout.splitlines()}
-    assert rows["model"] == "task-model, mebp, seq 40, head of 2 labels"
+    assert rows["model"] == "task-model, mebp, seq 40, classifier head"
     assert rows["task"] == "sst2: options are chosen by a classifier"
     assert rows["eval at 24"].endswith("accuracy 100.0%")
     # "... that is It was" is 50 bytes long.

@@ -50,7 +50,7 @@ def test_json_on_stdout_is_nothing_but_json():
     [
         (["--scheme", "prefix", "--virtual-tokens", "5"], "prefix of 5", 5 * 24 * 2 * 128),
         (["--scheme", "prompt"], "prompt of 20", 20 * 896),
-        (["--scheme", "head"], "head of 2 labels", 2 * 896),
+        (["--scheme", "head"], "classifier head", 2 * 896),
         (["--lora-rank", "4"], "LoRA rank 4", 2_199_552),
     ],
 )
