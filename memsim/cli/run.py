@@ -48,7 +48,7 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
 @scheme_options
 @click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the trained."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")

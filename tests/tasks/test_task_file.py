@@ -155,3 +155,11 @@ def test_a_file_too_large_is_refused(tmp_path: Path) -> None:
     path.write_text("#" * (1 << 17))
     with pytest.raises(InputError, match="larger than the 64 KiB"):
         read_task(path)
+
+
+def test_the_task_of_the_documentation_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "schemes-and-tasks.md").read_text()
+    path = tmp_path / "my.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    example = read_task(path).example({"subject": "a {fire}", "sender": "boss", "urgent": "yes"}, True, "here")
+    assert example.options[example.right] == Texts("my boss wrote: a {fire}. I answer", " now")
