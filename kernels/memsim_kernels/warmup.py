@@ -45,6 +45,8 @@ def warm_up() -> None:
     kernels.layernorm_backward_input(x, dy, y, mean, rstd, weight, True)
     kernels.norm_backward_weight(np.empty(size, np.float32), dy, x, mean, rstd, False)
     kernels.sum_rows(np.empty(size, np.float32), dy, False)
+    kernels.gelu_forward(y, x)
+    kernels.gelu_backward(dy, dy, x)
     kernels.relu_forward(y, x)
     kernels.relu_backward(dy, dy, x)
     _warm_up_lora(tokens, size, rank)

@@ -1,6 +1,7 @@
 """``memsim models``: the families and presets that memsim knows."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ def command(json_path: str | None, **options: Any) -> None:
     """
     settings = scheme_settings(options)
     scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels=2)
-    for config in PRESETS.values():
+    causal = {name: config for name, config in PRESETS.items() if config.family.causal}
+    presets = PRESETS if scheme.name == "lora" else causal  # a masked language model trains with no other
+    for config in presets.values():
         scheme.check(config)
-    record = _record(scheme)
+    record = _record(scheme, presets)
     if json_path == "-":
         click.echo(json.dumps(record, indent=2))
         return
@@ -46,8 +49,8 @@ def command(json_path: str | None, **options: Any) -> None:
     click.echo(_table(record))
 
 
-def _record(scheme: Scheme) -> dict[str, Any]:
-    presets = [
+def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    rows = [
         {
             "name": name,
             "family": config.model_type,
@@ -58,7 +61,7 @@ def _record(scheme: Scheme) -> dict[str, Any]:
             "trainable_parameters": n_trainable(config, scheme),
             "planned_peak_bytes": _planned_peak_bytes(config, scheme),
         }
-        for name, config in PRESETS.items()
+        for name, config in presets.items()
     ]
     return {
         "command": "models",
@@ -67,7 +70,7 @@ def _record(scheme: Scheme) -> dict[str, Any]:
         "scheme": scheme.describe(),
         "schedule": _SCHEDULE,
         "seq_len": _SEQ_LEN,
-        "presets": presets,
+        "presets": rows,
     }
 
 

@@ -125,8 +125,9 @@ def command(
     """Fine-tune a model in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
-    same shapes and bytes. What was trained is written in PEFT's format (where PEFT has none, as a part of the
-    checkpoint), beside result.json and events.jsonl.
+    same shapes and bytes. A masked language model (RoBERTa) learns to guess 15 % of the tokens, the others the next
+    token. What was trained is written in PEFT's format (where PEFT has none, as a part of the checkpoint), beside
+    result.json and events.jsonl.
     """
     for path in (json_path if json_path != "-" else None, save_baseline):
         if path is not None and not Path(path).absolute().parent.is_dir():

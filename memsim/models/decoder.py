@@ -1,8 +1,8 @@
-"""The decoder as block programs: embedding, transformer block, head.
+"""The model as block programs: embedding and transformer block; ``head`` has its end.
 
-One decoder serves all families: what differs is in ``ModelConfig`` and its ``Family``. Blocks of a kind are the same
-program; ``x`` comes first among its inputs, weights, trainable tensors and constants after it, under the names that
-``parts`` and the scheme give them. What a trainable tensor does follows from its name.
+One description serves all families: what differs is in ``ModelConfig`` and its ``Family``. Blocks of a kind are the
+same program; ``x`` comes first among its inputs, weights, trainable tensors and constants after it, under the names
+that ``parts`` and the scheme give them. What a trainable tensor does follows from its name.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memsim.ir.builder import Builder
 from memsim.ir.program import Attr, Program, Space, TensorType
 from memsim.models.config import ModelConfig
-from memsim.models.parts import block_part, head_matrix, part_tensors
+from memsim.models.parts import block_part, part_tensors
 from memsim.models.scheme import Scheme
 
 
@@ -30,7 +30,7 @@ def constant_values(config: ModelConfig, n_tokens: int, first_position: int = 0)
     return values
 
 
-def _part_inputs(
+def part_inputs(
     builder: Builder, config: ModelConfig, scheme: Scheme, part: str, group_size: int, scopes: tuple[str, ...] = ("",)
 ) -> None:
     """Declare the stored and the trainable tensors of ``part`` whose names begin with one of ``scopes``."""
@@ -43,7 +43,8 @@ def _part_inputs(
             builder.input(name, TensorType(shape), Space.PINNED)
 
 
-def _matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
+def matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
+    """Return what a node says of the packed matrix that it reads."""
     return {"n_rows": shape[0], "n_columns": shape[1], "group_size": group_size}
 
 
@@ -51,17 +52,23 @@ def embed_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size
     """Return x [P + T, C] from ids [T], after the embeddings of P virtual tokens if ``prompt.weight`` is trained."""
     builder = Builder()
     builder.input("ids", TensorType((n_tokens,), "u32"))
-    _part_inputs(builder, config, scheme, "embed", group_size)
-    attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
-    first, has_prompt = config.family.first_position, "prompt.weight" in builder.values
+    part_inputs(builder, config, scheme, "embed", group_size)
+    attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
+    first, normed = config.family.first_position, config.family.normed_embedding
+    has_prompt = "prompt.weight" in builder.values
     out = "y" if first is None and not has_prompt else "words"
     builder.emit("embedding_q4", ["ids", "embed_tokens.q", "embed_tokens.scales"], [out], **attrs)
     if has_prompt:
         out, words = "y" if first is None else "prompted", out
         builder.emit("concat_rows", ["prompt.weight", words], [out])
     if first is not None:
+        placed = "placed" if normed else "y"
         start = first + scheme.first_position
-        builder.emit("add_table_rows", [out, "embed_positions.weight"], ["y"], start=start)
+        builder.emit("add_table_rows", [out, "embed_positions.weight"], [placed], start=start)
+        out = placed
+    if normed:
+        builder.emit("add_row", [out, "embed_types.weight"], ["typed"], row=0)
+        emit_norm(builder, config, "typed", "embed_norm", "y")
     return builder.build(["y"])
 
 
@@ -74,11 +81,11 @@ class _Block:
         self.config, self.scheme, self.group_size = config, scheme, group_size
         self.builder = Builder()
         self.builder.input(x, TensorType((n_tokens, config.hidden_size)))
-        _part_inputs(self.builder, config, scheme, block_part(0), group_size, scopes)
+        part_inputs(self.builder, config, scheme, block_part(0), group_size, scopes)
 
     def project(self, x: str, name: str, out: str) -> str:
         """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
-        attrs = _matrix_attrs(self.config.projections()[name], self.group_size)
+        attrs = matrix_attrs(self.config.projections()[name], self.group_size)
         bias = [f"{name}.bias"] if self.config.has_bias(name) else []
         inputs, outputs = [x, f"{name}.q", f"{name}.scales", *bias], [out]
         if f"{name}.lora_A" in self.builder.values:
@@ -90,15 +97,20 @@ class _Block:
 
     def norm(self, x: str, name: str, out: str) -> str:
         """Emit the norm ``name``, if there is one; return what it makes of ``x``."""
-        return _norm(self.builder, self.config, x, name, out) if name else x
+        return emit_norm(self.builder, self.config, x, name, out) if name else x
 
-    def add(self, x: str, change: str, out: str) -> Program:
-        """Emit the residual connection and return the finished program."""
-        self.builder.emit("add", [x, change], [out])
+    def add(self, x: str, change: str, norm: str, out: str) -> Program:
+        """Emit the residual connection with its norm, if there is one, and return the finished program."""
+        if self.config.family.post_norm:
+            self.builder.emit("add", [x, change], [f"{out}.sum"])
+            self.norm(f"{out}.sum", norm, out)
+        else:
+            self.builder.emit("add", [x, self.norm(change, norm, f"{change}_norm")], [out])
         return self.builder.build([out])
 
 
-def _norm(builder: Builder, config: ModelConfig, x: str, name: str, out: str) -> str:
+def emit_norm(builder: Builder, config: ModelConfig, x: str, name: str, out: str) -> str:
+    """Emit the norm ``name`` of ``x`` by the family's op; return ``out``."""
     statistics = {"rmsnorm": ["rstd"], "layernorm": ["mean", "rstd"]}[config.family.norm]
     outputs = [out, *(f"{out}.{statistic}" for statistic in statistics)]
     builder.emit(config.family.norm, [x, *config.norm_tensors(name)], outputs, eps=config.rms_norm_eps)
@@ -112,8 +124,9 @@ def _scopes(*norms: str) -> list[str]:
 def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int, layer_type: str) -> Program:
     """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C], of a block of kind ``layer_type``.
 
-    Some families norm q and k, a head at a time, and some what is added to x. Trained ``self_attn.prefix_k`` and
-    ``prefix_v`` [P, NKV D] stand before the rows of k and v; rows of nothing before q make the same mask serve.
+    Some families norm q and k, a head at a time, and some what is added to x, or the sum instead. Trained
+    ``self_attn.prefix_k`` and ``prefix_v`` [P, NKV D] stand before the rows of k and v; rows of nothing before q make
+    the same mask serve.
     """
     before, after = config.family.norms[:2]
     block = _Block(config, scheme, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
@@ -135,9 +148,11 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
     norm = block.norm("x", before, "attn_norm")
     q, k = heads_of("q", heads), heads_of("k", kv_heads)
     v = block.project(norm, "self_attn.v_proj", "v")
-    seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": True}
+    causal = config.family.causal
+    padding = [] if causal else [builder.input("n_valid", TensorType((1,), "u32"))]
+    seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": causal}
     if "self_attn.prefix_k" not in builder.values:
-        builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
+        builder.emit("attention", [q, k, v, *padding], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
     else:
         rows = builder.values["self_attn.prefix_k"].type.shape[0]
         builder.emit("place_rows", [q], ["q.all"], start=rows, n_rows=rows + n_tokens)
@@ -146,13 +161,13 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
         outputs = ["attn.all", "attn.lse"]
         builder.emit("attention", ["q.all", "k.all", "v.all"], outputs, n_heads=heads, n_kv_heads=kv_heads, **seen)
         builder.emit("take_rows", ["attn.all"], ["attn"], start=rows, count=n_tokens)
-    return block.add("x", block.norm(block.project("attn", "self_attn.o_proj", "o"), after, "o_norm"), "x_mid")
+    return block.add("x", block.project("attn", "self_attn.o_proj", "o"), after, "x_mid")
 
 
 def mlp_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int) -> Program:
     """Return y [T, C] = x_mid + MLP(norm(x_mid)), from x_mid [T, C]; every token by itself.
 
-    Some families norm what is added to x_mid, too.
+    Some families norm what is added to x_mid, too, or the sum instead.
     """
     before, after = config.family.norms[2:]
     block = _Block(config, scheme, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
@@ -160,51 +175,4 @@ def mlp_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: 
     gate = [block.project(norm, "mlp.gate_proj", "gate")] if config.family.gated else []
     up = block.project(norm, "mlp.up_proj", "up")
     block.builder.emit(config.family.activation, [*gate, up], [config.family.activation])
-    down = block.project(config.family.activation, "mlp.down_proj", "down")
-    return block.add("x_mid", block.norm(down, after, "down_norm"), "y")
-
-
-def head_program(
-    config: ModelConfig,
-    scheme: Scheme,
-    n_tokens: int,
-    group_size: int,
-    scale: float,
-    one_pass: bool,
-    train: bool,
-    threads: int,
-) -> Program:
-    """Return stats (loss, accuracy, count) from x [P + T, C] and labels [T]; ``scale`` weighs the loss's gradient.
-
-    In one pass the vocabulary is streamed once for the loss and, in training, the gradient of the normed x. The P rows
-    of virtual tokens have no labels. With a trained ``score.weight`` the labels are those of a classifier.
-    """
-    builder = Builder()
-    builder.input("x", TensorType((scheme.rows_before + n_tokens, config.hidden_size)))
-    builder.input("labels", TensorType((n_tokens,), "u32"))
-    classifies = "score.weight" in scheme.shapes(config, "head")
-    part, matrix = head_matrix(config)
-    _part_inputs(builder, config, scheme, "head", group_size, ("norm.", "score.") if classifies else ("",))
-    x = "x"
-    if scheme.rows_before:
-        (x,) = builder.emit("take_rows", [x], ["tokens"], start=scheme.rows_before, count=n_tokens)
-    if classifies:
-        builder.emit("take_labelled", [x, "labels"], ["last", "label"])
-        _norm(builder, config, "last", "norm", "norm")
-        builder.emit("linear", ["norm", "score.weight"], ["logits"])
-        builder.emit("cross_entropy", ["logits", "label"], ["stats", "lse"], scale=scale)
-        return builder.build(["stats"])
-    if part != "head":
-        _part_inputs(builder, config, scheme, part, group_size, (f"{matrix}.", "embed_positions."))
-    _norm(builder, config, x, "norm", "norm")
-    attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size)
-    packed = [f"{matrix}.q", f"{matrix}.scales"]
-    if one_pass:
-        outputs = ["stats", "work", *(["norm.grad"] if train else [])]
-        attrs |= {"scale": scale, "gradient": train, "threads": threads}
-        inputs = ["norm", "labels", *packed]
-        builder.emit("linear_cross_entropy_q4", inputs, outputs, **attrs)
-    else:
-        builder.emit("linear_q4", ["norm", *packed], ["logits"], **attrs)
-        builder.emit("cross_entropy", ["logits", "labels"], ["stats", "lse"], scale=scale)
-    return builder.build(["stats"])
+    return block.add("x_mid", block.project(config.family.activation, "mlp.down_proj", "down"), after, "y")

@@ -37,7 +37,12 @@ class Norms(Scheme):
         np.copyto(tensor, stored.vector(name))
 
     def check(self, config: ModelConfig) -> None:
-        """Every model has norms."""
+        """Check the family: a masked language model's head has biases beside the vocabulary.
+
+        Raises:
+            UsageError: It is not causal.
+        """
+        _check_causal(self, config)
 
     def describe(self) -> str:
         """Return ``norms and biases``."""
@@ -70,8 +75,9 @@ class Prefix(Scheme):
         """Check the number of virtual tokens.
 
         Raises:
-            UsageError: None, or too many.
+            UsageError: None, or too many, or a model that is not causal.
         """
+        _check_causal(self, config)
         _check_virtual_tokens(self.virtual_tokens)
 
     def describe(self) -> str:
@@ -103,8 +109,9 @@ class Prompt(Scheme):
         """Check the number of virtual tokens.
 
         Raises:
-            UsageError: None, or too many.
+            UsageError: None, or too many, or a model that is not causal.
         """
+        _check_causal(self, config)
         _check_virtual_tokens(self.virtual_tokens)
 
     def describe(self) -> str:
@@ -140,8 +147,9 @@ class Head(Scheme):
         """Check the number of labels.
 
         Raises:
-            UsageError: Fewer than two, or too many.
+            UsageError: Fewer than two, or too many, or a model that is not causal.
         """
+        _check_causal(self, config)
         if not 2 <= self.labels <= MAX_LABELS:
             raise UsageError(
                 f"--scheme head trains a classifier of 2 to {MAX_LABELS} labels, not {self.labels}; "
@@ -151,6 +159,11 @@ class Head(Scheme):
     def describe(self) -> str:
         """Return ``classifier head``."""
         return "classifier head"
+
+
+def _check_causal(scheme: Scheme, config: ModelConfig) -> None:
+    if not config.family.causal:
+        raise UsageError(f"--scheme {scheme.name} is for causal models; {config.model_type} trains with --scheme lora")
 
 
 def _check_virtual_tokens(count: int) -> None:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from memsim.errors import InputError, UsageError
 
 TOKEN_BYTES = 4
+IGNORED = 0xFFFFFFFF
+"""The label of a token that counts nowhere."""
 
 IGNORED = 0xFFFFFFFF
 """The label of a token that has none: it counts in no loss and no accuracy."""
@@ -55,7 +57,7 @@ class Windows(Protocol):
         """Return how many there are."""
 
     def window(self, index: int, seq_len: int) -> tuple[Ids, Ids]:
-        """Return (ids, labels) of one."""
+        """Return (ids, labels) of one; fewer ids than ``seq_len`` are padded."""
 
 
 class TokenFile:

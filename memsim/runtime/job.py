@@ -41,6 +41,7 @@ class WorkerJob:
         eval_every: Evaluate after every so many steps; 0 only at the end.
         scheme: What is trained, as ``models.schemes.scheme_to_dict`` writes it.
         task: None for plain text.
+        mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
     """
 
@@ -61,6 +62,7 @@ class WorkerJob:
     seq_len: int
     accumulate: int
     seed: int
+    mask_id: int | None
     cold: bool
     scratch: str
     adapter: str

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,7 @@ import psutil
 from memsim.errors import InputError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, n_trainable
+from memsim.models.lora import LoraConfig, n_trainable, with_our_names
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme, scheme_to_dict
 from memsim.planner.plan import check_budget
@@ -22,6 +22,7 @@ from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import TaskJob, WorkerJob
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
@@ -189,6 +190,7 @@ def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     if config.scheme == "head" and task is not None and task.kind != "classification":
         raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
     pack, name = find_model(config.model, progress.packing)
+    config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, scheme_of(config, task), pack)
     plan = plan_run(setup, pack.model_hash)
     kernels = prepare_kernels(setup.threads, progress.stage)
@@ -264,11 +266,15 @@ def _admit(ready: _Ready, baseline_bytes: int) -> None:
 def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     scheme.check(pack.config)
     virtual = scheme.rows_before + scheme.first_position
-    if config.seq_len + virtual > pack.config.max_position_embeddings:
+    if config.seq_len + virtual > pack.config.longest_sequence:
         raise UsageError(
             f"--seq-len {config.seq_len}{f' and {virtual} virtual tokens' if virtual else ''} is above the model's "
-            f"max_position_embeddings, {pack.config.max_position_embeddings}"
+            f"max_position_embeddings, {pack.config.longest_sequence}"
         )
+    if pack.config.num_labels is not None:
+        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
+    if pack.config.family.ends is not None and config.seq_len < 3:
+        raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     return TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
@@ -310,6 +316,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
+        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(work / "adapter"),

@@ -17,7 +17,7 @@ from memsim.models.decoder import constant_values, constants
 from memsim.models.parts import part_names
 from memsim.models.scheme import Scheme
 from memsim.planner.staging import staging
-from memsim.runtime.data import Batches, Windows
+from memsim.runtime.data import IGNORED, Batches, Windows
 from memsim.runtime.examples import ExampleFile
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
@@ -43,10 +43,16 @@ class _Losses:
         self._windows = windows
         self._total = np.zeros(3)
 
-    def next_batch(self, ids: Array, labels: Array) -> None:
-        window = next(self._windows)
-        np.copyto(ids, window[0])
-        np.copyto(labels, window[1])
+    def next_batch(self, ids: Array, labels: Array, n_valid: Array | None = None) -> None:
+        own_ids, own_labels = next(self._windows)
+        count = len(own_ids)
+        if not 0 < count <= len(ids) or len(own_labels) > len(labels):
+            raise WorkerError(f"a window of {count} tokens does not fit a step that was planned for {len(ids)}")
+        # A shorter window is padded, behind: no token before it sees that in a causal model, nor within n_valid.
+        ids[:count], ids[count:] = own_ids, 0
+        labels[: len(own_labels)], labels[len(own_labels) :] = own_labels, IGNORED
+        if n_valid is not None:
+            n_valid[0] = count
 
     def emit_loss(self, stats: Array) -> None:
         self._total += stats

@@ -19,6 +19,8 @@ from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_foot
 from memsim.runtime.job import Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.models.config import ModelConfig
+    from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
 
 
@@ -44,7 +46,7 @@ def main() -> None:
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.schemes import scheme_from_dict
-    from memsim.runtime.data import Batches, TokenFile, Windows
+    from memsim.runtime.data import Batches
     from memsim.runtime.examples import ExampleFile
     from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
@@ -69,12 +71,12 @@ def _train(job: WorkerJob, messages: Messages) -> None:
 
     checking.finish()
     session = Session(pack, scheme, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
-    vocab_size, task = pack.config.vocab_size, job.task
+    task = job.task
 
-    def open_data(path: str, n_options: int) -> Windows:
+    def open_data(path: str, n_options: int) -> "Windows":
         if task is None:
-            return TokenFile(Path(path), vocab_size)
-        return ExampleFile(Path(path), vocab_size, task.n_labels, job.seq_len, n_options)
+            return _windows(path, job, pack.config)
+        return ExampleFile(Path(path), pack.config.vocab_size, task.n_labels, job.seq_len, n_options)
 
     eval_data = open_data(job.eval_tokens, task.n_options if task else 1) if job.eval_tokens else None
     batches = Batches(open_data(job.tokens, 1), job.seq_len, job.seed)
@@ -100,6 +102,18 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("stage", name="writing the adapter")
     write_trained(Path(job.adapter), session.trainables, pack.config, scheme, job.base_model)
     messages.send("done")
+
+
+def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
+    """Return the windows of a token file, masked if the model needs that."""
+    from memsim.runtime.data import TokenFile
+
+    file = TokenFile(Path(path), config.vocab_size)
+    if job.mask_id is None or config.family.ends is None:
+        return file
+    from memsim.runtime.masking import MaskedTokens
+
+    return MaskedTokens(file, config.vocab_size, job.mask_id, config.family.ends, job.seed)
 
 
 class _Check:

@@ -20,7 +20,7 @@ from toy_families import FAMILY_CHANGES, family_config
 EXAMPLES = (LoraConfig(3, 5.0, ("q_proj",)), Norms(), Prefix(7), Prompt(9), Head(4))
 
 
-@pytest.mark.parametrize("name", ["toy", *FAMILY_CHANGES])
+@pytest.mark.parametrize("name", ["toy", *(name for name in FAMILY_CHANGES if family_config(name).family.causal)])
 def test_counts_follow_from_the_dimensions(name: str) -> None:
     config = toy_config() if name == "toy" else family_config(name)
     layers, c, kv = config.num_hidden_layers, config.hidden_size, config.num_key_value_heads * config.head_dim
@@ -54,6 +54,14 @@ def test_the_table_has_every_scheme() -> None:
 def test_schemes_that_cannot_work_are_refused(scheme: Scheme, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         scheme.check(toy_config())
+
+
+@pytest.mark.parametrize("scheme", EXAMPLES[1:], ids=lambda scheme: scheme.name)
+def test_a_masked_language_model_trains_with_lora_only(scheme: Scheme) -> None:
+    with pytest.raises(
+        UsageError, match=f"--scheme {scheme.name} is for causal models; roberta trains with --scheme lora"
+    ):
+        scheme.check(family_config("roberta"))
 
 
 @pytest.mark.parametrize("scheme", [Prefix(6), Head(6)], ids=lambda scheme: scheme.name)

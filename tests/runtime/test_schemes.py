@@ -30,7 +30,7 @@ SEQ_LEN = 21  # beyond every window, with the prefix and without it
 P = 5
 LM_SCHEMES = (Norms(), Prefix(P), Prompt(P))
 SCHEMES = (*LM_SCHEMES, Head(3))
-FAMILIES = ("toy", *FAMILY_CHANGES)
+FAMILIES = ("toy", *(name for name in FAMILY_CHANGES if family_config(name).family.causal))
 
 Trained = dict[tuple[str, str], np.ndarray]
 Window = tuple[np.ndarray, np.ndarray]
