@@ -77,12 +77,13 @@ class Emitter:
             self.builder.emit_declared("zero", [], [self.gradients[source]])
 
     def declare_state(self, index: int, optimizer: OptimizerConfig) -> str:
-        """Declare the flat optimizer state of a block on the scratch file; return its name, empty if there is none."""
+        """Declare the flat optimizer state of a block; return its name, empty if there is none."""
         size = optimizer.state_size(sum(rows * columns for rows, columns in self.shapes.values()))
         if not size:
             return ""
         source = f"{block_part(index)}/state"
-        return self.builder.input(source, TensorType((size,)), Space.SCRATCH, source)
+        space = Space.PINNED if self.choices.state == "pinned" else Space.SCRATCH
+        return self.builder.input(source, TensorType((size,)), space, source)
 
     def update(self, index: int, optimizer: OptimizerConfig, state: str, adapters: Env) -> list[str]:
         """Emit the update of a block's adapters, in place; return what holds the new ones."""

@@ -83,20 +83,21 @@ def trace_program(program: Program, plan: MemoryPlan, passes: Mapping[str, int] 
         plan: Its memory.
         passes: How often an op passes over its operands, where that is more than once.
     """
-    sizes = _file_sizes(program)
+    sizes = file_sizes(program)
     resident = list(_resident(program, plan))
     nodes = []
     held = 0
     for index in program.order():
         # The second micro-batch finds everything touched that the first one touched.
         held = max(held, resident[index])
-        node = _trace_node(program, index, held, sizes)
+        node = trace_node(program, index, held, sizes)
         times = (passes or {}).get(node.op, 1)
         nodes.append(replace(node, work=replace(node.work, moved_bytes=times * node.work.moved_bytes)))
     return StepTrace(tuple(nodes), max(resident, default=0))
 
 
-def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) -> TraceNode:
+def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]) -> TraceNode:
+    """Return what node ``index`` does while ``held`` bytes are; ``sizes`` are ``file_sizes(program)``."""
     node = program.nodes[index]
     traffic = node_traffic(program, node)
     inputs = (program.values[name] for name in node.inputs)
@@ -126,7 +127,7 @@ def _page_in(program: Program, node: Node, file_bytes: int) -> FileRead:
     return FileRead(str(node.attrs["part"]), reads, file_bytes, pieces)
 
 
-def _file_sizes(program: Program) -> dict[str, int]:
+def file_sizes(program: Program) -> dict[str, int]:
     """Return the bytes of every part that is paged in."""
     return {
         str(node.attrs["part"]): sum(program.values[name].n_bytes for name in node.outputs)
