@@ -109,6 +109,75 @@ class SimulatedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksRecord:
+    """What becomes of the residuals of ``count`` blocks in a row; what is in neither list is recomputed."""
+
+    count: int
+    keep: tuple[str, ...]
+    spill: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoicesRecord:
+    """A schedule as data: the fields of ``schedules.choices.Choices``, equal blocks in a row put together."""
+
+    blocks: tuple[BlocksRecord, ...]
+    unpack: Literal["block", "tile"]
+    head: Literal["logits", "one_pass"]
+    adapters: Literal["pinned", "paged"]
+    update: Literal["end", "block"]
+    mlp_tile: int | None
+    prefetch: bool
+    state: Literal["pinned", "paged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPoint:
+    """A schedule and what it is predicted to need and to take.
+
+    Attributes:
+        schedule: Its name; ``auto`` for one that was searched for.
+        need_bytes: The smallest budget for it.
+        peak_bytes: Working set at the peak.
+        step_s: Nominal seconds of a step that finds the weights in memory.
+    """
+
+    schedule: str
+    need_bytes: int
+    peak_bytes: int
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedResult:
+    """What ``memsim plan`` found for a budget; None where nothing fits.
+
+    Attributes:
+        device: Whose rates the seconds are from.
+        chosen: The fastest schedule that fits.
+        choices: What it is.
+        bound: By what share of its time another schedule of the space that fits could be faster, at most.
+        step_s: Its seconds, and with all numbers of the device at their worst and best.
+        footprint_bytes: The same of its peak footprint; on this machine exact but for what a reading may differ by.
+        named: The named schedules.
+        front: The fastest schedule for each of some budgets, smallest first.
+        smallest_budget_bytes: With which a step is possible at all.
+        longest_seq_len: With which it is possible under the budget; 0 if there is none.
+    """
+
+    device: str
+    chosen: PlanPoint | None
+    choices: ChoicesRecord | None
+    bound: float | None
+    step_s: Band | None
+    footprint_bytes: Band | None
+    named: tuple[PlanPoint, ...]
+    front: tuple[PlanPoint, ...]
+    smallest_budget_bytes: int
+    longest_seq_len: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -142,7 +211,10 @@ class Result:
         step_s: Median over ``steps``.
         time_by_op_s: Seconds per op in the median step.
         peak_by_value: Bytes of each value that lived at the peak, largest first.
+        planned_step_s: Seconds of a step as its plan predicted them, if it was planned by a device's rates.
+        choices: The schedule as data.
         simulated: What only a simulation knows: the device, its limits, and bands.
+        planned: What only a plan knows: what else there is.
         versions: Distribution name to version.
     """
 
@@ -177,7 +249,10 @@ class Result:
     evals: tuple[Evaluation, ...] = ()
     time_by_op_s: dict[str, float] = field(default_factory=dict)
     peak_by_value: dict[str, int] = field(default_factory=dict)
+    planned_step_s: float | None = None
+    choices: ChoicesRecord | None = None
     simulated: SimulatedResult | None = None
+    planned: PlannedResult | None = None
     host: Host
     versions: dict[str, str]
 

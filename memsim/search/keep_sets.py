@@ -53,24 +53,28 @@ def keep_sets(graph: ModelGraph, index: int, numbers: Numbers, max_sets: int = M
         numbers: The device's rates.
         max_sets: If there are more, those are left out that lie closest to a mixture of their neighbours.
     """
-    units = _units(graph, index)
     seconds = _node_seconds(graph, index, numbers)
-    first, rest = units[0], sorted(units[1:], key=lambda unit: -unit.n_bytes)
-    choices = [first, *(unit for unit in (_spilled(first, numbers), *_worth_spilling(rest, seconds, numbers)))]
-    ways = [*choices[:2], *rest, *choices[2:]][:_MAX_UNITS]
+    x, *others = _units(graph, index)
+    others.sort(key=lambda unit: -unit.n_bytes)
+    worth = _worth_spilling(others, seconds, numbers)
+    ways = [x, _spilled(x, numbers), *worth, *others][:_MAX_UNITS]
     masks = np.arange(1 << len(ways), dtype=np.int64)
-    taken = [(masks >> bit) & 1 == 1 for bit in range(len(ways))]
-    # The block input is kept or spilled, nothing is both.
-    valid = taken[0] != taken[1]
-    for unit in choices[2:]:
-        if unit in ways:
-            kept = next(bit for bit, other in enumerate(ways) if other.names == unit.names)
-            valid &= ~(taken[kept] & taken[ways.index(unit)])
+    taken = [masks >> bit & 1 == 1 for bit in range(len(ways))]
+    valid = _block_input_saved_and_nothing_twice(ways, taken)
     n_bytes = sum((unit.n_bytes * on for unit, on in zip(ways, taken, strict=True) if not unit.spilled), 0 * masks)
-    time_s = sum((unit.moving_s * on for unit, on in zip(ways, taken, strict=True)), 0.0 * masks)
-    time_s = time_s + _recomputing_s(graph, index, ways, taken, seconds)
+    moving_s = sum((unit.moving_s * on for unit, on in zip(ways, taken, strict=True)), 0.0 * masks)
+    time_s = moving_s + _recomputing_s(graph, index, ways, taken, seconds)
     best = _corners(masks[valid], n_bytes[valid], np.round(time_s[valid] * 1e12).astype(np.int64), max_sets)
     return [_chosen(ways, int(mask)) for mask in best]
+
+
+def _block_input_saved_and_nothing_twice(ways: Sequence[_Unit], taken: Sequence[Bools]) -> Bools:
+    valid = taken[0] | taken[1]
+    for bit, unit in enumerate(ways):
+        for other in range(bit):
+            if unit.names == ways[other].names:
+                valid &= ~(taken[bit] & taken[other])
+    return valid
 
 
 def _units(graph: ModelGraph, index: int) -> list[_Unit]:
@@ -152,13 +156,13 @@ def _corners(masks: Integers, n_bytes: Integers, time_ps: Integers, limit: int) 
     before = np.minimum.accumulate(np.concatenate(([np.iinfo(np.int64).max], time_ps[:-1])))
     better = time_ps < before
     masks, n_bytes, time_ps = masks[better], n_bytes[better], time_ps[better]
-    while len(masks) > limit:
+    while len(masks) > max(limit, 2):
         # How far above the line between its neighbours a set lies: the lowest are worth most, the ends stay.
         share = (n_bytes[1:-1] - n_bytes[:-2]) / (n_bytes[2:] - n_bytes[:-2])
         excess = time_ps[1:-1] - (time_ps[:-2] + share * (time_ps[2:] - time_ps[:-2]))
         drop = int(np.argmax(excess)) + 1
         masks, n_bytes, time_ps = (np.delete(values, drop) for values in (masks, n_bytes, time_ps))
-    return masks
+    return masks[:limit]
 
 
 def _chosen(ways: Sequence[_Unit], mask: int) -> BlockChoices:

@@ -88,13 +88,16 @@ def shortened(graph: ModelGraph, kinds: Sequence[int]) -> ModelGraph:
     return replace(graph, config=config)
 
 
-def probe(graph: ModelGraph, choices: Choices, optimizer: OptimizerConfig, numbers: Numbers, rule: Rule) -> Probe:
+def probe(
+    graph: ModelGraph, choices: Choices, optimizer: OptimizerConfig, numbers: Numbers | None, rule: Rule
+) -> Probe:
     """Lower the whole of ``graph`` and take it apart.
 
-    Seconds are those of a step that finds every file page in memory.
+    Seconds are those of a step that finds every file page in memory; without ``numbers`` they are all 0.
     """
     program = lower(graph, choices, optimizer)
-    live, seconds = _live_bytes(program), _node_seconds(program, numbers, rule)
+    live = _live_bytes(program)
+    seconds = np.zeros(len(program.nodes)) if numbers is None else _node_seconds(program, numbers, rule)
     time_ps = np.round(seconds * 1e12).astype(np.int64)
     repeat = program.repeat
     start, stop = (repeat.start, repeat.stop) if repeat else (0, len(program.nodes))

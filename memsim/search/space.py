@@ -11,12 +11,14 @@ from memsim.search.keep_sets import MAX_SETS, keep_sets
 from memsim.search.probe import BlockCost, FrameCost, Probe, probe, shortened
 from memsim.simulator.device import Numbers, Rule
 
-_TILES = (32, 64, 128, 256, 512)
-_MOST_TILES = 8
-"""Smaller tiles cost more in nodes, each a Python object under the cap, than they save."""
+_TILES = (2, 4, 8)
+"""Into how many the MLP's tokens are divided. More cost more in nodes, each a Python object under the cap, than they
+save: with an eighth of its tokens an MLP holds less than the attention before it."""
 
-_ALWAYS_TILE = 128
-"""What the schedule ``tiled`` takes."""
+_TILE_STEP = 32
+_TILED = 128
+"""What the schedule ``tiled`` takes, whose place this is up to ``_TILED_TOKENS``."""
+_TILED_TOKENS = 2048
 
 Key = tuple[int, str]
 """Whether a block is the first one (0) or not (1), and its kind."""
@@ -91,7 +93,7 @@ def regions(
     kinds = {graph.config.layer_type(index): index for index in (0, *reversed(range(1, n_blocks)))}
     sets = {kind: keep_sets(graph, index, numbers, bounds.max_sets) for kind, index in kinds.items()}
     types = [graph.config.layer_type(index) for index in range(n_blocks)]
-    has_state = bool(optimizer.state_size(1))
+    has_state = optimizer.state_size(1) > 0
     for unpack in unpacks:
         for adapters in ("paged", "pinned"):
             for tile in bounds.tiles or mlp_tiles(graph.n_tokens):
@@ -114,8 +116,10 @@ def regions(
 
 def mlp_tiles(n_tokens: int) -> tuple[int | None, ...]:
     """Return the token tiles of the MLP that are looked at."""
-    few = (tile for tile in _TILES if n_tokens <= _MOST_TILES * tile)
-    return (None, *sorted({tile for tile in (*few, _ALWAYS_TILE) if tile < n_tokens}, reverse=True))
+    tiles = {-(-n_tokens // (count * _TILE_STEP)) * _TILE_STEP for count in _TILES}
+    if n_tokens <= _TILED_TOKENS:
+        tiles.add(_TILED)
+    return (None, *sorted((tile for tile in tiles if tile < n_tokens), reverse=True))
 
 
 def _keys(types: Sequence[str]) -> dict[Key, None]:
