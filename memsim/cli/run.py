@@ -1,12 +1,15 @@
 """``memsim run``: one fine-tuning run in a capped process."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from memsim.cli.drawing import SYNTHETIC, drawn
-from memsim.errors import InputError
+from memsim.errors import InputError, UsageError
+from memsim.json_file import shown
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.results import Result, emit_json
@@ -15,11 +18,21 @@ from memsim.runtime.run import RunConfig, run
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.search.plan_file import PlanFile, read_plan
+from memsim.search.search import AUTO
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 
 @click.command(name="run", context_settings={"show_default": True})
-@click.option("--budget", required=True, metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB.")
+@click.option(
+    "--budget", metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB. Required, unless --plan has one."
+)
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run a plan of `memsim plan --emit`; it decides model, schedule and all that it was made for.",
+)
 @click.option(
     "--model",
     default="qwen2.5-0.5b",
@@ -27,7 +40,10 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps, spills and recomputes."
+    "--schedule",
+    type=click.Choice([*SCHEDULES, AUTO]),
+    default="mebp",
+    help="What a step keeps, spills and recomputes; auto: the fastest that fits the budget.",
 )
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
 @click.option("--steps", type=int, default=5, metavar="N", help="Optimizer steps.")
@@ -84,8 +100,11 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
+@click.pass_context
 def command(
-    budget: str,
+    context: click.Context,
+    budget: str | None,
+    plan: Path | None,
     model: str,
     schedule: str,
     seq_len: int,
@@ -118,9 +137,12 @@ def command(
     """
     if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
-    budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
+    planned = read_plan(plan) if plan else None
+    if planned is None and budget is None:
+        raise UsageError("--budget is missing: the kernel's limit on the whole process, such as 1GB")
+    decimal = budget is None or is_decimal(budget)
     config = RunConfig(
-        budget_bytes=budget_bytes,
+        budget_bytes=parse_bytes(budget) if budget else planned.budget_bytes if planned else 0,
         decimal=decimal,
         model=model,
         schedule=schedule,
@@ -143,6 +165,8 @@ def command(
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
     )
+    if planned is not None:
+        config = _as_planned(config, planned, str(plan), context)
     with drawn(config) as progress:
         outcome = run(config, progress)
     result = outcome.result
@@ -155,6 +179,36 @@ def command(
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
         sys.exit(exit_code(result.exit_reason))
+
+
+_PLANNED = ("model", "seq_len", "lora_rank", "target_modules", "optimizer", "accumulate", "threads")
+"""Options that a plan decides."""
+
+
+def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click.Context) -> RunConfig:
+    """Return the run that a plan was made for; what it leaves open is as asked.
+
+    Raises:
+        UsageError: An option was given that says something else than the plan.
+    """
+    decided = {"schedule": AUTO} | {name: getattr(planned, name) for name in _PLANNED}
+    decided["target_modules"] = ",".join(planned.target_modules)
+    for name, value in decided.items():
+        given = context.params[name]
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and given != value:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {given} is not what {where} was made for, {shown(value)}; leave {option} out")
+    return replace(
+        config,
+        schedule=AUTO,
+        plan=planned,
+        model=planned.model,
+        seq_len=planned.seq_len,
+        lora=replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules),
+        optimizer=replace(config.optimizer, name=planned.optimizer),
+        accumulate=planned.accumulate,
+        threads=planned.threads,
+    )
 
 
 def _summary(result: Result, decimal: bool) -> str:
@@ -172,7 +226,8 @@ def _summary(result: Result, decimal: bool) -> str:
         ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
     ]
     if result.step_s is not None:
-        rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))
+        predicted = f", predicted {result.planned_step_s:.2f} s" if result.planned_step_s is not None else ""
+        rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)}{predicted})"))
     losses = [step.loss for step in result.steps if step.loss is not None]
     if losses:
         rows.append(("loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))

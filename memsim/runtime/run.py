@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +24,13 @@ from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.record import record_choices
+from memsim.search.needs import capped_process
+from memsim.search.plan_file import PlanFile
+from memsim.search.rates import rates_of
+from memsim.search.refusal import nothing_fits
+from memsim.search.search import AUTO, PACKED, Found, search
+from memsim.simulator.device_file import HOST
 from memsim.units import MIB, format_bytes
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack
@@ -47,6 +54,8 @@ class RunConfig:
         compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
         data: Training text; None is CPython's own documentation.
         out: Directory to create; None names one under ``runs``.
+        schedule: A named one, or ``auto``: the fastest that fits the budget.
+        plan: Made before, to be run as it is; ``schedule`` is ``auto`` then.
         scratch: Where spilled values go; None is the output directory.
         plan_check: Refuse a plan that does not fit.
         enforcement: One way of capping; None takes the best available.
@@ -57,6 +66,7 @@ class RunConfig:
     decimal: bool = True
     model: str = "qwen2.5-0.5b"
     schedule: str = "mebp"
+    plan: PlanFile | None = None
     seq_len: int = 256
     steps: int = 5
     data: Path | None = None
@@ -119,6 +129,7 @@ class _Ready:
 
     Attributes:
         baseline_bytes: What the worker is expected to hold before any weight.
+        planned_step_s: Seconds of a step, where the plan was made by a device's rates.
     """
 
     config: RunConfig
@@ -128,6 +139,7 @@ class _Ready:
     plan: RunPlan
     compute: str
     baseline_bytes: int
+    planned_step_s: float | None = None
 
 
 def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
@@ -167,11 +179,35 @@ def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     """Find the model, plan the run and know the kernels, before anything is written but caches."""
     pack, name = find_model(config.model, progress.packing)
     setup = _setup(config, pack)
-    plan = plan_run(setup, pack.model_hash)
     kernels = prepare_kernels(setup.threads, progress.stage)
+    step_s = config.plan.step_s if config.plan else None
+    if config.schedule == AUTO and setup.choices is None:
+        found = _search(config, setup, pack.model_hash, kernels, progress)
+        setup, plan, step_s = replace(setup, choices=found.choices), found.plan, found.time_s
+    else:
+        plan = plan_run(setup, pack.model_hash)
     compute = _choose_compute(config, plan, kernels)
-    n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
-    return _Ready(config, setup, pack, name, plan, compute, kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes)
+    baseline_bytes = kernels.footprint_bytes[compute] + NODE_BYTES * plan.n_nodes
+    return _Ready(config, setup, pack, name, plan, compute, baseline_bytes, step_s)
+
+
+def _search(
+    config: RunConfig, setup: TrainingSetup, model_hash: str, kernels: Prepared, progress: RunProgress
+) -> Found:
+    """Return the fastest schedule that fits the budget, by the rates of this machine."""
+    progress.stage("looking for the fastest schedule that fits")
+    device, remark = rates_of(HOST)
+    if remark:
+        progress.note(remark)
+    compute = kernels.fastest if config.compute == "auto" else config.compute
+    if compute not in kernels.footprint_bytes:
+        raise no_such_compute(compute)
+    needs = capped_process(kernels.footprint_bytes[compute], NODE_BYTES)
+    searched = search(setup, device.at("nominal"), device.rule, needs, PACKED, model_hash=model_hash)
+    found = searched.fastest(config.budget_bytes)
+    if found is None:
+        raise nothing_fits(searched, config.budget_bytes, config.decimal)
+    return found
 
 
 def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
@@ -185,8 +221,13 @@ def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
     if compute == "auto":
         compute = "f32" if unpacks else kernels.fastest
     if compute not in kernels.footprint_bytes:
-        raise UsageError(f"--compute {compute} needs a processor with avx512_bf16; use --compute f32")
+        raise no_such_compute(compute)
     return compute
+
+
+def no_such_compute(compute: str) -> UsageError:
+    """Return the error of a compute path that this processor does not have."""
+    return UsageError(f"--compute {compute} needs a processor with avx512_bf16; use --compute f32")
 
 
 def _check(config: RunConfig) -> None:
@@ -239,7 +280,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
             f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
             f"{pack.config.max_position_embeddings}"
         )
-    return TrainingSetup(
+    setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
         lora=config.lora,
@@ -251,6 +292,10 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
     )
+    if config.plan is None:
+        return setup
+    choices = config.plan.choices_for(pack.config, pack.group_size, setup.graph().residuals, "the plan")
+    return replace(setup, choices=choices)
 
 
 def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) -> WorkerJob:
@@ -356,6 +401,8 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         evals=tuple(outcome.evals),
         time_by_op_s=outcome.time_by_op_s,
         peak_by_value=dict(memory.held),
+        planned_step_s=ready.planned_step_s,
+        choices=record_choices(ready.plan.choices),
         host=host_info(),
         versions=versions(),
     )

@@ -77,7 +77,9 @@ def describe(choices: Choices) -> list[str]:
     for entry in record_choices(choices).blocks:
         last = first + entry.count - 1
         which = f"block {first}" if entry.count == 1 else f"blocks {first} to {last}"
-        parts = [f"{verb} {', '.join(names)}" for verb, names in (("keep", entry.keep), ("spill", entry.spill)) if names]
+        parts = [
+            f"{verb} {', '.join(names)}" for verb, names in (("keep", entry.keep), ("spill", entry.spill)) if names
+        ]
         lines.append(f"{which}: {'; '.join(parts) or 'recompute everything'}")
         first = last + 1
     return lines

@@ -23,7 +23,7 @@ MAX_SETS = 24
 """Sets a kind of block, at most."""
 
 _MAX_UNITS = 18
-"""Units that are looked at in every combination, at most; the smallest ones beyond it are recomputed."""
+"""Units that are looked at in every combination, at most; beyond it the smallest are not spilled, or not saved."""
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -57,7 +57,7 @@ def keep_sets(graph: ModelGraph, index: int, numbers: Numbers, max_sets: int = M
     x, *others = _units(graph, index)
     others.sort(key=lambda unit: -unit.n_bytes)
     worth = _worth_spilling(others, seconds, numbers)
-    ways = [x, _spilled(x, numbers), *worth, *others][:_MAX_UNITS]
+    ways = [x, _spilled(x, numbers), *others, *worth][:_MAX_UNITS]
     masks = np.arange(1 << len(ways), dtype=np.int64)
     taken = [masks >> bit & 1 == 1 for bit in range(len(ways))]
     valid = _block_input_saved_and_nothing_twice(ways, taken)

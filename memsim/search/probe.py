@@ -5,7 +5,7 @@ save: a model of one block for each way of treating it tells them all. With them
 mixture are sums and maxima (see ``front``); tests hold these to the planner and the simulator.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,11 +20,9 @@ from memsim.schedules.choices import Choices
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device import Numbers, Rule
-from memsim.simulator.pagecache import PageCache
+from memsim.simulator.pagecache import Key, PageCache
 from memsim.simulator.trace import StepTrace, file_sizes, trace_node
 from memsim.simulator.walk import walk
-
-_ENOUGH_RAM_BYTES = 1e18
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def probe(
     """
     program = lower(graph, choices, optimizer)
     live = _live_bytes(program)
-    seconds = np.zeros(len(program.nodes)) if numbers is None else _node_seconds(program, numbers, rule)
+    seconds = np.zeros(len(program.nodes)) if numbers is None else node_seconds(program, numbers, rule)
     time_ps = np.round(seconds * 1e12).astype(np.int64)
     repeat = program.repeat
     start, stop = (repeat.start, repeat.stop) if repeat else (0, len(program.nodes))
@@ -151,16 +149,18 @@ def _live_bytes(program: Program) -> NDArray[np.int64]:
     return np.cumsum(steps)[:-1]
 
 
-def _node_seconds(program: Program, numbers: Numbers, rule: Rule) -> NDArray[np.float64]:
-    """Return the seconds that each node takes in a step, all its micro-batches together."""
+class _EverythingInMemory(PageCache):
+    def missing(self, clusters: Iterable[tuple[Key, int]]) -> list[int]:
+        return []
+
+
+def node_seconds(program: Program, numbers: Numbers, rule: Rule) -> NDArray[np.float64]:
+    """Return the seconds that each node takes in a step, all its micro-batches together, if no weight is read."""
     sizes = file_sizes(program)
     each = [trace_node(program, index, 0, sizes) for index in range(len(program.nodes))]
     trace = StepTrace(tuple(each[index] for index in program.order()), 0)
-    roomy = replace(numbers, ram_bytes=_ENOUGH_RAM_BYTES)
-    cache = PageCache(0)
-    walk(trace, roomy, rule, cache)
     seconds = np.zeros(len(program.nodes))
-    for item in walk(trace, roomy, rule, cache, first=False).timeline:
+    for item in walk(trace, numbers, rule, _EverythingInMemory(0), first=False).timeline:
         seconds[item.node.index] += item.split.total_s
     return seconds
 

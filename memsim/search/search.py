@@ -24,6 +24,9 @@ TOLERANCE = 1e-3
 AUTO = "auto"
 """The name of a schedule that was searched for."""
 
+PACKED = ("tile",)
+"""Ways of unpacking where products take packed weights, which this machine's kernels do as fast as any."""
+
 _ITEM_BYTES = 4
 
 
@@ -33,11 +36,13 @@ class Candidate:
 
     Attributes:
         need_bytes: The smallest budget for it, gaps in the arena left out.
+        peak_bytes: Its working set at the peak, the same way.
         time_ps: Predicted picoseconds of a step that finds the weights in memory.
     """
 
     choices: Choices
     need_bytes: int
+    peak_bytes: int
     time_ps: int
 
 
@@ -124,7 +129,7 @@ def search(
         numbers: The device's rates.
         rule: What it counts.
         needs: How budgets are counted.
-        unpacks: Values of ``Choices.unpack``; by default ``block`` only where dense products are faster than packed ones.
+        unpacks: Values of ``Choices.unpack``; by default ``block`` only where dense products are the faster ones.
         bounds: How much of the space to look at; all of it by default.
         tolerance: See ``TOLERANCE``.
         model_hash: Of the weights that programs are for; empty where nothing runs.
@@ -141,13 +146,16 @@ def search(
             points.append((counted.total(arena, n_nodes), ps, number, index))
             limits.append((counted.total(arena, fewest) - region.front.slack_bytes, ps, number, index))
     refined: list[_Point] = []
+    peaks: dict[tuple[int, int], int] = {}
     for _, ps, number, index in _unbeaten(points, tolerance):
         region = found[number]
         arena, _, n_nodes = _row(region, index)
         counted = _Counted(setup, region, needs, region.restored(index))
         refined.append((counted.total(arena, n_nodes), ps, number, index))
+        peaks[number, index] = counted.peak(arena)
     candidates = (
-        Candidate(found[number].choices(index), need, ps) for need, ps, number, index in _unbeaten(refined, 0.0)
+        Candidate(found[number].choices(index), need, peaks[number, index], ps)
+        for need, ps, number, index in _unbeaten(refined, 0.0)
     )
     least = tuple((need, ps) for need, ps, *_ in _unbeaten(limits, 0.0))
     return Search(setup, needs, tuple(candidates), least, model_hash)
@@ -195,8 +203,11 @@ class _Counted:
         self._floor_bytes = LIBRARY_FLOOR_BYTES + 2 * region.frame.together_bytes + most_read_ahead(copies)
         self._needs = needs
 
+    def peak(self, arena_bytes: int) -> int:
+        return arena_bytes + self._held_bytes
+
     def total(self, arena_bytes: int, n_nodes: int) -> int:
-        return self._needs.total(arena_bytes + self._held_bytes, self._floor_bytes, n_nodes)
+        return self._needs.total(self.peak(arena_bytes), self._floor_bytes, n_nodes)
 
 
 def _unbeaten(points: Sequence[_Point], tolerance: float) -> list[_Point]:

@@ -96,10 +96,11 @@ def regions(
     has_state = optimizer.state_size(1) > 0
     for unpack in unpacks:
         for adapters in ("paged", "pinned"):
+            known: dict[tuple[Key, BlockChoices], BlockCost] = {}
             for tile in bounds.tiles or mlp_tiles(graph.n_tokens):
                 whole = Choices((), unpack, bounds.heads[0], adapters, "block", tile, prefetch=True)
                 prober = _Prober(graph, optimizer, numbers, rule, whole)
-                costs = {key: prober.block_costs(key, kinds, sets[key[1]]) for key in _keys(types)}
+                costs = {key: prober.block_costs(key, kinds, sets[key[1]], known) for key in _keys(types)}
                 frames = [prober.frame(kinds, sets, head) for head in bounds.heads]
                 keys = [(min(index, 1), kind) for index, kind in enumerate(types)]
                 front = optimal_mixtures([costs[key] for key in keys], frames)
@@ -134,14 +135,25 @@ class _Prober:
     ) -> None:
         self._graph, self._optimizer, self._numbers, self._rule, self._whole = graph, optimizer, numbers, rule, whole
 
-    def block_costs(self, key: Key, kinds: dict[str, int], sets: Sequence[BlockChoices]) -> list[BlockCost]:
-        """Return what each of ``sets`` costs in a block of one key."""
-        index = kinds[key[1]]
+    def block_costs(
+        self,
+        key: Key,
+        kinds: dict[str, int],
+        sets: Sequence[BlockChoices],
+        known: dict[tuple[Key, BlockChoices], BlockCost],
+    ) -> list[BlockCost]:
+        """Return what each of ``sets`` costs in a block of one key; ``known`` are those that no tile changes."""
+        index, new = kinds[key[1]], [chosen for chosen in sets if (key, chosen) not in known]
         if key[0]:  # any number of them stand side by side; the last block's own cost is the frame's
-            graph = shortened(self._graph, [index] * (len(sets) + 2))
-            return list(self._probe(graph, (sets[0], *sets, sets[0])).blocks[1:-1])
-        graph = shortened(self._graph, [index] * 2)
-        return [self._probe(graph, (chosen, sets[0])).blocks[0] for chosen in sets]
+            graph = shortened(self._graph, [index] * (len(new) + 2))
+            found = list(self._probe(graph, (sets[0], *new, sets[0])).blocks[1:-1])
+        else:
+            graph = shortened(self._graph, [index] * 2)
+            found = [self._probe(graph, (chosen, sets[0])).blocks[0] for chosen in new]
+        costs = dict(zip(new, found, strict=True))
+        inside = {name for node in self._graph.mlp().forward.nodes for name in node.outputs}
+        known |= {(key, chosen): cost for chosen, cost in costs.items() if (chosen.keep | chosen.spill) & inside}
+        return [costs[chosen] if chosen in costs else known[key, chosen] for chosen in sets]
 
     def frame(self, kinds: dict[str, int], sets: dict[str, list[BlockChoices]], head: str) -> FrameCost:
         """Return what is around the blocks, the last block's own nodes (it asks for the head's pages) among it."""
@@ -168,5 +180,5 @@ class _Prober:
         return pinned.time_ps - paged.time_ps, pinned.pinned_bytes - paged.pinned_bytes
 
     def _probe(self, graph: ModelGraph, blocks: tuple[BlockChoices, ...], **changes: str) -> Probe:
-        choices = replace(self._whole, blocks=blocks, **changes)
+        choices = replace(self._whole, blocks=blocks, **changes)  # type: ignore[arg-type]
         return probe(graph, choices, self._optimizer, self._numbers, self._rule)
