@@ -205,7 +205,8 @@ class Result:
         peak_working_set_bytes: Peak minus baseline, which is what a phone's figures hold.
         planned_peak_bytes: Arena, pinned and dirty mapped bytes at the worst node.
         planned_mapped_bytes: Clean mapped bytes, which the kernel may drop.
-        planned_footprint_bytes: Baseline plus planned peak.
+        planned_working_set_bytes: Planned peak, and what the worker's own Python objects take beside it.
+        planned_footprint_bytes: Baseline plus planned working set.
         file_floor_bytes: File pages without which the worker would thrash.
         kernel_peak_bytes: The kernel's own maximum for the group, file cache included.
         step_s: Median over ``steps``.
@@ -240,6 +241,7 @@ class Result:
     peak_working_set_bytes: int | None = None
     planned_peak_bytes: int | None = None
     planned_mapped_bytes: int | None = None
+    planned_working_set_bytes: int | None = None
     planned_footprint_bytes: int | None = None
     file_floor_bytes: int | None = None
     peak_rss_bytes: int | None = None

@@ -11,14 +11,13 @@ from memsim.cli.simulate import training_setup
 from memsim.errors import InputError, UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
-from memsim.planner.run_plan import TrainingSetup
 from memsim.results import PlannedResult, PlanPoint, Result, emit_json
-from memsim.runtime.prepare import NODE_BYTES, prepare_kernels
+from memsim.runtime.prepare import prepare_kernels, worker_needs
 from memsim.schedules.choices import Choices
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
-from memsim.schedules.record import describe, record_choices
-from memsim.search.needs import Needs, capped_process, device_app
-from memsim.search.plan_file import PlanFile, dimensions, write_plan
+from memsim.schedules.record import describe
+from memsim.search.needs import Needs, device_app
+from memsim.search.plan_file import plan_for, write_plan
 from memsim.search.planned import planned_result
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
@@ -113,7 +112,7 @@ def command(
     if found is None:
         raise nothing_fits(searched, budget_bytes, decimal)
     if emit is not None:
-        write_plan(emit, _plan_file(model, setup, found, target, budget_bytes))
+        write_plan(emit, plan_for(model, setup, found, target.name, budget_bytes))
 
 
 def _check_directories(paths: dict[str, Path | None]) -> None:
@@ -133,25 +132,7 @@ def _needs_here(threads: int) -> tuple[Needs, Needs]:
     """Return how budgets are counted on this machine for packed products, and for those of unpacked weights."""
     kernels = prepare_kernels(threads, stage)
     packed, unpacked = (kernels.footprint_bytes[compute] for compute in (kernels.fastest, "f32"))
-    return capped_process(packed, NODE_BYTES), capped_process(unpacked, NODE_BYTES)
-
-
-def _plan_file(model: str, setup: TrainingSetup, found: Found, device: Device, budget_bytes: int) -> PlanFile:
-    return PlanFile(
-        model=model,
-        dimensions=dimensions(setup.config, setup.group_size),
-        seq_len=setup.n_tokens,
-        lora_rank=setup.lora.rank,
-        target_modules=setup.lora.target_modules,
-        optimizer=setup.optimizer.name,
-        accumulate=setup.accumulate,
-        threads=setup.threads,
-        budget_bytes=budget_bytes,
-        need_bytes=found.need_bytes,
-        device=device.name,
-        step_s=found.time_s,
-        choices=record_choices(found.choices),
-    )
+    return worker_needs(packed), worker_needs(unpacked)
 
 
 def _summary(result: Result, device: Device, found: Found | None, decimal: bool) -> str:

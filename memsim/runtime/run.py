@@ -20,12 +20,18 @@ from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import WorkerJob
-from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
+from memsim.runtime.prepare import (
+    Prepared,
+    forget_kernels,
+    prepare_kernels,
+    session_bytes,
+    worker_baseline,
+    worker_needs,
+)
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.record import record_choices
-from memsim.search.needs import capped_process
 from memsim.search.plan_file import PlanFile
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
@@ -141,6 +147,11 @@ class _Ready:
     baseline_bytes: int
     planned_step_s: float | None = None
 
+    @property
+    def working_set_bytes(self) -> int:
+        """What the worker is expected to hold more at its peak."""
+        return self.plan.memory.peak_bytes + session_bytes(self.plan.n_nodes)
+
 
 def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
     """Run one fine-tuning job in a capped child process.
@@ -157,7 +168,7 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
     _check(config)
     ready = _make_ready(config, progress)
     _admit(ready, ready.baseline_bytes)
-    progress.planned(ready.baseline_bytes + ready.plan.memory.peak_bytes, ready.pack.source)
+    progress.planned(ready.baseline_bytes + ready.working_set_bytes, ready.pack.source)
     with out_directory(config.out, f"{ready.model}-{config.schedule}") as out, work_directory(out) as work:
         job = _prepare_job(ready, out, work, progress)
         with open_cap(config.budget_bytes, config.enforcement) as cap:
@@ -187,7 +198,7 @@ def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     else:
         plan = plan_run(setup, pack.model_hash)
     compute = _choose_compute(config, plan, kernels)
-    baseline_bytes = kernels.footprint_bytes[compute] + NODE_BYTES * plan.n_nodes
+    baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
     return _Ready(config, setup, pack, name, plan, compute, baseline_bytes, step_s)
 
 
@@ -202,7 +213,7 @@ def _search(
     compute = kernels.fastest if config.compute == "auto" else config.compute
     if compute not in kernels.footprint_bytes:
         raise no_such_compute(compute)
-    needs = capped_process(kernels.footprint_bytes[compute], NODE_BYTES)
+    needs = worker_needs(kernels.footprint_bytes[compute])
     searched = search(setup, device.at("nominal"), device.rule, needs, PACKED, model_hash=model_hash)
     found = searched.fastest(config.budget_bytes)
     if found is None:
@@ -268,9 +279,10 @@ def _check(config: RunConfig) -> None:
 def _admit(ready: _Ready, baseline_bytes: int) -> None:
     """Refuse a plan that does not fit the budget, measurement errors aside."""
     config, memory = ready.config, ready.plan.memory
-    excess = baseline_bytes + memory.peak_bytes + memory.file_floor_bytes - config.budget_bytes
+    excess = baseline_bytes + ready.working_set_bytes + memory.file_floor_bytes - config.budget_bytes
     if config.plan_check and excess > READING_ERROR_BYTES:
-        check_budget(ready.plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
+        process_bytes = baseline_bytes + session_bytes(ready.plan.n_nodes)
+        check_budget(ready.plan.program, memory, config.schedule, process_bytes, config.budget_bytes, config.decimal)
 
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
@@ -392,7 +404,8 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         peak_working_set_bytes=working_set,
         planned_peak_bytes=memory.peak_bytes,
         planned_mapped_bytes=memory.mapped_bytes,
-        planned_footprint_bytes=ready.baseline_bytes + memory.peak_bytes,
+        planned_working_set_bytes=ready.working_set_bytes,
+        planned_footprint_bytes=ready.baseline_bytes + ready.working_set_bytes,
         file_floor_bytes=memory.file_floor_bytes,
         peak_rss_bytes=outcome.peak_rss_bytes,
         kernel_peak_bytes=kernel_peak,

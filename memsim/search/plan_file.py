@@ -11,9 +11,11 @@ from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
+from memsim.planner.run_plan import TrainingSetup
 from memsim.results import ChoicesRecord
 from memsim.schedules.choices import Choices
-from memsim.schedules.record import recorded_choices
+from memsim.schedules.record import record_choices, recorded_choices
+from memsim.search.search import Found
 
 SCHEMA: Final = "memsim.plan/1"
 
@@ -65,6 +67,33 @@ class PlanFile:
                 f"{where} was made for {shown(self.model)}, a model of other dimensions; make a plan for this one"
             )
         return recorded_choices(self.choices, config.num_hidden_layers, residuals, where)
+
+
+def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget_bytes: int) -> PlanFile:
+    """Return what was found as a plan file.
+
+    Args:
+        model: As ``memsim run --model`` takes it.
+        setup: What was planned.
+        found: The schedule.
+        device: Whose rates were used.
+        budget_bytes: For which it was chosen.
+    """
+    return PlanFile(
+        model=model,
+        dimensions=dimensions(setup.config, setup.group_size),
+        seq_len=setup.n_tokens,
+        lora_rank=setup.lora.rank,
+        target_modules=setup.lora.target_modules,
+        optimizer=setup.optimizer.name,
+        accumulate=setup.accumulate,
+        threads=setup.threads,
+        budget_bytes=budget_bytes,
+        need_bytes=found.need_bytes,
+        device=device,
+        step_s=found.time_s,
+        choices=record_choices(found.choices),
+    )
 
 
 def dimensions(config: ModelConfig, group_size: int) -> str:
