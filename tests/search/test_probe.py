@@ -54,7 +54,9 @@ def test_a_probe_s_parts_are_its_whole() -> None:
     found = probe(graph, choices, OPTIMIZER, NUMBERS, DEVICE.rule)
     program = lower(graph, choices, OPTIMIZER)
     total_ps = found.frame.time_ps + sum(block.time_ps for block in found.blocks)
-    assert total_ps / 1e12 == pytest.approx(float(np.sum(node_seconds(program, NUMBERS, DEVICE.rule))), abs=len(program.nodes) * 1e-12)
+    assert total_ps / 1e12 == pytest.approx(
+        float(np.sum(node_seconds(program, NUMBERS, DEVICE.rule))), abs=len(program.nodes) * 1e-12
+    )
     assert found.frame.n_nodes + sum(block.n_nodes for block in found.blocks) == len(program.nodes)
     assert found.blocks[0].kept_bytes == 0
     assert len(found.blocks[0].restored) == 1
