@@ -324,17 +324,17 @@ def emit_json(record: Result | Mapping[str, Any], destination: str) -> None:
 
 
 def _dump(data: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+    return json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """Return ``value`` with every float that JSON cannot write replaced by None."""
+def finite(value: Any) -> Any:
+    """Return plain ``value`` with every float that JSON cannot write replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

@@ -40,8 +40,8 @@ def plan_toy(
     return plan_run(setup, pack.model_hash)
 
 
-def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3) -> TokenFile:
-    np.random.default_rng(seed).integers(0, vocab_size, n_tokens, dtype=np.uint32).tofile(path)
+def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3, first: int = 0) -> TokenFile:
+    np.random.default_rng(seed).integers(first, vocab_size, n_tokens, dtype=np.uint32).tofile(path)
     return TokenFile(path, vocab_size)
 
 

@@ -8,7 +8,9 @@ import click
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = ("run", "plan", "pack", "simulate", "validate", "bench", "models", "devices")
+_COMMANDS = (
+    "run", "plan", "pack", "simulate", "profile", "report", "validate", "check", "diff", "bench", "models", "devices",
+)  # fmt: skip
 
 
 class _LazyGroup(click.Group):

@@ -1,8 +1,10 @@
 """``memsim run``: one fine-tuning run in a capped process."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -12,15 +14,26 @@ from memsim.errors import InputError, UsageError
 from memsim.json_file import shown
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
+from memsim.regression.baseline import from_run, write_baseline
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
-from memsim.runtime.run import RunConfig, run
+from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
+from memsim.runtime.resume import resume as resume_run
+from memsim.runtime.run import RunConfig, RunOutcome, run
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.search.plan_file import PlanFile, read_plan
 from memsim.search.search import AUTO
 from memsim.units import format_bytes, is_decimal, parse_bytes
+
+_OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
+
+
+def _options(settings: Sequence[str]) -> list[str]:
+    """Return the options that give these settings."""
+    options = (_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in settings)
+    return [option for option in options if option]
 
 
 @click.command(name="run", context_settings={"show_default": True})
@@ -56,7 +69,10 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 @click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
 @click.option("--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank.")
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+    "--target-modules",
+    default=",".join(ALL_PROJECTIONS),
+    metavar="LIST",
+    help="Projections with an adapter; a family's own names (query, fc1) will do.",
 )
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
@@ -94,15 +110,36 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     metavar="DIR",
     help="Where spilled values and optimizer state go; a disk, not tmpfs.  [default: the --out directory]",
 )
+@click.option(
+    "--checkpoint-every",
+    type=int,
+    default=10,
+    metavar="N",
+    help="Save adapters and optimizer state after every N steps; after the last one always.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the run in DIR, by its own settings, to the same bits as if it had never stopped. "
+    f"Only {', '.join(_options(KEEP_BITS))} may be given too.",
+)
+@click.option(
+    "--allow-different-bits",
+    is_flag=True,
+    help=f"With --resume: go on with other versions, on another processor, or with another "
+    f"{', '.join(_options(CHANGE_BITS))}.",
+)
 @click.option("--plan-check/--no-plan-check", default=True, help="Refuse a plan that does not fit the budget.")
 @click.option(
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@click.option(
+    "--save-baseline", type=click.Path(path_type=Path), metavar="FILE", help="Store the run for `memsim check`."
+)
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
-@click.pass_context
 def command(
-    context: click.Context,
     budget: str | None,
     plan: Path | None,
     model: str,
@@ -125,25 +162,40 @@ def command(
     eval_sequences: int,
     out: Path | None,
     scratch: Path | None,
+    checkpoint_every: int,
+    resume: Path | None,
+    allow_different_bits: bool,
     plan_check: bool,
     enforcement: str | None,
     json_path: str | None,
+    save_baseline: Path | None,
     test_balloon: str | None,
 ) -> None:
     """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
-    same shapes and bytes. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+    same shapes and bytes. A masked language model (RoBERTa) learns to guess 15 % of the tokens, the others the next
+    token. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+
+    Ctrl-C finishes the step, saves it and ends; a second Ctrl-C ends at once. `memsim run --resume DIR` goes on.
     """
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
+    for path in (json_path if json_path != "-" else None, save_baseline):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"cannot write {path}: its directory does not exist")
+    if resume is not None:
+        going_on = read_resumption(resume, _changes(budget), allow_different_bits)
+        with drawn(going_on.config) as progress:
+            outcome = resume_run(going_on, progress)
+        _tell(outcome, going_on.config, json_path, save_baseline)
+        return
     planned = read_plan(plan) if plan else None
-    if planned is None and budget is None:
-        raise UsageError("--budget is missing: the kernel's limit on the whole process, such as 1GB")
-    decimal = budget is None or is_decimal(budget)
+    if budget is None and planned is None:
+        raise UsageError("--budget is missing: the kernel limit on the whole process, such as 1GB")
+    if allow_different_bits:
+        raise UsageError("--allow-different-bits is for --resume")
     config = RunConfig(
         budget_bytes=parse_bytes(budget) if budget else planned.budget_bytes if planned else 0,
-        decimal=decimal,
+        decimal=budget is None or is_decimal(budget),
         model=model,
         schedule=schedule,
         seq_len=seq_len,
@@ -161,19 +213,49 @@ def command(
         cold=page_cache == "cold",
         out=out,
         scratch=scratch,
+        checkpoint_every=checkpoint_every,
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
     )
     if planned is not None:
-        config = _as_planned(config, planned, str(plan), context)
+        config = _as_planned(config, planned, str(plan), click.get_current_context())
     with drawn(config) as progress:
         outcome = run(config, progress)
+    _tell(outcome, config, json_path, save_baseline)
+
+
+def _changes(budget: str | None) -> dict[str, Any]:
+    """Return the settings that the command line gives a run that goes on.
+
+    Raises:
+        UsageError: One that it must keep.
+    """
+    ctx = click.get_current_context()
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    given -= {"resume", "allow_different_bits", "json_path", "save_baseline"}
+    changes: dict[str, Any] = {}
+    if budget is not None:
+        changes = {"budget_bytes": parse_bytes(budget), "decimal": is_decimal(budget)}
+        given.remove("budget")
+    if "page_cache" in given:
+        changes["cold"] = ctx.params["page_cache"] == "cold"
+        given.remove("page_cache")
+    kept = sorted(given - {*KEEP_BITS, *CHANGE_BITS})
+    if kept:
+        raise UsageError(f"--{kept[0].replace('_', '-')} is a setting that a run keeps; leave it out with --resume")
+    return changes | {name: ctx.params[name] for name in given}
+
+
+def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_baseline: Path | None) -> None:
+    """Show and store a run that has ended, and end with its exit code."""
     result = outcome.result
+    if save_baseline is not None and result.exit_reason == "done":
+        write_baseline(save_baseline, from_run(outcome.directory, config, result))
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, decimal))
+        click.echo(_summary(result, config.decimal))
         click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)

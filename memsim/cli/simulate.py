@@ -7,7 +7,7 @@ import click
 
 from memsim.errors import LimitError, UsageError
 from memsim.models.config import ModelConfig
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, check_lora
+from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, check_lora, with_our_names
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
@@ -42,7 +42,10 @@ _MAX_STEPS = 100_000
 @click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
 @click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+    "--target-modules",
+    default=",".join(ALL_PROJECTIONS),
+    metavar="LIST",
+    help="Projections with an adapter; a family's own names (query, fc1) will do.",
 )
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
@@ -127,14 +130,14 @@ def training_setup(
     Raises:
         UsageError: An adapter, a length or a count that cannot be.
     """
+    lora = with_our_names(lora, config)
     check_lora(lora, config)
     if not 1 <= accumulate <= 1024:
         raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
-    if not 1 <= seq_len <= config.max_position_embeddings:
-        raise UsageError(
-            f"--seq-len {seq_len} must be from 1 to the model's max_position_embeddings, "
-            f"{config.max_position_embeddings}"
-        )
+    if seq_len > config.longest_sequence:
+        raise UsageError(f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.longest_sequence}")
+    if seq_len < 1:
+        raise UsageError(f"--seq-len {seq_len} is below 1")
     return TrainingSetup(config, group_size, lora, schedule, seq_len, optimizer, accumulate, threads)
 
 

@@ -1,1 +1,1 @@
-"""Pictures and pages made from results."""
+"""Runs made visible: what their files hold, as tables, plots, a page and a trace."""

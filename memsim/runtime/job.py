@@ -14,6 +14,9 @@ PAUSE_S = 0.02
 PIPE_BYTES = 1 << 16
 """What a pipe holds: over a thousand nodes, which take longer than the pause."""
 
+GO, STOP = b"g", b"s"
+"""What the parent writes to the worker's stdin: begin; end after this step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob:
@@ -24,7 +27,11 @@ class WorkerJob:
         group: The worker's own cgroup, to read its footprint from; None without one.
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
+        mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
+        checkpoints: Directory of the checkpoints.
+        checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
+        first_step: Steps that are done already; their state is in ``checkpoints``.
     """
 
     parent_pid: int
@@ -43,6 +50,7 @@ class WorkerJob:
     seq_len: int
     accumulate: int
     seed: int
+    mask_id: int | None
     cold: bool
     scratch: str
     adapter: str
@@ -50,6 +58,9 @@ class WorkerJob:
     lora_alpha: float
     target_modules: tuple[str, ...]
     base_model: str
+    checkpoints: str
+    checkpoint_every: int
+    first_step: int = 0
 
 
 class Messages:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -77,10 +78,7 @@ def forget_kernels(threads: int) -> None:
 
 def _marker(threads: int) -> Path:
     digest = hashlib.sha256(json.dumps([versions(), host_info().cpu, threads]).encode())
-    spec = importlib.util.find_spec("memsim_kernels")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("the package memsim_kernels is not installed; run `pip install -e .` in memsim's checkout")
-    for source in sorted(Path(spec.submodule_search_locations[0]).glob("*.py")):
+    for source in _sources():
         digest.update(source.read_bytes())
     directory = cache_dir() / "kernels"
     try:
@@ -90,8 +88,23 @@ def _marker(threads: int) -> Path:
     return directory / f"baseline-{digest.hexdigest()[:16]}.json"
 
 
+def kernels_digest() -> str:
+    """Return the SHA-256 of the kernels' sources."""
+    digest = hashlib.sha256()
+    for source in _sources():
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources() -> list[Path]:
+    spec = importlib.util.find_spec("memsim_kernels")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("the package memsim_kernels is not installed; run `pip install -e .` in memsim's checkout")
+    return sorted(Path(spec.submodule_search_locations[0]).glob("*.py"))
+
+
 def _child(threads: int, task: str) -> str:
-    command = [sys.executable, "-m", "memsim.runtime.compile_cache", str(threads), task]
+    command = [sys.executable, "-m", "memsim.runtime.compile_cache", str(threads), task, str(os.getpid())]
     # The package's own directory first on the import path, whatever the user's directory holds.
     root = Path(memsim.__file__).parent.parent
     done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)

@@ -2,37 +2,45 @@
 
 import json
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 import psutil
 
-from memsim.errors import InputError, UsageError
+from memsim.errors import InputError, MemsimError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, check_lora, n_trainable
+from memsim.models.lora import LoraConfig, check_lora, n_trainable, with_our_names
+from memsim.models.presets import PRESETS
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
 from memsim.runtime.cap import Cap, open_cap
-from memsim.runtime.directories import RUNS, out_directory, work_directory
+from memsim.runtime.checkpoints import Checkpoints
+from memsim.runtime.directories import RUNS, RunDirectory, new_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
+from memsim.runtime.history import History, highest
 from memsim.runtime.job import WorkerJob
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import (
     Prepared,
     forget_kernels,
+    kernels_digest,
     prepare_kernels,
     session_bytes,
     worker_baseline,
     worker_needs,
 )
+from memsim.runtime.run_file import Identity, file_digest, write_run_file
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.record import record_choices
-from memsim.search.plan_file import PlanFile
+from memsim.search.plan_file import PlanFile, plan_for
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
 from memsim.search.search import AUTO, PACKED, Found, search
@@ -46,8 +54,15 @@ EVENTS_FILE = "events.jsonl"
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
 
+FINISHED: list[Callable[["RunConfig", "RunOutcome"], None]] = []
+"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
+
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
+EVAL_PROGRAM_FILE = "eval-program.jsonl"
+ADAPTER = "adapter"
+LOGS = (EVENTS_FILE,)
+"""Files of a run directory that grow with the run; a resumed run cuts them back to its checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +81,7 @@ class RunConfig:
         plan_check: Refuse a plan that does not fit.
         enforcement: One way of capping; None takes the best available.
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
+        checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
     """
 
     budget_bytes: int
@@ -91,6 +107,7 @@ class RunConfig:
     plan_check: bool = True
     enforcement: str | None = None
     balloon_bytes: int = 0
+    checkpoint_every: int = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +147,11 @@ class RunOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """A run that may start: everything that was decided before its directory exists.
+class Ready:
+    """A run that may start: everything that was decided before its directory is touched.
 
     Attributes:
         baseline_bytes: What the worker is expected to hold before any weight.
-        planned_step_s: Seconds of a step, where the plan was made by a device's rates.
     """
 
     config: RunConfig
@@ -145,12 +161,30 @@ class _Ready:
     plan: RunPlan
     compute: str
     baseline_bytes: int
-    planned_step_s: float | None = None
 
     @property
     def working_set_bytes(self) -> int:
         """What the worker is expected to hold more at its peak."""
         return self.plan.memory.peak_bytes + session_bytes(self.plan.n_nodes)
+
+    @property
+    def texts(self) -> dict[str, Path | None]:
+        """Files of token ids, and the texts that they are made of."""
+        evaluated = {"eval.bin": self.config.eval_data} if self.config.eval_data else {}
+        return {"tokens.bin": self.config.data} | evaluated
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """The files of a run in its work directory, before they count.
+
+    Attributes:
+        identity: What the bits of the run depend on.
+        files: Those that move to the directory of checkpoints.
+    """
+
+    identity: Identity
+    files: tuple[Path, ...]
 
 
 def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
@@ -165,41 +199,87 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
         InputError: A file or this machine cannot serve.
         LimitError: The plan does not fit the budget.
     """
-    _check(config)
-    ready = _make_ready(config, progress)
-    _admit(ready, ready.baseline_bytes)
-    progress.planned(ready.baseline_bytes + ready.working_set_bytes, ready.pack.source)
-    with out_directory(config.out, f"{ready.model}-{config.schedule}") as out, work_directory(out) as work:
-        job = _prepare_job(ready, out, work, progress)
+    _check_new(config)
+    check(config, config.out or RUNS)
+    ready = make_ready(config, progress)
+    with new_directory(config.out, f"{ready.model}-{config.schedule}") as directory:
+        laid = lay_out(ready, directory, progress, {})
+        accept(ready, directory, laid)
+        directory.settle()
+        return carry_out(ready, directory, History(directory.path, None, LOGS), progress)
+
+
+def carry_out(ready: Ready, directory: RunDirectory, history: History, progress: RunProgress) -> RunOutcome:
+    """Run the steps that are not in ``history`` in a capped worker, and write the record.
+
+    Raises:
+        InputError: A file or this machine cannot serve.
+        LimitError: The worker's own baseline is so high that the plan does not fit the budget.
+        WorkerError: The worker failed before there was a checkpoint.
+    """
+    config, out = ready.config, directory.path
+    try:
         with open_cap(config.budget_bytes, config.enforcement) as cap:
             if cap.needs_watchdog:
                 progress.note(
                     f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
                 )
-            outcome = _launch(ready, job, cap, out, work, progress)
+            outcome = _launch(ready, _job(ready, directory, history), cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
-        if outcome.reason == "done":
-            for file in Path(job.adapter).iterdir():
-                file.replace(out / file.name)
-        result = _record(ready, enforcement, kernel_peak, outcome)
-        write_result(out / RESULT_FILE, result)
-    return RunOutcome(result, out, outcome.message)
+    except MemsimError as error:
+        raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
+    finally:
+        directory.keep = directory.keep or history.saved_step > 0
+        with suppress(InputError):  # what ended the run is what counts
+            Checkpoints(out).prune(history.saved_step)
+    result = _record(ready, enforcement, kernel_peak, outcome, history)
+    if outcome.reason == "done":
+        for file in (directory.work / ADAPTER).iterdir():
+            file.replace(out / file.name)
+        for name in ready.texts:
+            (directory.checkpoints / name).unlink(missing_ok=True)
+    write_result(out / RESULT_FILE, result)
+    directory.keep = True
+    if outcome.reason == "interrupted":
+        outcome.message = f"interrupted after {len(outcome.steps)} steps"
+    hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
+    finished = RunOutcome(result, out, hinted)
+    for listener in FINISHED:
+        listener(config, finished)
+    return finished
 
 
-def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
-    """Find the model, plan the run and know the kernels, before anything is written but caches."""
+def _with_hint(message: str, out: Path, saved_step: int) -> str:
+    """Return what ended a run, and how it can go on."""
+    command = f"`memsim run --resume {shlex.quote(str(out))}`"
+    return f"{message}; {command} goes on after step {saved_step}" if saved_step else message
+
+
+def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
+    """Find the model, plan the run and know the kernels, before anything is written but caches.
+
+    Raises:
+        UsageError: A value that does not fit the model or this machine.
+        InputError: The model cannot be read.
+        LimitError: The plan does not fit the budget.
+    """
     pack, name = find_model(config.model, progress.packing)
+    config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, pack)
     kernels = prepare_kernels(setup.threads, progress.stage)
-    step_s = config.plan.step_s if config.plan else None
     if config.schedule == AUTO and setup.choices is None:
         found = _search(config, setup, pack.model_hash, kernels, progress)
-        setup, plan, step_s = replace(setup, choices=found.choices), found.plan, found.time_s
+        setup, plan = replace(setup, choices=found.choices), found.plan
+        # Kept with the run's settings: a run that goes on does so with the same schedule.
+        config = replace(config, plan=plan_for(config.model, setup, found, HOST, config.budget_bytes))
     else:
         plan = plan_run(setup, pack.model_hash)
     compute = _choose_compute(config, plan, kernels)
     baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
-    return _Ready(config, setup, pack, name, plan, compute, baseline_bytes, step_s)
+    ready = Ready(config, setup, pack, name, plan, compute, baseline_bytes)
+    _admit(ready, ready.baseline_bytes)
+    progress.planned(ready.baseline_bytes + ready.working_set_bytes, pack.source)
+    return ready
 
 
 def _search(
@@ -241,7 +321,21 @@ def no_such_compute(compute: str) -> UsageError:
     return UsageError(f"--compute {compute} needs a processor with avx512_bf16; use --compute f32")
 
 
-def _check(config: RunConfig) -> None:
+def _check_new(config: RunConfig) -> None:
+    if config.out is not None and config.out.exists():
+        raise InputError(f"--out {config.out} exists; choose a directory that does not")
+    for path in (config.data, config.eval_data):
+        if path is not None and not path.is_file():
+            raise InputError(f"no text file at {path}")
+
+
+def check(config: RunConfig, out: Path) -> None:
+    """Check settings by themselves and against this machine.
+
+    Raises:
+        UsageError: A value that can never work.
+        InputError: The scratch directory, or ``out`` in its place, cannot serve.
+    """
     ram = psutil.virtual_memory().total
     if config.budget_bytes <= 0:
         raise UsageError("--budget 0 cannot hold a process; write a size such as 1GB")
@@ -251,7 +345,7 @@ def _check(config: RunConfig) -> None:
             f"{format_bytes(ram, config.decimal)} of RAM"
         )
     limits = {"--seq-len": config.seq_len, "--steps": config.steps, "--accumulate": config.accumulate}
-    limits["--eval-sequences"] = config.eval_sequences
+    limits |= {"--eval-sequences": config.eval_sequences, "--checkpoint-every": config.checkpoint_every}
     for option, value in limits.items():
         if value < 1:
             raise UsageError(f"{option} {value} is below 1")
@@ -264,19 +358,14 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"{option} {value} is below 0")
     if config.threads > (available := len(os.sched_getaffinity(0))):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
-    if config.out is not None and config.out.exists():
-        raise InputError(f"--out {config.out} exists; choose a directory that does not")
-    for path in (config.data, config.eval_data):
-        if path is not None and not path.is_file():
-            raise InputError(f"no text file at {path}")
     if config.eval_every and config.eval_data is None:
         raise UsageError("--eval-every needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
         raise InputError(f"the scratch directory {config.scratch} does not exist; create it or choose another")
-    require_disk(config.scratch or config.out or RUNS, "the scratch")
+    require_disk(config.scratch or out, "the scratch")
 
 
-def _admit(ready: _Ready, baseline_bytes: int) -> None:
+def _admit(ready: Ready, baseline_bytes: int) -> None:
     """Refuse a plan that does not fit the budget, measurement errors aside."""
     config, memory = ready.config, ready.plan.memory
     excess = baseline_bytes + ready.working_set_bytes + memory.file_floor_bytes - config.budget_bytes
@@ -287,11 +376,14 @@ def _admit(ready: _Ready, baseline_bytes: int) -> None:
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     check_lora(config.lora, pack.config)
-    if config.seq_len > pack.config.max_position_embeddings:
+    if config.seq_len > pack.config.longest_sequence:
         raise UsageError(
-            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
-            f"{pack.config.max_position_embeddings}"
+            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, {pack.config.longest_sequence}"
         )
+    if pack.config.num_labels is not None:
+        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
+    if pack.config.family.ends is not None and config.seq_len < 3:
+        raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
@@ -310,24 +402,70 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     return replace(setup, choices=choices)
 
 
-def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) -> WorkerJob:
-    """Write the worker's files and return its orders, but for what only the open cap knows."""
-    config, pack, plan = ready.config, ready.pack, ready.plan
-    by_bytes = pack.source == "packed" and pack.tokenizer is None
-    progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
-    tokens = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
-    for file, text in tokens.items():
+def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known: Mapping[str, str]) -> LaidOut:
+    """Write token ids and step programs to the work directory.
+
+    Args:
+        ready: The run.
+        directory: Its directory.
+        progress: Told when tokenizing begins.
+        known: SHA-256 of the files of token ids of an earlier command, which serve if they are still whole.
+
+    Raises:
+        InputError: A text cannot be read or is too short, or the disk is full.
+    """
+    pack, digests, files = ready.pack, {}, []
+    for name, text in ready.texts.items():
+        earlier = directory.checkpoints / name
+        if name in known and earlier.is_file() and file_digest(earlier) == known[name]:
+            digests[name] = known[name]
+            continue
+        by_bytes = pack.source == "packed" and pack.tokenizer is None
+        progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
         prepare_tokens(
             text,
             pack.tokenizer,
-            work / file,
+            directory.work / name,
             vocab_size=pack.config.vocab_size,
-            seq_len=config.seq_len,
+            seq_len=ready.config.seq_len,
             eos_id=pack.eos_token_id,
         )
-    save_program(plan.train, out / PROGRAM_FILE)
-    if plan.evaluate is not None:
-        save_program(plan.evaluate, work / PROGRAM_FILE)
+        digests[name] = file_digest(directory.work / name)
+        files.append(directory.work / name)
+    save_program(ready.plan.train, directory.work / PROGRAM_FILE)
+    if ready.plan.evaluate is not None:
+        save_program(ready.plan.evaluate, directory.work / EVAL_PROGRAM_FILE)
+    identity = Identity(
+        model_hash=pack.model_hash,
+        texts=digests,
+        program=file_digest(directory.work / PROGRAM_FILE),
+        threads=ready.setup.threads,
+        compute=ready.compute,
+        cpu=host_info().cpu,
+        kernels=kernels_digest(),
+        versions={name: version for name, version in versions().items() if name != "python"},
+    )
+    return LaidOut(identity, tuple(files))
+
+
+def accept(ready: Ready, directory: RunDirectory, laid: LaidOut) -> None:
+    """Put what was laid out where a resumed run will look for it.
+
+    Raises:
+        InputError: The directory cannot be written, or the disk is full.
+    """
+    (directory.work / PROGRAM_FILE).replace(directory.path / PROGRAM_FILE)
+    for path in laid.files:
+        path.replace(directory.checkpoints / path.name)
+    model, path = ready.config.model, Path(ready.config.model)
+    if model.lower() not in PRESETS and path.exists():
+        model = str(path.absolute())  # a resumed run may be started elsewhere
+    write_run_file(directory.checkpoints, replace(ready.config, out=None, model=model), laid.identity)
+
+
+def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
+    """Return the worker's orders, but for what only the open cap knows."""
+    config, pack, plan, out = ready.config, ready.pack, ready.plan, directory.path
     return WorkerJob(
         parent_pid=os.getpid(),
         group=None,
@@ -336,30 +474,36 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         compute=ready.compute,
         pack=str(pack.directory.absolute()),
         program=str(out / PROGRAM_FILE),
-        eval_program=str(work / PROGRAM_FILE) if plan.evaluate else None,
-        tokens=str(work / "tokens.bin"),
-        eval_tokens=str(work / "eval.bin") if plan.evaluate else None,
+        eval_program=str(directory.work / EVAL_PROGRAM_FILE) if plan.evaluate else None,
+        tokens=str(directory.checkpoints / "tokens.bin"),
+        eval_tokens=str(directory.checkpoints / "eval.bin") if plan.evaluate else None,
         eval_sequences=config.eval_sequences,
         eval_every=config.eval_every,
         steps=config.steps,
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
+        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
-        adapter=str(work / "adapter"),
+        adapter=str(directory.work / ADAPTER),
         lora_rank=config.lora.rank,
         lora_alpha=config.lora.alpha,
         target_modules=config.lora.target_modules,
         base_model=ready.model,
+        checkpoints=str(directory.checkpoints),
+        checkpoint_every=config.checkpoint_every,
+        first_step=history.saved_step,
     )
 
 
-def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, progress: RunProgress) -> Outcome:
+def _launch(
+    ready: Ready, job: WorkerJob, cap: Cap, directory: RunDirectory, history: History, progress: RunProgress
+) -> Outcome:
     config = ready.config
     group = str(cap.group_path) if cap.group_path else None
     limit = config.budget_bytes if cap.needs_data_limit else None
-    orders = work / "job.json"
+    orders = directory.work / "job.json"
     write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
 
     try:
@@ -367,10 +511,12 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
             orders,
             cap,
             ready.plan.train.program,
-            out / EVENTS_FILE,
+            directory.path / EVENTS_FILE,
             lambda baseline_bytes: _admit(ready, baseline_bytes),
             progress.node,
             progress.step,
+            history,
+            progress.note,
             config.decimal,
         )
     except NotCompiled:
@@ -378,10 +524,13 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
         raise
 
 
-def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome) -> Result:
-    config, memory = ready.config, ready.plan.memory
+def _record(
+    ready: Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome, history: History
+) -> Result:
+    config, memory, before = ready.config, ready.plan.memory, history.start
     measured_baseline = outcome.baseline_bytes
-    working_set = outcome.peak_footprint_bytes - measured_baseline if measured_baseline else None
+    peak = max(outcome.peak_footprint_bytes, before.peak_footprint_bytes if before else 0)
+    working_set = peak - measured_baseline if measured_baseline else None
     return Result(
         command="run",
         source="measured",
@@ -400,21 +549,21 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         fits=_FITS.get(outcome.reason),
         exit_reason=outcome.reason,
         baseline_footprint_bytes=measured_baseline,
-        peak_footprint_bytes=outcome.peak_footprint_bytes,
+        peak_footprint_bytes=peak,
         peak_working_set_bytes=working_set,
         planned_peak_bytes=memory.peak_bytes,
         planned_mapped_bytes=memory.mapped_bytes,
         planned_working_set_bytes=ready.working_set_bytes,
         planned_footprint_bytes=ready.baseline_bytes + ready.working_set_bytes,
         file_floor_bytes=memory.file_floor_bytes,
-        peak_rss_bytes=outcome.peak_rss_bytes,
-        kernel_peak_bytes=kernel_peak,
+        peak_rss_bytes=max(outcome.peak_rss_bytes, before.peak_rss_bytes if before else 0),
+        kernel_peak_bytes=highest(kernel_peak, before.kernel_peak_bytes if before else None),
         step_s=outcome.step_s,
         steps=tuple(outcome.steps),
         evals=tuple(outcome.evals),
         time_by_op_s=outcome.time_by_op_s,
         peak_by_value=dict(memory.held),
-        planned_step_s=ready.planned_step_s,
+        planned_step_s=config.plan.step_s if config.plan else None,
         choices=record_choices(ready.plan.choices),
         host=host_info(),
         versions=versions(),

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from memsim.errors import WorkerError
+from memsim.ir.program import Program, TensorType
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import constant_values, constants
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.planner.staging import staging
-from memsim.runtime.data import Batches, TokenFile
+from memsim.runtime.data import IGNORED, Batches, Windows
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
@@ -33,24 +34,40 @@ class Score:
     accuracy: float
 
 
+class _NotFinite(Exception):
+    """The loss of a micro-batch is NaN or infinite."""
+
+
 class _Losses:
     """The executor's host: hands out windows and sums what the loss nodes emit."""
 
     def __init__(self, windows: Iterator[tuple[Array, Array]]) -> None:
         self._windows = windows
         self._total = np.zeros(3)
+        self.raising = False
 
-    def next_batch(self, ids: Array, labels: Array) -> None:
-        window = next(self._windows)
-        np.copyto(ids, window[0])
-        np.copyto(labels, window[1])
+    def next_batch(self, ids: Array, labels: Array, n_valid: Array | None = None) -> None:
+        own_ids, own_labels = next(self._windows)
+        count = len(own_ids)
+        if not 0 < count <= len(ids) or len(own_labels) > len(labels):
+            raise WorkerError(f"a window of {count} tokens does not fit a step that was planned for {len(ids)}")
+        # A shorter window is padded, behind: no token before it sees that in a causal model, nor within n_valid.
+        ids[:count], ids[count:] = own_ids, 0
+        labels[: len(own_labels)], labels[len(own_labels) :] = own_labels, IGNORED
+        if n_valid is not None:
+            n_valid[0] = count
 
     def emit_loss(self, stats: Array) -> None:
+        if self.raising and not np.isfinite(stats[0]):
+            raise _NotFinite(float(stats[0]))
         self._total += stats
+
+    def clear(self) -> None:
+        self._total[:] = 0
 
     def take(self) -> Score:
         loss, correct, valid = self._total.tolist()
-        self._total[:] = 0
+        self.clear()
         return Score(loss / valid, correct / valid) if valid else Score(float("nan"), 0.0)
 
 
@@ -67,6 +84,9 @@ class Session:
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
         weights: The parts of ``pack``, mapped; by default mapped, and checked, when first paged in.
+
+    Attributes:
+        keeps_state_of_bad_step: Whether a step whose loss is not finite leaves the state as it was before.
 
     Raises:
         WorkerError: A program belongs to other weights.
@@ -96,9 +116,11 @@ class Session:
         self._pinned = allocate_pinned(programs)
         self._weights = weights or MappedWeights(pack, cold)
         self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
-        buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
+        self._buffer = buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
         self._windows: Iterator[tuple[Array, Array]] = iter(())
         self._losses = _Losses(iter(self._next_window, None))
+        self._program = train.program
+        self.keeps_state_of_bad_step = _emits_losses_first(train.program)
         self._train = self._executor(train, arena or PlannedArena(train, buffer))
         self._evaluate = self._executor(evaluate, PlannedArena(evaluate, buffer)) if evaluate else None
         _fill_constants(self._pinned, pack.config)
@@ -119,13 +141,20 @@ class Session:
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
         self._pinned["step"][0] = step + 1
-        self._train.run(observe)
-        score = self._losses.take()
-        if not np.isfinite(score.loss):
-            raise WorkerError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
+        self._losses.raising = self.keeps_state_of_bad_step
+        try:
+            self._train.run(observe)
+            loss = (score := self._losses.take()).loss
+        except _NotFinite as error:
+            loss = error.args[0]
+        finally:
+            self._losses.raising = False
+            self._losses.clear()
+        if not np.isfinite(loss):
+            raise WorkerError(f"the loss is {loss} at step {step + 1}; lower --lr")
         return score
 
-    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
+    def evaluate(self, tokens: Windows, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""
         if self._evaluate is None:
             raise WorkerError("this session has no evaluation program")
@@ -138,6 +167,29 @@ class Session:
     def adapters(self) -> Iterator[tuple[int, str, Array]]:
         """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every adapter tensor."""
         return ((block, name, tensor) for block, name, _, tensor in self._adapter_tensors())
+
+    def state_types(self) -> dict[str, TensorType]:
+        """Return name -> type of every array of `state`, in its order."""
+        values = (self._program.values[name] for name in self._program.state())
+        return {value.source: value.type for value in values}
+
+    def state(self, replacing: bool = False) -> Iterator[tuple[str, Array]]:
+        """Yield (name, array) of all that a step reads of the steps before it: adapters and optimizer state.
+
+        Args:
+            replacing: What is written to an array before the next is asked for stays.
+        """
+        for source, kind in self.state_types().items():
+            if source in self._scratch:
+                yield source, self._scratch.array(source, kind.dtype, kind.shape)
+                if replacing:
+                    self._scratch.write_back(source)
+            else:
+                yield source, self._pinned[source]
+
+    def idle_memory(self) -> memoryview:
+        """Return the arena, in which nothing lives between two steps: planned memory, from a page boundary on."""
+        return memoryview(self._buffer)
 
     def _adapter_tensors(self) -> Iterator[tuple[int, str, int, Array]]:
         shapes = adapter_shapes(self._config, self._lora)
@@ -160,6 +212,14 @@ class Session:
         if executor is None:
             raise WorkerError("this session has no evaluation program")
         return executor.array(name)
+
+
+def _emits_losses_first(program: Program) -> bool:
+    """Return whether every loss of a step is known before the step changes what outlives it."""
+    state = set(program.state())
+    writes = (i for i, node in enumerate(program.nodes) if state & {program.root(name) for name in node.outputs})
+    losses = (i for i, node in enumerate(program.nodes) if node.op == "emit_loss")
+    return max(losses, default=-1) < min(writes, default=len(program.nodes))
 
 
 def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import atomic_write
+from memsim.runtime.confine import die_with_parent
 from memsim.runtime.data import Ids, check_length
 from memsim.runtime.text import jsonl_texts, open_regular, pieces, utf8_chunks
 
@@ -53,6 +54,7 @@ class TokenInfo:
 class _Job:
     """What the child is asked: paths are absolute, names are what messages call them."""
 
+    parent_pid: int
     source: str | None
     source_name: str
     tokenizer: str | None
@@ -92,6 +94,7 @@ def prepare_tokens(
     name = DEFAULT_TEXT if source is None else str(source)
     with atomic_write(out) as file:
         job = _Job(
+            parent_pid=os.getpid(),
             source=None if source is None else str(source.absolute()),
             source_name=name,
             tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
@@ -140,6 +143,7 @@ def _run_child(job: _Job, progress: Callable[[int, int], None] | None) -> int:
 def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_tokens``."""
     job = _Job(**json.loads(sys.argv[1]))
+    die_with_parent(job.parent_pid)
     try:
         n_tokens = _tokenize(job)
     except InputError as error:

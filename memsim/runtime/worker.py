@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.errors import MemsimError
+from memsim.errors import MemsimError, WorkerError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
-from memsim.runtime.job import Messages, WorkerJob, read_job
+from memsim.runtime.job import GO, Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.models.config import ModelConfig
+    from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
 
 
@@ -44,9 +46,10 @@ def main() -> None:
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.lora import LoraConfig
-    from memsim.runtime.data import Batches, TokenFile
+    from memsim.runtime.data import Batches
     from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
+    from memsim.runtime.saver import Saver
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
@@ -62,14 +65,14 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
     messages.send("ready", baseline_bytes=footprint.read_bytes())
-    if sys.stdin.buffer.read(1) != b"g":
+    if os.read(sys.stdin.fileno(), 1) != GO:
         return
 
     checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
     session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
-    tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
-    eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
+    tokens = _windows(job.tokens, job, pack.config)
+    eval_tokens = _windows(job.eval_tokens, job, pack.config) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
@@ -78,18 +81,35 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
 
-    for step in range(job.steps):
+    saver = Saver(job, session, messages)
+    for step in range(saver.restore(), job.steps):
         start = time.perf_counter()
-        score = session.train_step(step, batches, job.accumulate, observe)
+        with saver.saving_before(step):
+            score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+        if saver.after(step + 1) == "stop":
+            messages.send("stopped")
+            return
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
+
+
+def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
+    """Return the windows of a token file, masked if the model needs that."""
+    from memsim.runtime.data import TokenFile
+
+    file = TokenFile(Path(path), config.vocab_size)
+    if job.mask_id is None or config.family.ends is None:
+        return file
+    from memsim.runtime.masking import MaskedTokens
+
+    return MaskedTokens(file, config.vocab_size, job.mask_id, config.family.ends, job.seed)
 
 
 class _Check:
@@ -124,8 +144,17 @@ class _Footprint:
         return self._group.read_bytes() if self._group else process_footprint()
 
     def after_node(self, now_s: float) -> int:
-        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds."""
-        return self._node.read_bytes(now_s) if self._node else 0
+        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds.
+
+        Raises:
+            WorkerError: Somebody removed the group.
+        """
+        try:
+            return self._node.read_bytes(now_s) if self._node else 0
+        except OSError as error:
+            raise WorkerError(
+                f"the cgroup of the worker has gone ({error.strerror}): nothing holds it to its cap any more"
+            ) from error
 
 
 if __name__ == "__main__":

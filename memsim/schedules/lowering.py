@@ -11,6 +11,7 @@ from memsim.ir.opset import OpError
 from memsim.ir.program import Program, Repeat, Space, TensorType
 from memsim.ir.verify import verify
 from memsim.models.graph import ModelGraph
+from memsim.models.head import label_type
 from memsim.models.parts import block_part, head_matrix, part_tensors
 from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.emitter import Emitter, Env, nodes_for
@@ -46,6 +47,7 @@ class _Lowering:
         self.emit = Emitter(graph, choices)
         self.builder = self.emit.builder
         self.saved: list[Env] = [{} for _ in range(self.n_blocks)]
+        self.padding: Env = {}
 
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
         self.builder.input("step", TensorType((1,), "f64"), Space.PINNED, "step")
@@ -87,9 +89,12 @@ class _Lowering:
     def _forward_all(self, train: bool) -> tuple[str, str]:
         """Emit batch, embedding and blocks; return the labels and the last block's output."""
         self.emit.enter("", "forward")
-        kind = TensorType((self.graph.n_tokens,), "u32")
-        ids, labels = (self.builder.declare(name, kind) for name in ("ids", "labels"))
-        self.builder.emit_declared("next_batch", [], [ids, labels])
+        config, n_tokens = self.graph.config, self.graph.n_tokens
+        ids = self.builder.declare("ids", TensorType((n_tokens,), "u32"))
+        labels = self.builder.declare("labels", label_type(config, n_tokens))
+        if not config.family.causal:
+            self.padding = {"n_valid": self.builder.declare("n_valid", TensorType((1,), "u32"))}
+        self.builder.emit_declared("next_batch", [], [ids, labels, *self.padding.values()])
         x = self._embed(ids)
         for index in range(self.n_blocks):
             x = self._forward(index, x, self.choices.blocks[index] if train else _KEEP_NOTHING)
@@ -98,10 +103,14 @@ class _Lowering:
     def _embed(self, ids: str) -> str:
         self.emit.enter("embed", "forward")
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
+        # A row a token of the words and of the table of positions; all of what is the same for every token.
         words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
-        n_rows = {name: positions[0] if name == "embed_positions.weight" else words for name in specs}
-        row_bytes = sum(spec.n_bytes // n_rows[name] for name, spec in specs.items())
-        env = self.emit.page_in("embed", "f", reads_bytes=self.graph.n_tokens * row_bytes)
+        n_rows = {"embed_positions.weight": positions[0], "embed_tokens.q": words, "embed_tokens.scales": words}
+        reads = sum(
+            self.graph.n_tokens * (spec.n_bytes // n_rows[name]) if name in n_rows else spec.n_bytes
+            for name, spec in specs.items()
+        )
+        env = self.emit.page_in("embed", "f", reads_bytes=reads)
         weights = list(env.values())
         env["ids"] = ids
         self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, "f", env)
@@ -114,7 +123,7 @@ class _Lowering:
         env, weights = self.emit.block_weights(index, "f")
         for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
             self.emit.prefetch(following)
-        env |= self.emit.constants | self.emit.adapters(index, "f")
+        env |= self.emit.constants | self.padding | self.emit.adapters(index, "f")
         env["x"] = x
         self._save(index, chosen, env)
         attention, tiles = self.graph.attention(index), self._tiles(chosen)
@@ -218,7 +227,7 @@ class _Lowering:
         if index:
             self.emit.prefetch(block_part(index - 1))
         adapters = self.emit.adapters(index, "r")
-        env |= self.emit.constants | adapters
+        env |= self.emit.constants | self.padding | adapters
         self._restore(index, env)
         tiles = self._tiles(self.choices.blocks[index])
         mlp = None if tiles else self.graph.mlp()

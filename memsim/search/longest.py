@@ -22,7 +22,7 @@ def longest_sequence(setup: TrainingSetup, needs: Needs, budget_bytes: int) -> i
     """
     n_blocks = setup.config.num_hidden_layers
     few = shortened(setup.graph(), [0, *([min(1, n_blocks - 1)] * (_FEW - 1))]).config
-    low, high = 0, setup.config.max_position_embeddings
+    low, high = 0, setup.config.longest_sequence
     if _need(replace(setup, config=few, n_tokens=high), needs, n_blocks)[0] <= budget_bytes:
         low = high
     while high - low > 1:

@@ -45,6 +45,7 @@ class TraceNode:
         prefetch: What is read while later nodes compute.
         written_bytes: Written to the scratch file, and waited for.
         restored_bytes: Read back from it.
+        evicted_bytes: Of weight files, given back.
     """
 
     index: int
@@ -58,6 +59,7 @@ class TraceNode:
     prefetch: FileRead | None = None
     written_bytes: int = 0
     restored_bytes: int = 0
+    evicted_bytes: int = 0
 
     def __str__(self) -> str:
         return f"{self.op}, {self.part or 'step'} {self.phase}"
@@ -100,8 +102,9 @@ def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]
     """Return what node ``index`` does while ``held`` bytes are; ``sizes`` are ``file_sizes(program)``."""
     node = program.nodes[index]
     traffic = node_traffic(program, node)
-    inputs = (program.values[name] for name in node.inputs)
+    inputs = [program.values[name] for name in node.inputs]
     scratch_in = sum(value.n_bytes for value in inputs if value.space is Space.SCRATCH)
+    mapped_in = sum(value.n_bytes for value in inputs if value.space is Space.MAPPED)
     file = str(node.attrs.get("part", ""))
     return TraceNode(
         index=index,
@@ -116,6 +119,7 @@ def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]
         written_bytes=traffic.written_bytes,
         # `store` replaces the whole of what it is given.
         restored_bytes=0 if node.op == "store" else scratch_in,
+        evicted_bytes=mapped_in if node.op == "evict" else 0,
     )
 
 

@@ -65,8 +65,8 @@ def test_nothing_fits_is_exit_code_3_with_the_deficit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        (("--seq-len", 5000), UsageError, "--seq-len 5000 must be from 1 to the model's max_position_embeddings, 2048"),
-        (("--seq-len", 0), UsageError, "must be from 1"),
+        (("--seq-len", 5000), UsageError, "--seq-len 5000 is above the model's max_position_embeddings, 2048"),
+        (("--seq-len", 0), UsageError, "--seq-len 0 is below 1"),
         (("--threads", 999), UsageError, "--threads 999 must be from 0 to"),
         (("--emit", "nowhere/plan.json"), InputError, "cannot write --emit nowhere/plan.json"),
         (("--lora-rank", 0), UsageError, "--lora-rank 0 is below 1"),
