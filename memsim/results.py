@@ -131,6 +131,75 @@ class RecordingResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksRecord:
+    """What becomes of the residuals of ``count`` blocks in a row; what is in neither list is recomputed."""
+
+    count: int
+    keep: tuple[str, ...]
+    spill: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoicesRecord:
+    """A schedule as data: the fields of ``schedules.choices.Choices``, equal blocks in a row put together."""
+
+    blocks: tuple[BlocksRecord, ...]
+    unpack: Literal["block", "tile"]
+    head: Literal["logits", "one_pass"]
+    adapters: Literal["pinned", "paged"]
+    update: Literal["end", "block"]
+    mlp_tile: int | None
+    prefetch: bool
+    state: Literal["pinned", "paged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPoint:
+    """A schedule and what it is predicted to need and to take.
+
+    Attributes:
+        schedule: Its name; ``auto`` for one that was searched for.
+        need_bytes: The smallest budget for it.
+        peak_bytes: Working set at the peak.
+        step_s: Nominal seconds of a step that finds the weights in memory.
+    """
+
+    schedule: str
+    need_bytes: int
+    peak_bytes: int
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedResult:
+    """What ``memsim plan`` found for a budget; None where nothing fits.
+
+    Attributes:
+        device: Whose rates the seconds are from.
+        chosen: The fastest schedule that fits.
+        choices: What it is.
+        bound: By what share of its time another schedule of the space that fits could be faster, at most.
+        step_s: Its seconds, and with all numbers of the device at their worst and best.
+        footprint_bytes: The same of its peak footprint; on this machine exact but for what a reading may differ by.
+        named: The named schedules.
+        front: The fastest schedule for each of some budgets, smallest first.
+        smallest_budget_bytes: With which a step is possible at all.
+        longest_seq_len: With which it is possible under the budget; 0 if there is none.
+    """
+
+    device: str
+    chosen: PlanPoint | None
+    choices: ChoicesRecord | None
+    bound: float | None
+    step_s: Band | None
+    footprint_bytes: Band | None
+    named: tuple[PlanPoint, ...]
+    front: tuple[PlanPoint, ...]
+    smallest_budget_bytes: int
+    longest_seq_len: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -160,14 +229,18 @@ class Result:
         peak_working_set_bytes: Peak minus baseline, which is what a phone's figures hold.
         planned_peak_bytes: Arena, pinned and dirty mapped bytes at the worst node.
         planned_mapped_bytes: Clean mapped bytes, which the kernel may drop.
-        planned_footprint_bytes: Baseline plus planned peak.
+        planned_working_set_bytes: Planned peak, and what the worker's own Python objects take beside it.
+        planned_footprint_bytes: Baseline plus planned working set.
         file_floor_bytes: File pages without which the worker would thrash.
         kernel_peak_bytes: The kernel's own maximum for the group, file cache included.
         step_s: Median over ``steps``.
         time_by_op_s: Seconds per op in the median step.
         peak_by_value: Bytes of each value that lived at the peak, largest first.
+        planned_step_s: Seconds of a step as its plan predicted them, if it was planned by a device's rates.
+        choices: The schedule as data.
         simulated: What only a simulation knows: the device, its limits, and bands.
         recording: What recording cost, if the run was recorded.
+        planned: What only a plan knows: what else there is.
         versions: Distribution name to version.
     """
 
@@ -195,6 +268,7 @@ class Result:
     peak_working_set_bytes: int | None = None
     planned_peak_bytes: int | None = None
     planned_mapped_bytes: int | None = None
+    planned_working_set_bytes: int | None = None
     planned_footprint_bytes: int | None = None
     file_floor_bytes: int | None = None
     peak_rss_bytes: int | None = None
@@ -204,8 +278,11 @@ class Result:
     evals: tuple[Evaluation, ...] = ()
     time_by_op_s: dict[str, float] = field(default_factory=dict)
     peak_by_value: dict[str, int] = field(default_factory=dict)
+    planned_step_s: float | None = None
+    choices: ChoicesRecord | None = None
     simulated: SimulatedResult | None = None
     recording: RecordingResult | None = None
+    planned: PlannedResult | None = None
     host: Host
     versions: dict[str, str]
 

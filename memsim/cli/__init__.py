@@ -9,7 +9,7 @@ from memsim import __version__
 from memsim.errors import MemsimError
 
 _COMMANDS = (
-    *("run", "pack", "simulate", "replay", "profile", "report", "validate"),
+    *("run", "plan", "pack", "simulate", "replay", "profile", "report", "validate"),
     *("check", "diff", "bench", "models", "devices"),
 )
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError, UsageError
+from memsim.json_file import shown
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.results import RecordingResult, Result, emit_json
@@ -21,6 +23,8 @@ from memsim.runtime.run import RunConfig, RunOutcome, run, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.search.plan_file import PlanFile, read_plan
+from memsim.search.search import AUTO
 from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
@@ -34,7 +38,15 @@ def _options(settings: Sequence[str]) -> list[str]:
 
 
 @click.command(name="run", context_settings={"show_default": True})
-@click.option("--budget", metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB.  [required]")
+@click.option(
+    "--budget", metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB. Required, unless --plan has one."
+)
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run a plan of `memsim plan --emit`; it decides model, schedule and all that it was made for.",
+)
 @click.option(
     "--model",
     default="qwen2.5-0.5b",
@@ -42,7 +54,10 @@ def _options(settings: Sequence[str]) -> list[str]:
     help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps, spills and recomputes."
+    "--schedule",
+    type=click.Choice([*SCHEDULES, AUTO]),
+    default="mebp",
+    help="What a step keeps, spills and recomputes; auto: the fastest that fits the budget.",
 )
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
 @click.option("--steps", type=int, default=5, metavar="N", help="Optimizer steps.")
@@ -133,6 +148,7 @@ def _options(settings: Sequence[str]) -> list[str]:
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
 def command(
     budget: str | None,
+    plan: Path | None,
     model: str,
     schedule: str,
     seq_len: int,
@@ -181,13 +197,14 @@ def command(
             outcome = resume_run(going_on, progress)
         _tell(outcome, going_on.config, json_path, save_baseline)
         return
-    if budget is None:
+    planned = read_plan(plan) if plan else None
+    if budget is None and planned is None:
         raise click.MissingParameter(ctx=click.get_current_context(), param_hint="'--budget'", param_type="option")
     if allow_different_bits:
         raise UsageError("--allow-different-bits is for --resume")
     config = RunConfig(
-        budget_bytes=parse_bytes(budget),
-        decimal=is_decimal(budget),
+        budget_bytes=parse_bytes(budget) if budget else planned.budget_bytes if planned else 0,
+        decimal=budget is None or is_decimal(budget),
         model=model,
         schedule=schedule,
         seq_len=seq_len,
@@ -213,6 +230,8 @@ def command(
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
         record=record,
     )
+    if planned is not None:
+        config = _as_planned(config, planned, str(plan), click.get_current_context())
     with drawn(config) as progress:
         outcome = run(config, progress)
     _tell(outcome, config, json_path, save_baseline)
@@ -257,6 +276,36 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         sys.exit(exit_code(result.exit_reason))
 
 
+_PLANNED = ("model", "seq_len", "lora_rank", "target_modules", "optimizer", "accumulate", "threads")
+"""Options that a plan decides."""
+
+
+def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click.Context) -> RunConfig:
+    """Return the run that a plan was made for; what it leaves open is as asked.
+
+    Raises:
+        UsageError: An option was given that says something else than the plan.
+    """
+    decided = {"schedule": AUTO} | {name: getattr(planned, name) for name in _PLANNED}
+    decided["target_modules"] = ",".join(planned.target_modules)
+    for name, value in decided.items():
+        given = context.params[name]
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and given != value:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {given} is not what {where} was made for, {shown(value)}; leave {option} out")
+    return replace(
+        config,
+        schedule=AUTO,
+        plan=planned,
+        model=planned.model,
+        seq_len=planned.seq_len,
+        lora=replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules),
+        optimizer=replace(config.optimizer, name=planned.optimizer),
+        accumulate=planned.accumulate,
+        threads=planned.threads,
+    )
+
+
 def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
     """Return the result for people."""
 
@@ -276,7 +325,8 @@ def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
         how = "a classifier" if config.scheme == "head" else likelihood
         rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
-        rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))
+        predicted = f", predicted {result.planned_step_s:.2f} s" if result.planned_step_s is not None else ""
+        rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)}{predicted})"))
     losses = [step.loss for step in result.steps if step.loss is not None]
     if losses:
         rows.append(("loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))

@@ -6,6 +6,7 @@ import click
 
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError, UsageError
+from memsim.models.config import ModelConfig
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, check_lora, with_our_names
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import held_at
@@ -81,8 +82,6 @@ def command(
     for option, value, most in (("--seq-len", seq_len, 1 << 20), ("--steps", steps, _MAX_STEPS)):
         if not 1 <= value <= most:
             raise UsageError(f"{option} {value} must be from 1 to {most}")
-    if not 1 <= accumulate <= 1024:
-        raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
     if budget_bytes == 0:
         raise UsageError("--budget 0 cannot hold a process; write a size such as 1GB")
     target = find_device(device)
@@ -115,10 +114,31 @@ def _setup(
     device: Device,
 ) -> tuple[str, TrainingSetup]:
     config, group_size, name = find_dimensions(model)
+    threads = max(1, int(device.at("nominal").threads))
+    return name, training_setup(config, group_size, schedule, seq_len, lora, optimizer, accumulate, threads)
+
+
+def training_setup(
+    config: ModelConfig,
+    group_size: int,
+    schedule: str,
+    seq_len: int,
+    lora: LoraConfig,
+    optimizer: OptimizerConfig,
+    accumulate: int,
+    threads: int,
+) -> TrainingSetup:
+    """Return what to plan, checked against the model.
+
+    Raises:
+        UsageError: An adapter, a length or a count that cannot be.
+    """
     lora = with_our_names(lora, config)
     check_lora(lora, config)
+    if not 1 <= accumulate <= 1024:
+        raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
     if seq_len > config.longest_sequence:
         raise UsageError(f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.longest_sequence}")
-    threads = max(1, int(device.at("nominal").threads))
-    setup = TrainingSetup(config, group_size, lora, schedule, seq_len, optimizer, accumulate, threads)
-    return name, setup
+    if seq_len < 1:
+        raise UsageError(f"--seq-len {seq_len} is below 1")
+    return TrainingSetup(config, group_size, lora, schedule, seq_len, optimizer, accumulate, threads)

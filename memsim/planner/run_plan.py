@@ -8,7 +8,7 @@ from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
 from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
-from memsim.schedules.choices import choices_for
+from memsim.schedules.choices import Choices, choices_for
 from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig
 
@@ -19,6 +19,7 @@ class TrainingSetup:
 
     Attributes:
         scheme: What is trained.
+        schedule: Its name; what it means is in ``choices`` if they are given.
         n_tokens: Sequence length.
         accumulate: Micro-batches a step.
         threads: Kernel threads.
@@ -36,6 +37,11 @@ class TrainingSetup:
     threads: int = 1
     evaluate: bool = False
     balloon_bytes: int = 0
+    choices: Choices | None = None
+
+    def graph(self) -> ModelGraph:
+        """Return the block programs of the model."""
+        return ModelGraph(self.config, self.scheme, self.n_tokens, self.group_size, self.accumulate, self.threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,19 @@ class RunPlan:
     Attributes:
         memory: The plan with the higher peak of the two programs.
         program: The program that this plan is of.
+        choices: The schedule that the programs were lowered by.
     """
 
     train: PlacedProgram
     evaluate: PlacedProgram | None
     memory: MemoryPlan
     program: Program
+    choices: Choices
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of all programs."""
+        return sum(len(placed.program.nodes) for placed in (self.train, self.evaluate) if placed is not None)
 
 
 def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
@@ -59,8 +72,8 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
     Raises:
         UsageError: Unknown schedule.
     """
-    graph = ModelGraph(setup.config, setup.scheme, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
-    choices = choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
+    graph = setup.graph()
+    choices = setup.choices or choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
     train = lower(graph, choices, setup.optimizer, setup.balloon_bytes)
     programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]
     plans = [plan_memory(program) for program in programs]
@@ -69,4 +82,4 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
         for program, plan in zip(programs, plans, strict=True)
     ]
     worst = max(range(len(plans)), key=lambda index: plans[index].peak_bytes)
-    return RunPlan(placed[0], placed[1] if setup.evaluate else None, plans[worst], programs[worst])
+    return RunPlan(placed[0], placed[1] if setup.evaluate else None, plans[worst], programs[worst], choices)

@@ -1,6 +1,6 @@
 """The memory through which SCRATCH values pass, and how far ahead of the step they are read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from memsim.ir.program import Program, Space
@@ -43,7 +43,12 @@ def staging(programs: Iterable[Program]) -> Staging:
         for node in program.nodes:
             if node.op in ("spill", "store"):
                 largest_write = max(largest_write, sum(program.values[name].n_bytes for name in node.outputs))
-    return Staging(whole_blocks(window), min(_SLOT_BYTES, whole_blocks(-(-largest_write // N_SLOTS))))
+    return staging_for(window, largest_write)
+
+
+def staging_for(largest_in_place: int, largest_write: int) -> Staging:
+    """Return what values need of which the largest changed in place, and the largest written, have so many bytes."""
+    return Staging(whole_blocks(largest_in_place), min(_SLOT_BYTES, whole_blocks(-(-largest_write // N_SLOTS))))
 
 
 def scratch_reads(program: Program, in_place: bool) -> list[tuple[int, str]]:
@@ -59,7 +64,11 @@ def scratch_reads(program: Program, in_place: bool) -> list[tuple[int, str]]:
 
 def read_ahead_bytes(program: Program) -> int:
     """Return the most bytes of copied values that are read or asked for at once: clean file pages."""
-    sizes = [program.values[name].n_bytes for _, name in scratch_reads(program, in_place=False)]
+    return most_read_ahead([program.values[name].n_bytes for _, name in scratch_reads(program, in_place=False)])
+
+
+def most_read_ahead(sizes: Sequence[int]) -> int:
+    """Return the same of a sequence of copies of so many bytes."""
     return max((sum(sizes[index : index + 1 + READ_AHEAD]) for index in range(len(sizes))), default=0)
 
 

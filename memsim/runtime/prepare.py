@@ -15,12 +15,21 @@ from memsim.errors import InputError, WorkerError
 from memsim.files import cache_dir, write_text
 from memsim.results import host_info, versions
 from memsim.runtime.compile_cache import kernel_environment
+from memsim.search.needs import Needs, capped_process
 
 Progress = Callable[[str], None]
 
-NODE_BYTES = 1_400
-"""What a node of a loaded program costs the worker: itself, its values and their arrays are Python objects. Measured:
-3.7 MB for the 2,647 nodes of Qwen2.5-0.5B under ``mebp``."""
+WORKER_BYTES = 800_000
+NODE_BYTES = 1_850
+"""What a worker holds before its first step beside its kernels: the description of its weights, the thread that checks
+them; and for each node of a loaded program the Python objects that it and its values are. Measured: 0.7 MB with 140
+nodes, 1.6 MB with 430, 3.0 MB with 1,016, 4.5 MB with 2,120."""
+
+SESSION_BYTES = 1_400_000
+SESSION_NODE_BYTES = 600
+"""What the first step adds beside what is planned: random numbers, the thread of the scratch file, messages; and for
+each node the arrays through which kernels see the arena. Measured in the same runs: 1.1 to 1.7 MB,
+1.4, 2.1 and 2.6 MB."""
 
 _RECORDER_BYTES = 6_000_000
 _RECORDER_NODE_BYTES = 1_000
@@ -114,3 +123,18 @@ def _child(threads: int, task: str) -> str:
         what = "compile the kernels" if task == "compile" else f"load the {task} kernels"
         raise WorkerError(f"cannot {what}: {last or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def worker_baseline(kernels_bytes: int, n_nodes: int) -> int:
+    """Return what a worker holds before any weight, by the bytes of its kernels and the nodes of its programs."""
+    return kernels_bytes + WORKER_BYTES + NODE_BYTES * n_nodes
+
+
+def session_bytes(n_nodes: int) -> int:
+    """Return what a session holds in the end beside its planned memory."""
+    return SESSION_BYTES + SESSION_NODE_BYTES * n_nodes
+
+
+def worker_needs(kernels_bytes: int) -> Needs:
+    """Return how budgets of capped runs are counted."""
+    return capped_process(worker_baseline(kernels_bytes, 0) + SESSION_BYTES, NODE_BYTES + SESSION_NODE_BYTES)

@@ -36,13 +36,28 @@ from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.history import History, highest
 from memsim.runtime.job import TaskJob, WorkerJob
 from memsim.runtime.masking import mask_token_id
-from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, kernels_digest, prepare_kernels, recorder_bytes
+from memsim.runtime.prepare import (
+    Prepared,
+    forget_kernels,
+    kernels_digest,
+    prepare_kernels,
+    recorder_bytes,
+    session_bytes,
+    worker_baseline,
+    worker_needs,
+)
 from memsim.runtime.recording_cost import recorded_steps, with_recording
 from memsim.runtime.run_file import Identity, file_digest, write_run_file
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.runtime.tokenize_task import prepare_examples
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.record import record_choices
+from memsim.search.plan_file import PlanFile, plan_for
+from memsim.search.rates import rates_of
+from memsim.search.refusal import nothing_fits
+from memsim.search.search import AUTO, PACKED, Found, search
+from memsim.simulator.device_file import HOST
 from memsim.tasks.task import Task
 from memsim.tasks.task_file import find_task
 from memsim.units import MIB, format_bytes
@@ -80,6 +95,8 @@ class RunConfig:
         template: Whether an example of the task reads as its template or as its plain text.
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         out: Directory to create; None names one under ``runs``.
+        schedule: A named one, or ``auto``: the fastest that fits the budget.
+        plan: Made before, to be run as it is; ``schedule`` is ``auto`` then.
         scratch: Where spilled values go; None is the output directory.
         plan_check: Refuse a plan that does not fit.
         enforcement: One way of capping; None takes the best available.
@@ -92,6 +109,7 @@ class RunConfig:
     decimal: bool = True
     model: str = "qwen2.5-0.5b"
     schedule: str = "mebp"
+    plan: PlanFile | None = None
     seq_len: int = 256
     steps: int = 5
     data: Path | None = None
@@ -170,6 +188,11 @@ class Ready:
     plan: RunPlan
     compute: str
     baseline_bytes: int
+
+    @property
+    def working_set_bytes(self) -> int:
+        """What the worker is expected to hold more at its peak."""
+        return self.plan.memory.peak_bytes + session_bytes(self.plan.n_nodes)
 
     @property
     def texts(self) -> dict[str, Path | None]:
@@ -277,19 +300,43 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     pack, name = find_model(config.model, progress.packing)
     config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, scheme_of(config, task), pack)
-    plan = plan_run(setup, pack.model_hash)
+    kernels = prepare_kernels(setup.threads, progress.stage)
+    if config.schedule == AUTO and setup.choices is None:
+        found = _search(config, setup, pack.model_hash, kernels, progress)
+        setup, plan = replace(setup, choices=found.choices), found.plan
+        # Kept with the run's settings: a run that goes on does so with the same schedule.
+        config = replace(config, plan=plan_for(config.model, setup, found, HOST, config.budget_bytes))
+    else:
+        plan = plan_run(setup, pack.model_hash)
+    compute = _choose_compute(config, plan, kernels)
     if config.record:
         plan = replace(plan, memory=in_separate_arrays(plan.program, plan.memory))
-    kernels = prepare_kernels(setup.threads, progress.stage)
-    compute = _choose_compute(config, plan, kernels)
-    n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
-    footprint = kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes
+    baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
     if config.record:
-        footprint += recorder_bytes(n_nodes)
-    ready = Ready(config, task, setup, pack, name, plan, compute, footprint)
+        baseline_bytes += recorder_bytes(plan.n_nodes)
+    ready = Ready(config, task, setup, pack, name, plan, compute, baseline_bytes)
     _admit(ready, ready.baseline_bytes)
-    progress.planned(ready.baseline_bytes + plan.memory.peak_bytes, pack.source)
+    progress.planned(ready.baseline_bytes + ready.working_set_bytes, pack.source)
     return ready
+
+
+def _search(
+    config: RunConfig, setup: TrainingSetup, model_hash: str, kernels: Prepared, progress: RunProgress
+) -> Found:
+    """Return the fastest schedule that fits the budget, by the rates of this machine."""
+    progress.stage("looking for the fastest schedule that fits")
+    device, remark = rates_of(HOST)
+    if remark:
+        progress.note(remark)
+    compute = kernels.fastest if config.compute == "auto" else config.compute
+    if compute not in kernels.footprint_bytes:
+        raise no_such_compute(compute)
+    needs = worker_needs(kernels.footprint_bytes[compute])
+    searched = search(setup, device.at("nominal"), device.rule, needs, PACKED, model_hash=model_hash)
+    found = searched.fastest(config.budget_bytes)
+    if found is None:
+        raise nothing_fits(searched, config.budget_bytes, config.decimal)
+    return found
 
 
 def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
@@ -303,8 +350,13 @@ def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
     if compute == "auto":
         compute = "f32" if unpacks else kernels.fastest
     if compute not in kernels.footprint_bytes:
-        raise UsageError(f"--compute {compute} needs a processor with avx512_bf16; use --compute f32")
+        raise no_such_compute(compute)
     return compute
+
+
+def no_such_compute(compute: str) -> UsageError:
+    """Return the error of a compute path that this processor does not have."""
+    return UsageError(f"--compute {compute} needs a processor with avx512_bf16; use --compute f32")
 
 
 def _check_new(config: RunConfig) -> None:
@@ -360,9 +412,10 @@ def check(config: RunConfig, out: Path) -> None:
 def _admit(ready: Ready, baseline_bytes: int) -> None:
     """Refuse a plan that does not fit the budget, measurement errors aside."""
     config, memory = ready.config, ready.plan.memory
-    excess = baseline_bytes + memory.peak_bytes + memory.file_floor_bytes - config.budget_bytes
+    excess = baseline_bytes + ready.working_set_bytes + memory.file_floor_bytes - config.budget_bytes
     if config.plan_check and excess > READING_ERROR_BYTES:
-        check_budget(ready.plan.program, memory, config.schedule, baseline_bytes, config.budget_bytes, config.decimal)
+        process_bytes = baseline_bytes + session_bytes(ready.plan.n_nodes)
+        check_budget(ready.plan.program, memory, config.schedule, process_bytes, config.budget_bytes, config.decimal)
 
 
 def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
@@ -377,7 +430,7 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
         raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
     if pack.config.family.ends is not None and config.seq_len < 3:
         raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
-    return TrainingSetup(
+    setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
         scheme=scheme,
@@ -389,6 +442,10 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
     )
+    if config.plan is None:
+        return setup
+    choices = config.plan.choices_for(pack.config, pack.group_size, setup.graph().residuals, "the plan")
+    return replace(setup, choices=choices)
 
 
 def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known: Mapping[str, str]) -> LaidOut:
@@ -571,7 +628,8 @@ def _record(
         peak_working_set_bytes=working_set,
         planned_peak_bytes=memory.peak_bytes,
         planned_mapped_bytes=memory.mapped_bytes,
-        planned_footprint_bytes=ready.baseline_bytes + memory.peak_bytes,
+        planned_working_set_bytes=ready.working_set_bytes,
+        planned_footprint_bytes=ready.baseline_bytes + ready.working_set_bytes,
         file_floor_bytes=memory.file_floor_bytes,
         peak_rss_bytes=max(outcome.peak_rss_bytes, before.peak_rss_bytes if before else 0),
         kernel_peak_bytes=highest(kernel_peak, before.kernel_peak_bytes if before else None),
@@ -580,6 +638,8 @@ def _record(
         evals=tuple(outcome.evals),
         time_by_op_s=outcome.time_by_op_s,
         peak_by_value=dict(memory.held),
+        planned_step_s=config.plan.step_s if config.plan else None,
+        choices=record_choices(ready.plan.choices),
         host=host_info(),
         versions=versions(),
     )

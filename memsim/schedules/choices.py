@@ -14,7 +14,7 @@ class BlockChoices:
         keep: Residuals that stay in the arena from the forward to the backward.
         spill: Residuals written to the scratch file and restored before the backward.
 
-    A residual that is in neither is recomputed.
+    A residual that is in neither is recomputed: from what is kept or restored, the block input in the end.
     """
 
     keep: frozenset[str]
@@ -34,8 +34,11 @@ class Choices:
         adapters: ``pinned`` holds adapters all step; ``paged`` reads each block's from the scratch file when needed.
         update: ``end`` keeps all gradients until the step's end; ``block`` updates each block right after its
             backward. Micro-batches are summed first, so with several of them it is always the end.
-        mlp_tile: Tokens of the MLP that are in memory at once; None is all. Its residuals are recomputed then.
+        mlp_tile: Tokens of the MLP that are in memory at once; None is all. A block that keeps or spills a residual of
+            its MLP runs it whole all the same.
         prefetch: Ask for the next block's pages while this one computes.
+        state: ``paged`` reads and writes each block's optimizer state on the scratch file; ``pinned`` holds it all
+            step.
     """
 
     blocks: tuple[BlockChoices, ...]
@@ -45,6 +48,7 @@ class Choices:
     update: str
     mlp_tile: int | None
     prefetch: bool
+    state: str = "paged"
 
 
 def backprop(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
@@ -55,6 +59,14 @@ def backprop(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
 def mebp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
     """Memory-efficient backpropagation as published (arXiv 2510.03425): only block inputs survive, on disk."""
     return _as_published((_INPUT_ON_DISK,) * n_blocks)
+
+
+def mesp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
+    """Structured backpropagation as published (arXiv 2602.13069): block inputs stay in memory, each block recomputed.
+
+    What it recomputes inside its products, x A^T of every adapter and the SiLU of the gate, is never kept here.
+    """
+    return _as_published((BlockChoices(frozenset({"x"}), frozenset()),) * n_blocks)
 
 
 def tiled(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
@@ -79,7 +91,12 @@ def _as_published(blocks: tuple[BlockChoices, ...]) -> Choices:
     )
 
 
-SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {"mebp": mebp, "tiled": tiled, "backprop": backprop}
+SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {
+    "mebp": mebp,
+    "mesp": mesp,
+    "tiled": tiled,
+    "backprop": backprop,
+}
 
 
 def choices_for(schedule: str, n_blocks: int, residuals: tuple[str, ...]) -> Choices:

@@ -81,12 +81,13 @@ class Emitter:
             self.builder.emit_declared("zero", [], [self.gradients[source]])
 
     def declare_state(self, part: str, optimizer: OptimizerConfig) -> str:
-        """Declare the flat optimizer state of a part on the scratch file; return its name, empty if there is none."""
+        """Declare the flat optimizer state of a part; return its name, empty if there is none."""
         size = optimizer.state_size(self._size(part))
         if not size:
             return ""
         source = f"{part}/state"
-        return self.builder.input(source, TensorType((size,)), Space.SCRATCH, source)
+        space = Space.PINNED if self.choices.state == "pinned" else Space.SCRATCH
+        return self.builder.input(source, TensorType((size,)), space, source)
 
     def update(self, part: str, optimizer: OptimizerConfig, state: str, adapters: Env) -> list[str]:
         """Emit the update of a part's adapters, in place; return what holds the new ones."""

@@ -140,13 +140,13 @@ class _Lowering:
         env |= self.emit.constants | self.padding | self.emit.adapters(part, "f")
         env["x"] = x
         self._save(index, chosen, env)
-        attention = self.graph.attention(index)
-        segments = [attention] if self._tiles() else [attention, self.graph.mlp()]
+        attention, tiles = self.graph.attention(index), self._tiles(chosen)
+        segments = [attention] if tiles else [attention, self.graph.mlp()]
         for segment in segments:
             for node in segment.forward.nodes:
                 self.emit.inline([node], segment.forward.values, "f", env)
                 self._save(index, chosen, env)
-        y = self._mlp_forward_tiles(env) if self._tiles() else env["y"]
+        y = self._mlp_forward_tiles(env, tiles) if tiles else env["y"]
         self.emit.evict(weights)
         return y
 
@@ -162,30 +162,33 @@ class _Lowering:
 
     # -- the MLP in tiles of tokens --------------------------------------------------------------------------------
 
-    def _tiles(self) -> list[tuple[int, int]]:
+    def _tiles(self, chosen: BlockChoices) -> list[tuple[int, int]]:
         """Return (first row, rows) of each tile; none when the MLP runs whole."""
         tile, n_rows = self.choices.mlp_tile, self.graph.n_rows
-        if tile is None or tile >= n_rows:
+        if tile is None or tile >= n_rows or (chosen.keep | chosen.spill) & self._inside_mlp():
             return []
         return [(start, min(tile, n_rows - start)) for start in range(0, n_rows, tile)]
+
+    def _inside_mlp(self) -> set[str]:
+        return {name for node in self.graph.mlp().forward.nodes for name in node.outputs}
 
     def _rows(self, source: str, name: str, start: int, count: int) -> str:
         return self.builder.emit("take_rows", [source], [name], start=start, count=count)[0]
 
-    def _mlp_forward_tiles(self, env: Env) -> str:
+    def _mlp_forward_tiles(self, env: Env, tiles: list[tuple[int, int]]) -> str:
         """Replace the rows of x_mid by those of y, tile by tile; return y."""
         part, y = self.builder.part, env["x_mid"]
-        for number, (start, count) in enumerate(self._tiles()):
+        for number, (start, count) in enumerate(tiles):
             segment = self.graph.mlp(count)
             inner = env | {"x_mid": self._rows(y, f"{part}/f{number}.x_mid", start, count)}
             self.emit.inline(segment.forward.nodes, segment.forward.values, f"f{number}", inner)
             (y,) = self.builder.emit("put_rows", [y, inner["y"]], [f"{part}/f{number}.rows"], start=start)
         return y
 
-    def _mlp_backward_tiles(self, env: Env, dy: str) -> str:
+    def _mlp_backward_tiles(self, env: Env, dy: str, tiles: list[tuple[int, int]]) -> str:
         """Recompute and differentiate the MLP tile by tile, replacing the rows of dy by those of d x_mid."""
         part, dx = self.builder.part, dy
-        for number, (start, count) in enumerate(self._tiles()):
+        for number, (start, count) in enumerate(tiles):
             segment = self.graph.mlp(count)
             self.emit.enter(part, "recompute")
             inner = env | {"x_mid": self._rows(env["x_mid"], f"{part}/r{number}.x_mid", start, count)}
@@ -260,11 +263,12 @@ class _Lowering:
         adapters = self.emit.adapters(part, "r")
         env |= self.emit.constants | self.padding | adapters
         self._restore(index, env)
-        mlp = None if self._tiles() else self.graph.mlp()
+        tiles = self._tiles(self.choices.blocks[index])
+        mlp = None if tiles else self.graph.mlp()
         self._recompute(index, env, {*attention.backward.residuals, *(mlp.backward.residuals if mlp else ("x_mid",))})
         self.emit.enter(part, "backward")
         if mlp is None:
-            dy = self._mlp_backward_tiles(env, dy)
+            dy = self._mlp_backward_tiles(env, dy, tiles)
         else:
             env[mlp.backward.seed] = dy
             self.emit.inline_backward(mlp.backward, part, "b", env)
@@ -278,7 +282,7 @@ class _Lowering:
     def _recompute(self, index: int, env: Env, wanted: set[str]) -> None:
         """Emit the forward nodes that ``wanted`` values need beyond what ``env`` has."""
         attention, mlp = self.graph.attention(index).forward, self.graph.mlp().forward
-        inside = {name for node in mlp.nodes for name in node.outputs}
+        inside = self._inside_mlp()
         of_mlp = nodes_for(mlp.nodes, wanted & inside, {*env, "x_mid"})
         reads = {name for node in of_mlp for name in node.inputs}
         of_attention = nodes_for(attention.nodes, wanted - inside | reads & {"x_mid"}, set(env))

@@ -103,16 +103,17 @@ def trace_step(
         resident_bytes: Those that every later step holds from its start.
         passes: How often an op passes over its operands, where that is more than once.
     """
-    sizes = _file_sizes(program)
+    sizes = file_sizes(program)
     nodes = []
     for index, held_bytes in zip(program.order(), held, strict=True):
-        node = _trace_node(program, index, held_bytes, sizes)
+        node = trace_node(program, index, held_bytes, sizes)
         times = (passes or {}).get(node.op, 1)
         nodes.append(replace(node, work=replace(node.work, moved_bytes=times * node.work.moved_bytes)))
     return StepTrace(tuple(nodes), resident_bytes)
 
 
-def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) -> TraceNode:
+def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]) -> TraceNode:
+    """Return what node ``index`` does while ``held`` bytes are; ``sizes`` are ``file_sizes(program)``."""
     node = program.nodes[index]
     traffic = node_traffic(program, node)
     inputs = [program.values[name] for name in node.inputs]
@@ -144,7 +145,7 @@ def _page_in(program: Program, node: Node, file_bytes: int) -> FileRead:
     return FileRead(str(node.attrs["part"]), reads, file_bytes, pieces)
 
 
-def _file_sizes(program: Program) -> dict[str, int]:
+def file_sizes(program: Program) -> dict[str, int]:
     """Return the bytes of every part that is paged in."""
     return {
         str(node.attrs["part"]): sum(program.values[name].n_bytes for name in node.outputs)

@@ -1,0 +1,196 @@
+"""``memsim plan``: the fastest schedule that fits a budget, and what else there is."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from memsim.cli.progress import stage
+from memsim.cli.simulate import training_setup
+from memsim.errors import InputError, UsageError
+from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
+from memsim.models.presets import PRESETS
+from memsim.results import PlannedResult, PlanPoint, Result, emit_json
+from memsim.runtime.prepare import prepare_kernels, worker_needs
+from memsim.schedules.choices import Choices
+from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.schedules.record import describe
+from memsim.search.needs import Needs, device_app
+from memsim.search.plan_file import plan_for, write_plan
+from memsim.search.planned import planned_result
+from memsim.search.rates import rates_of
+from memsim.search.refusal import nothing_fits
+from memsim.search.search import PACKED, Found, search
+from memsim.simulator.device import Device
+from memsim.simulator.device_file import HOST
+from memsim.units import format_bytes, is_decimal, parse_bytes
+from memsim.weights.dimensions import find_dimensions
+
+_FRONT_ROWS = 12
+_BAR = 40
+
+
+@click.command(name="plan", context_settings={"show_default": True})
+@click.option(
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
+)
+@click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
+@click.option("--budget", metavar="SIZE", help="Limit on the process: 1GB, 512MiB.  [default: the device's limit]")
+@click.option(
+    "--device",
+    default=HOST,
+    metavar="NAME|FILE",
+    help="Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).",
+)
+@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@click.option(
+    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+)
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+)
+@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
+@click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
+@click.option("--emit", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan for `memsim run --plan`.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw seconds against budget as SVG.")
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+def command(
+    model: str,
+    seq_len: int,
+    budget: str | None,
+    device: str,
+    lora_rank: int,
+    target_modules: str,
+    optimizer: str,
+    accumulate: int,
+    threads: int,
+    emit: Path | None,
+    plot: Path | None,
+    json_path: str | None,
+) -> None:
+    """Find the fastest training step that fits a budget; nothing is run.
+
+    Each block's residuals are kept, spilled or recomputed, the MLP runs in tiles, adapters and optimizer state are held
+    or paged, as is fastest by the device's rates. Peaks are the planner's, exact. Exit code 3: nothing fits; the
+    message says the smallest budget and the longest sequence that would.
+    """
+    _check_directories({"--emit": emit, "--plot": plot, "--json": Path(json_path or "-")})
+    target, remark = rates_of(device)
+    if remark:
+        click.echo(remark, err=True)
+    config, group_size, name = find_dimensions(model)
+    lora = LoraConfig(lora_rank, target_modules=tuple(item for item in target_modules.split(",") if item))
+    setup = training_setup(
+        config, group_size, "auto", seq_len, lora, OptimizerConfig(optimizer), accumulate,
+        _threads(threads, target, device == HOST),
+    )  # fmt: skip
+    numbers = target.at("nominal")
+    budget_bytes = parse_bytes(budget) if budget else int(numbers.foreground_limit_bytes)
+    decimal = budget is None or is_decimal(budget)
+    here = device == HOST
+    packed, unpacked = _needs_here(setup.threads) if here else (device_app(numbers, target.rule),) * 2
+    stage("looking for the fastest schedule that fits")
+    searched = search(setup, numbers, target.rule, packed, PACKED if here else None)
+    found = searched.fastest(budget_bytes)
+
+    def needs_of(choices: Choices) -> Needs:
+        return unpacked if choices.unpack == "block" else packed
+
+    result = planned_result(name, searched, found, target, needs_of, budget_bytes)
+    if json_path is not None:
+        emit_json(result, json_path)
+    if json_path != "-":
+        click.echo(_summary(result, target, found, decimal))
+    if plot is not None and result.planned is not None:
+        from memsim.reports.front_plot import plot_front
+
+        plot_front(result.planned, f"{name}, seq {seq_len}, LoRA rank {lora_rank}, {optimizer}", plot)
+    if found is None:
+        raise nothing_fits(searched, budget_bytes, decimal)
+    if emit is not None:
+        write_plan(emit, plan_for(model, setup, found, target.name, budget_bytes))
+
+
+def _check_directories(paths: dict[str, Path | None]) -> None:
+    for option, path in paths.items():
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"cannot write {option} {path}: its directory does not exist")
+
+
+def _threads(asked: int, device: Device, here: bool) -> int:
+    available = len(os.sched_getaffinity(0)) if here else max(1, int(device.at("nominal").threads))
+    if not 0 <= asked <= available:
+        raise UsageError(f"--threads {asked} must be from 0 to {available}, the processors there are")
+    return asked or available
+
+
+def _needs_here(threads: int) -> tuple[Needs, Needs]:
+    """Return how budgets are counted on this machine for packed products, and for those of unpacked weights."""
+    kernels = prepare_kernels(threads, stage)
+    packed, unpacked = (kernels.footprint_bytes[compute] for compute in (kernels.fastest, "f32"))
+    return worker_needs(packed), worker_needs(unpacked)
+
+
+def _summary(result: Result, device: Device, found: Found | None, decimal: bool) -> str:
+    """Return the plan for people."""
+    planned = result.planned
+    assert planned is not None
+
+    def size(n_bytes: float) -> str:
+        return format_bytes(n_bytes, decimal)
+
+    setup = f"{result.model}, seq {result.seq_len}, LoRA rank {result.lora_rank}, {result.optimizer}"
+    rows = [("model", setup), ("rates", f"{device.name}: {device.title}")]
+    rows.append(("budget", size(result.budget_bytes or 0)))
+    if found is not None and planned.step_s is not None and planned.footprint_bytes is not None:
+        band, step = planned.footprint_bytes, planned.step_s
+        rows += [
+            ("plan needs", size(found.need_bytes)),
+            ("  footprint", f"{size(band.nominal)} ({size(band.low)} to {size(band.high)})"),
+            ("  working set", size(found.plan.memory.peak_bytes)),
+            ("  step", f"{step.nominal:.2f} s ({step.low:.2f} to {step.high:.2f}), weights in memory"),
+            ("  optimal", f"within {max(found.bound, 0.001):.1%} of any schedule of the space"),
+            *(("  does" if not number else "", line) for number, line in enumerate(describe(found.choices))),
+        ]
+    else:
+        rows.append(("plan", "nothing fits"))
+    longest = f"{planned.longest_seq_len} tokens" if planned.longest_seq_len else "none"
+    rows += [("smallest budget", size(planned.smallest_budget_bytes)), ("longest seq", longest)]
+    lines = [f"{name:<17}{text}" for name, text in rows]
+    return "\n".join([*lines, "", *_named_table(planned, result.budget_bytes or 0, size), "", *_front(planned, size)])
+
+
+def _named_table(planned: PlannedResult, budget_bytes: int, size: Callable[[float], str]) -> list[str]:
+    chosen = [planned.chosen] if planned.chosen else []
+    lines = [f"{'schedule':<10}{'needs':>12}{'working set':>13}{'step s':>9}"]
+    for point in (*chosen, *planned.named):
+        fits = "" if point.need_bytes <= budget_bytes else "  does not fit"
+        lines.append(
+            f"{point.schedule:<10}{size(point.need_bytes):>12}{size(point.peak_bytes):>13}{point.step_s:>9.2f}{fits}"
+        )
+    return lines
+
+
+def _front(planned: PlannedResult, size: Callable[[float], str]) -> list[str]:
+    """Return some of the front as rows with bars as long as their steps."""
+    slowest = planned.front[0].step_s
+    lines = [f"{'needs':>12}{'step s':>9}  fastest that fits, of {len(planned.front)}"]
+    for point in _some(planned.front):
+        bar = "#" * max(1, round(_BAR * point.step_s / slowest))
+        lines.append(f"{size(point.need_bytes):>12}{point.step_s:>9.2f}  {bar}")
+    return lines
+
+
+def _some(front: tuple[PlanPoint, ...]) -> list[PlanPoint]:
+    """Return points at about equal ratios of bytes, the smallest and the fastest among them."""
+    low, high = front[0].need_bytes, front[-1].need_bytes
+    targets = [low * (high / low) ** (row / (_FRONT_ROWS - 1)) for row in range(_FRONT_ROWS)]
+    targets[-1] = high
+    chosen = [
+        max((p for p in front if p.need_bytes <= target * (1 + 1e-9)), key=lambda p: p.need_bytes) for target in targets
+    ]
+    return list(dict.fromkeys(chosen))

@@ -1,0 +1,130 @@
+"""Plan files: a schedule for one model and one setup, to be run as it is. Untrusted when read."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from memsim.errors import InputError, UsageError
+from memsim.files import write_text
+from memsim.json_decode import decode
+from memsim.json_file import read_object, shown
+from memsim.models.config import ModelConfig
+from memsim.models.lora import LoraConfig
+from memsim.planner.run_plan import TrainingSetup
+from memsim.results import ChoicesRecord
+from memsim.schedules.choices import Choices
+from memsim.schedules.record import record_choices, recorded_choices
+from memsim.search.search import Found
+
+SCHEMA: Final = "memsim.plan/1"
+
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFile:
+    """A schedule and what it is for.
+
+    Attributes:
+        model: As the user named it; what counts is ``dimensions``.
+        dimensions: SHA-256 of the model's configuration and group size.
+        threads: Kernel threads: each has a workspace.
+        budget_bytes: The budget that it was made for.
+        need_bytes: The smallest budget for it.
+        step_s: Predicted seconds of a step on ``device``.
+    """
+
+    schema: Literal["memsim.plan/1"] = field(default=SCHEMA, init=False)
+    model: str
+    dimensions: str
+    seq_len: int
+    lora_rank: int
+    target_modules: tuple[str, ...]
+    optimizer: str
+    accumulate: int
+    threads: int
+    budget_bytes: int
+    need_bytes: int
+    device: str
+    step_s: float
+    choices: ChoicesRecord
+
+    def choices_for(self, config: ModelConfig, group_size: int, residuals: tuple[str, ...], where: str) -> Choices:
+        """Return the schedule for a model, if it is the one that the plan was made for.
+
+        Args:
+            config: Of the model at hand.
+            group_size: The same.
+            residuals: What its blocks may keep or spill.
+            where: What error messages call the plan.
+
+        Raises:
+            InputError: It was made for a model of other dimensions, or is not possible.
+        """
+        if self.dimensions != dimensions(config, group_size):
+            raise InputError(
+                f"{where} was made for {shown(self.model)}, a model of other dimensions; make a plan for this one"
+            )
+        return recorded_choices(self.choices, config.num_hidden_layers, residuals, where)
+
+
+def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget_bytes: int) -> PlanFile:
+    """Return what was found as a plan file.
+
+    Args:
+        model: As ``memsim run --model`` takes it.
+        setup: What was planned.
+        found: The schedule.
+        device: Whose rates were used.
+        budget_bytes: For which it was chosen.
+
+    Raises:
+        UsageError: Something else than LoRA is trained.
+    """
+    lora = setup.scheme
+    if not isinstance(lora, LoraConfig):
+        raise UsageError(f"a plan file describes LoRA, not --scheme {lora.name}; name a --schedule")
+    return PlanFile(
+        model=model,
+        dimensions=dimensions(setup.config, setup.group_size),
+        seq_len=setup.n_tokens,
+        lora_rank=lora.rank,
+        target_modules=lora.target_modules,
+        optimizer=setup.optimizer.name,
+        accumulate=setup.accumulate,
+        threads=setup.threads,
+        budget_bytes=budget_bytes,
+        need_bytes=found.need_bytes,
+        device=device,
+        step_s=found.time_s,
+        choices=record_choices(found.choices),
+    )
+
+
+def dimensions(config: ModelConfig, group_size: int) -> str:
+    """Return what identifies a model's configuration, whatever its weights."""
+    text = json.dumps([config.to_dict(), group_size], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Write a plan file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    write_text(path, json.dumps(asdict(plan), indent=2) + "\n")
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read a plan file.
+
+    Raises:
+        InputError: Unreadable, larger than 1 MiB, or no plan of this version.
+    """
+    data = read_object(path, _MAX_BYTES)
+    if data.get("schema") != SCHEMA:
+        raise InputError(f"{path} has schema {shown(data.get('schema'))}; this memsim reads {SCHEMA!r}")
+    return decode(PlanFile, data, str(path))

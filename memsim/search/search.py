@@ -1,0 +1,224 @@
+"""The fastest schedule under a budget, and all that is known of the others.
+
+The search is made once for a model, a sequence length and a device, whatever the budget: it leaves a list of
+candidates, each faster than all that need less. A budget takes the fastest candidate that fits, so a larger budget
+never gets a slower plan. What a candidate needs is exact but for gaps between arena values; the planner's own exact
+figure decides, and the next candidate is tried where it does not fit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from memsim.models.parts import block_part
+from memsim.planner.plan import LIBRARY_FLOOR_BYTES
+from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
+from memsim.planner.staging import most_read_ahead, staging_for
+from memsim.schedules.choices import Choices
+from memsim.search.needs import Needs
+from memsim.search.space import Bounds, Region, regions
+from memsim.simulator.device import Numbers, Rule
+
+TOLERANCE = 1e-3
+"""Candidates whose times differ by less, as a share, are one."""
+
+AUTO = "auto"
+"""The name of a schedule that was searched for."""
+
+PACKED = ("tile",)
+"""Ways of unpacking where products take packed weights, which this machine's kernels do as fast as any."""
+
+_ITEM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A schedule that no other one beats.
+
+    Attributes:
+        need_bytes: The smallest budget for it, gaps in the arena left out.
+        peak_bytes: Its working set at the peak, the same way.
+        time_ps: Predicted picoseconds of a step that finds the weights in memory.
+    """
+
+    choices: Choices
+    need_bytes: int
+    peak_bytes: int
+    time_ps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A candidate and its exact plan.
+
+    Attributes:
+        need_bytes: The smallest budget for it.
+        time_s: Predicted seconds of a step that finds the weights in memory.
+        bound: By what share of its time a schedule of the same space that fits could be faster, at most.
+    """
+
+    choices: Choices
+    plan: RunPlan
+    need_bytes: int
+    time_s: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found for one model, sequence length and device.
+
+    Attributes:
+        setup: What is planned; its schedule does not matter.
+        needs: How budgets are counted.
+        candidates: From the smallest to the fastest.
+        limits: (bytes, picoseconds): no schedule of the space that needs at most so much is faster.
+    """
+
+    setup: TrainingSetup
+    needs: Needs
+    candidates: tuple[Candidate, ...]
+    limits: tuple[tuple[int, int], ...]
+    model_hash: str = ""
+    _plans: dict[Choices, RunPlan] = field(default_factory=dict, repr=False, compare=False)
+
+    def fastest(self, budget_bytes: int) -> Found | None:
+        """Return the fastest candidate that fits ``budget_bytes``; None if none does."""
+        for candidate in reversed(self.candidates):
+            if candidate.need_bytes <= budget_bytes:
+                found = self.exact(candidate, budget_bytes)
+                if found.need_bytes <= budget_bytes:
+                    return found
+        return None
+
+    def smallest(self) -> Found:
+        """Return the candidate that needs least."""
+        nearly = [c for c in self.candidates if c.need_bytes <= 1.02 * self.candidates[0].need_bytes]
+        return min((self.exact(candidate) for candidate in nearly[:4]), key=lambda found: found.need_bytes)
+
+    def exact(self, candidate: Candidate, budget_bytes: int | None = None) -> Found:
+        """Lower and place a candidate.
+
+        Args:
+            candidate: One of ``candidates``.
+            budget_bytes: For which its bound is stated; None is what it needs.
+        """
+        if candidate.choices not in self._plans:
+            setup = replace(self.setup, schedule=AUTO, choices=candidate.choices)
+            self._plans[candidate.choices] = plan_run(setup, self.model_hash)
+        plan = self._plans[candidate.choices]
+        need = self.needs.total(plan.memory.peak_bytes, plan.memory.file_floor_bytes, plan.n_nodes)
+        fitting = [ps for n_bytes, ps in self.limits if n_bytes <= (need if budget_bytes is None else budget_bytes)]
+        bound = 1 - min(fitting, default=candidate.time_ps) / candidate.time_ps
+        return Found(candidate.choices, plan, need, candidate.time_ps / 1e12, max(bound, 0.0))
+
+
+def search(
+    setup: TrainingSetup,
+    numbers: Numbers,
+    rule: Rule,
+    needs: Needs,
+    unpacks: Sequence[str] | None = None,
+    bounds: Bounds | None = None,
+    tolerance: float = TOLERANCE,
+    model_hash: str = "",
+) -> Search:
+    """Search all schedules of a setup.
+
+    Args:
+        setup: What is planned; its schedule does not matter.
+        numbers: The device's rates.
+        rule: What it counts.
+        needs: How budgets are counted.
+        unpacks: Values of ``Choices.unpack``; by default ``block`` only where dense products are the faster ones.
+        bounds: How much of the space to look at; all of it by default.
+        tolerance: See ``TOLERANCE``.
+        model_hash: Of the weights that programs are for; empty where nothing runs.
+    """
+    if unpacks is None:
+        unpacks = ("tile", "block") if numbers.dense_flops_per_s > numbers.matmul_flops_per_s else ("tile",)
+    points: list[_Point] = []
+    limits: list[_Point] = []
+    found = list(regions(setup.graph(), setup.optimizer, numbers, rule, unpacks, bounds or Bounds()))
+    for number, region in enumerate(found):
+        counted = _Counted(setup, region, needs)
+        fewest = sum(min(cost.n_nodes for cost in costs) for costs in region.costs) + region.frame.n_nodes
+        for index, (arena, ps, n_nodes) in enumerate(_rows(region)):
+            points.append((counted.total(arena, n_nodes), ps, number, index))
+            limits.append((counted.total(arena, fewest) - region.front.slack_bytes, ps, number, index))
+    refined: list[_Point] = []
+    peaks: dict[tuple[int, int], int] = {}
+    for _, ps, number, index in _unbeaten(points, tolerance):
+        region = found[number]
+        arena, _, n_nodes = _row(region, index)
+        counted = _Counted(setup, region, needs, region.restored(index))
+        refined.append((counted.total(arena, n_nodes), ps, number, index))
+        peaks[number, index] = counted.peak(arena)
+    candidates = (
+        Candidate(found[number].choices(index), need, peaks[number, index], ps)
+        for need, ps, number, index in _unbeaten(refined, 0.0)
+    )
+    least = tuple((need, ps) for need, ps, *_ in _unbeaten(limits, 0.0))
+    return Search(setup, needs, tuple(candidates), least, model_hash)
+
+
+_Point = tuple[int, int, int, int]
+"""Bytes needed, picoseconds, region, mixture."""
+
+
+def _rows(region: Region) -> Iterator[tuple[int, int, int]]:
+    """Yield (live arena bytes, picoseconds, nodes) of every mixture of a region."""
+    front = region.front
+    arena, ps, nodes = (values.tolist() for values in (front.arena_bytes, front.time_ps, front.n_nodes))
+    return ((a, t + region.extra_ps, n) for a, t, n in zip(arena, ps, nodes, strict=True))
+
+
+def _row(region: Region, index: int) -> tuple[int, int, int]:
+    front = region.front
+    return int(front.arena_bytes[index]), int(front.time_ps[index]) + region.extra_ps, int(front.n_nodes[index])
+
+
+class _Counted:
+    """What schedules of one region need, as the planner and the run count it.
+
+    Args:
+        setup: What is planned.
+        region: Choices for the whole step.
+        needs: How budgets are counted.
+        restored: What each block reads back from the scratch file; at least nothing.
+    """
+
+    def __init__(
+        self, setup: TrainingSetup, region: Region, needs: Needs, restored: Sequence[tuple[int, ...]] = ()
+    ) -> None:
+        size = sum(map(prod, setup.scheme.shapes(setup.config, block_part(0)).values()))
+        adapters = 0 if region.whole.adapters == "pinned" else _ITEM_BYTES * size
+        state = 0 if region.whole.state == "pinned" else _ITEM_BYTES * setup.optimizer.state_size(size)
+        largest = max((n_bytes for block in restored for n_bytes in block), default=0)
+        held = staging_for(max(adapters, state), max(adapters, largest)).n_bytes
+        loads = [adapters] if adapters else []
+        copies = loads * len(restored)
+        for block in reversed(restored):
+            copies += [*loads, *block]
+        self._held_bytes = region.pinned_bytes + held
+        self._floor_bytes = LIBRARY_FLOOR_BYTES + 2 * region.frame.together_bytes + most_read_ahead(copies)
+        self._needs = needs
+
+    def peak(self, arena_bytes: int) -> int:
+        return arena_bytes + self._held_bytes
+
+    def total(self, arena_bytes: int, n_nodes: int) -> int:
+        return self._needs.total(self.peak(arena_bytes), self._floor_bytes, n_nodes)
+
+
+def _unbeaten(points: Sequence[_Point], tolerance: float) -> list[_Point]:
+    """Return, from the smallest to the fastest, the points that none beats in both by more than ``tolerance``.
+
+    The fastest of all is among them.
+    """
+    kept: list[_Point] = []
+    for point in sorted(points):
+        if not kept or point[1] * (1 + tolerance) < kept[-1][1]:
+            kept.append(point)
+    fastest = min(points, key=lambda point: (point[1], point))
+    return kept if kept[-1][1] == fastest[1] else [*kept, fastest]

@@ -1,0 +1,184 @@
+"""All schedules that are looked at, as mixtures of ways to treat a block under a few choices for the whole step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from memsim.models.graph import ModelGraph
+from memsim.schedules.choices import BlockChoices, Choices
+from memsim.schedules.optimizers import OptimizerConfig
+from memsim.search.front import Front, optimal_mixtures
+from memsim.search.keep_sets import MAX_SETS, keep_sets
+from memsim.search.probe import BlockCost, FrameCost, Probe, probe, shortened
+from memsim.simulator.device import Numbers, Rule
+
+_TILES = (2, 4, 8)
+"""Into how many the MLP's tokens are divided. More cost more in nodes, each a Python object under the cap, than they
+save: with an eighth of its tokens an MLP holds less than the attention before it."""
+
+_TILE_STEP = 32
+_TILED = 128
+"""What the schedule ``tiled`` takes, whose place this is up to ``_TILED_TOKENS``."""
+_TILED_TOKENS = 2048
+
+Key = tuple[int, str]
+"""Whether a block is the first one (0) or not (1), and its kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of the space is looked at; less of it in tests.
+
+    Attributes:
+        max_sets: Ways to treat a block.
+        tiles: Token tiles of the MLP; None chooses them by the sequence length.
+        heads: Ways of the head.
+    """
+
+    max_sets: int = MAX_SETS
+    tiles: tuple[int | None, ...] | None = None
+    heads: tuple[str, ...] = ("one_pass", "logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The mixtures under one set of choices for the whole step.
+
+    Attributes:
+        whole: Those choices; its blocks say nothing.
+        front: The optimal mixtures.
+        heads: The head of each frame.
+        sets: By kind of block, what the ways are.
+        costs: By block, what each of its ways costs.
+        frame: What is around the blocks, one head as good as the other.
+        pinned_bytes: Held all step.
+        extra_ps: Picoseconds to add to the front's.
+    """
+
+    whole: Choices
+    front: Front
+    heads: tuple[str, ...]
+    sets: tuple[Sequence[BlockChoices], ...]
+    costs: tuple[Sequence[BlockCost], ...]
+    frame: FrameCost
+    pinned_bytes: int
+    extra_ps: int
+
+    def choices(self, index: int) -> Choices:
+        """Return mixture ``index`` as a schedule."""
+        ways, frame = self.front.mixture(index)
+        blocks = tuple(sets[way] for sets, way in zip(self.sets, ways, strict=True))
+        return replace(self.whole, blocks=blocks, head=self.heads[frame])
+
+    def restored(self, index: int) -> list[tuple[int, ...]]:
+        """Return what each block of mixture ``index`` reads back from the scratch file, first to last."""
+        ways, _ = self.front.mixture(index)
+        return [costs[way].restored for costs, way in zip(self.costs, ways, strict=True)]
+
+
+def regions(
+    graph: ModelGraph, optimizer: OptimizerConfig, numbers: Numbers, rule: Rule, unpacks: Sequence[str], bounds: Bounds
+) -> Iterator[Region]:
+    """Yield the optimal mixtures under every choice for the whole step.
+
+    Args:
+        graph: The model.
+        optimizer: Decides how much state there is.
+        numbers: The device's rates.
+        rule: What it counts.
+        unpacks: Values of ``Choices.unpack`` to look at.
+        bounds: How much to look at.
+    """
+    n_blocks = graph.config.num_hidden_layers
+    # The first block of a kind, if there is one that is not the model's first: that one is a case of its own.
+    kinds = {graph.config.layer_type(index): index for index in (0, *reversed(range(1, n_blocks)))}
+    sets = {kind: keep_sets(graph, index, numbers, bounds.max_sets) for kind, index in kinds.items()}
+    types = [graph.config.layer_type(index) for index in range(n_blocks)]
+    has_state = optimizer.state_size(1) > 0
+    for unpack in unpacks:
+        for adapters in ("paged", "pinned"):
+            known: dict[tuple[Key, BlockChoices], BlockCost] = {}
+            for tile in bounds.tiles or mlp_tiles(graph.n_tokens):
+                whole = Choices((), unpack, bounds.heads[0], adapters, "block", tile, prefetch=True)
+                prober = _Prober(graph, optimizer, numbers, rule, whole)
+                costs = {key: prober.block_costs(key, kinds, sets[key[1]], known) for key in _keys(types)}
+                frames = [prober.frame(kinds, sets, head) for head in bounds.heads]
+                keys = [(min(index, 1), kind) for index, kind in enumerate(types)]
+                front = optimal_mixtures([costs[key] for key in keys], frames)
+                pinned = frames[0].pinned_bytes + sum(costs[key][0].pinned_bytes for key in keys)
+                each = tuple(sets[kind] for kind in types)
+                own = tuple(costs[key] for key in keys)
+                region = Region(whole, front, bounds.heads, each, own, frames[0], pinned, 0)
+                yield region
+                if has_state:
+                    ps, more = prober.pinning_state(kinds, sets)
+                    held = replace(whole, state="pinned")
+                    yield replace(region, whole=held, pinned_bytes=pinned + n_blocks * more, extra_ps=n_blocks * ps)
+
+
+def mlp_tiles(n_tokens: int) -> tuple[int | None, ...]:
+    """Return the token tiles of the MLP that are looked at."""
+    tiles = {-(-n_tokens // (count * _TILE_STEP)) * _TILE_STEP for count in _TILES}
+    if n_tokens <= _TILED_TOKENS:
+        tiles.add(_TILED)
+    return (None, *sorted((tile for tile in tiles if tile < n_tokens), reverse=True))
+
+
+def _keys(types: Sequence[str]) -> dict[Key, None]:
+    return dict.fromkeys((min(index, 1), kind) for index, kind in enumerate(types))
+
+
+class _Prober:
+    """Lowers small models under choices for the whole step."""
+
+    def __init__(
+        self, graph: ModelGraph, optimizer: OptimizerConfig, numbers: Numbers, rule: Rule, whole: Choices
+    ) -> None:
+        self._graph, self._optimizer, self._numbers, self._rule, self._whole = graph, optimizer, numbers, rule, whole
+
+    def block_costs(
+        self,
+        key: Key,
+        kinds: dict[str, int],
+        sets: Sequence[BlockChoices],
+        known: dict[tuple[Key, BlockChoices], BlockCost],
+    ) -> list[BlockCost]:
+        """Return what each of ``sets`` costs in a block of one key; ``known`` are those that no tile changes."""
+        index, new = kinds[key[1]], [chosen for chosen in sets if (key, chosen) not in known]
+        if key[0]:  # any number of them stand side by side; the last block's own cost is the frame's
+            graph = shortened(self._graph, [index] * (len(new) + 2))
+            found = list(self._probe(graph, (sets[0], *new, sets[0])).blocks[1:-1])
+        else:
+            graph = shortened(self._graph, [index] * 2)
+            found = [self._probe(graph, (chosen, sets[0])).blocks[0] for chosen in new]
+        costs = dict(zip(new, found, strict=True))
+        inside = {name for node in self._graph.mlp().forward.nodes for name in node.outputs}
+        known |= {(key, chosen): cost for chosen, cost in costs.items() if (chosen.keep | chosen.spill) & inside}
+        return [costs[chosen] if chosen in costs else known[key, chosen] for chosen in sets]
+
+    def frame(self, kinds: dict[str, int], sets: dict[str, list[BlockChoices]], head: str) -> FrameCost:
+        """Return what is around the blocks, the last block's own nodes (it asks for the head's pages) among it."""
+        kind, index = next(iter(kinds.items()))
+        two, found = (
+            self._probe(shortened(self._graph, [index] * count), (sets[kind][0],) * count, head=head)
+            for count in (2, 3)
+        )
+        middle, last = found.blocks[1:]
+        more = self._graph.config.num_hidden_layers - 3  # summed gradients: as many as there are blocks
+        return replace(
+            found.frame,
+            base_bytes=found.frame.base_bytes + more * (found.frame.base_bytes - two.frame.base_bytes),
+            other_bytes=found.frame.other_bytes + more * (found.frame.other_bytes - two.frame.other_bytes),
+            time_ps=found.frame.time_ps + last.time_ps - middle.time_ps,
+            n_nodes=found.frame.n_nodes + last.n_nodes - middle.n_nodes,
+        )
+
+    def pinning_state(self, kinds: dict[str, int], sets: dict[str, list[BlockChoices]]) -> tuple[int, int]:
+        """Return what a block's optimizer state costs more if it is pinned: (picoseconds, bytes)."""
+        kind, index = next(iter(kinds.items()))
+        graph, blocks = shortened(self._graph, [index] * 3), (sets[kind][0],) * 3
+        paged, pinned = (self._probe(graph, blocks, state=state).blocks[1] for state in ("paged", "pinned"))
+        return pinned.time_ps - paged.time_ps, pinned.pinned_bytes - paged.pinned_bytes
+
+    def _probe(self, graph: ModelGraph, blocks: tuple[BlockChoices, ...], **changes: str) -> Probe:
+        choices = replace(self._whole, blocks=blocks, **changes)  # type: ignore[arg-type]
+        return probe(graph, choices, self._optimizer, self._numbers, self._rule)
