@@ -109,6 +109,25 @@ class SimulatedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingResult:
+    """What recording a run cost.
+
+    Attributes:
+        steps: How many steps were recorded, from the first.
+        capture_bytes: Size of the capture.
+        tracker_bytes: Memory that memray, and the frames that it records, took inside the cap.
+        recorded_step_s: Median of the recorded steps but the first, which meets cold caches.
+        unrecorded_step_s: Median of the steps that the same process made after the tracker was gone, in the same way.
+    """
+
+    steps: int
+    capture_bytes: int
+    tracker_bytes: int
+    recorded_step_s: float | None = None
+    unrecorded_step_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -143,6 +162,7 @@ class Result:
         time_by_op_s: Seconds per op in the median step.
         peak_by_value: Bytes of each value that lived at the peak, largest first.
         simulated: What only a simulation knows: the device, its limits, and bands.
+        recording: What recording cost, if the run was recorded.
         versions: Distribution name to version.
     """
 
@@ -178,6 +198,7 @@ class Result:
     time_by_op_s: dict[str, float] = field(default_factory=dict)
     peak_by_value: dict[str, int] = field(default_factory=dict)
     simulated: SimulatedResult | None = None
+    recording: RecordingResult | None = None
     host: Host
     versions: dict[str, str]
 

@@ -26,7 +26,7 @@ FIELDS = [
     *("baseline_footprint_bytes", "peak_footprint_bytes", "peak_working_set_bytes"),
     *("planned_peak_bytes", "planned_mapped_bytes", "planned_footprint_bytes", "file_floor_bytes"),
     *("peak_rss_bytes", "kernel_peak_bytes", "step_s", "steps", "evals", "time_by_op_s", "peak_by_value"),
-    *("simulated", "host", "versions"),
+    *("simulated", "recording", "host", "versions"),
 ]
 STEP_FIELDS = [
     *("loss", "accuracy", "step_s", "peak_footprint_bytes"),

@@ -1,7 +1,7 @@
 """``memsim run``: one fine-tuning run in a capped process."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from memsim.errors import InputError, UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
-from memsim.results import Result, emit_json
+from memsim.results import RecordingResult, Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
 from memsim.runtime.resume import resume as resume_run
@@ -119,6 +119,11 @@ def _options(settings: Sequence[str]) -> list[str]:
 @click.option(
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
 )
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Record the run with memray, for `memsim replay`: memray.bin, one allocation a value, each named.",
+)
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
 @click.option(
     "--save-baseline", type=click.Path(path_type=Path), metavar="FILE", help="Store the run for `memsim check`."
@@ -151,6 +156,7 @@ def command(
     allow_different_bits: bool,
     plan_check: bool,
     enforcement: str | None,
+    record: bool,
     json_path: str | None,
     save_baseline: Path | None,
     test_balloon: str | None,
@@ -200,6 +206,7 @@ def command(
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
+        record=record,
     )
     with drawn(config) as progress:
         outcome = run(config, progress)
@@ -237,7 +244,8 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         emit_json(result, json_path)
     if json_path != "-":
         click.echo(_summary(result, config.decimal))
-        click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
+        files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
+        click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
@@ -268,6 +276,21 @@ def _summary(result: Result, decimal: bool) -> str:
         for e in result.evals
         if e.loss is not None and e.accuracy is not None
     ]
+    if (recording := result.recording) is not None:
+        rows.append(("recording", _cost(recording, size)))
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _cost(recording: RecordingResult, size: Callable[[int | None], str]) -> str:
+    """Say what recording cost."""
+    text = (
+        f"{recording.steps} steps, {size(recording.capture_bytes)}; the tracker holds {size(recording.tracker_bytes)}"
+    )
+    if recording.recorded_step_s is None or recording.unrecorded_step_s is None:
+        return f"{text}; with 3 steps or more it would say what it costs"
+    cost = recording.recorded_step_s / recording.unrecorded_step_s - 1
+    return (
+        f"{text}; a step {recording.recorded_step_s:.2f} s, {recording.unrecorded_step_s:.2f} s without ({cost:+.1%})"
+    )

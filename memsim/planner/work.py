@@ -11,6 +11,9 @@ from math import prod
 from memsim.ir.opset import HEAD_ROWS, OpError
 from memsim.ir.program import Attr, Node, Program, TensorType
 
+PRODUCT_ROWS = 256
+"""Rows for which a product with a packed matrix unpacks a tile of it once: ``ROWS`` of the kernels."""
+
 
 class Kind(StrEnum):
     """What bounds an op, apart from memory.
@@ -104,6 +107,11 @@ def _once(i: _Types) -> int:
     return 1
 
 
+def _by_rows(i: _Types) -> int:
+    """Products unpack a tile of the matrix once for so many rows of the other factor."""
+    return -(-i[0].shape[0] // PRODUCT_ROWS)
+
+
 def _gathered(i: _Types, o: _Types) -> int:
     """Rows of a packed embedding are gathered one by one; each panel of q holds 16 of them."""
     ids, q, scales = i
@@ -122,9 +130,9 @@ _NOTHING = _Row(Kind.STORAGE, moves=lambda i, o: 0)
 WORK: dict[str, _Row] = {
     "linear": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * (_size(i[1]) + _adapter(i[-2:], a))),
     "linear_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * (_size(i[1]) + _adapter(i[2:4], a))),
-    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[-2:], a)), _once),
+    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[-2:], a)), _by_rows),
     "linear_q4_backward_input": _Row(
-        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[3:5], a)), _once
+        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[3:5], a)), _by_rows
     ),
     # x A^T and dy B again, dh^T x, dy^T h.
     "lora_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * (_size(i[2]) + _size(i[3]))),

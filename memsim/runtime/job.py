@@ -29,6 +29,9 @@ class WorkerJob:
         eval_every: Evaluate after every so many steps; 0 only at the end.
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
+        capture: Where memray records to; None in a run that is not recorded.
+        recorded_steps: How many steps, from the first, it records.
+        mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
         checkpoints: Directory of the checkpoints.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
         first_step: Steps that are done already; their state is in ``checkpoints``.
@@ -61,6 +64,9 @@ class WorkerJob:
     checkpoints: str
     checkpoint_every: int
     first_step: int = 0
+    capture: str | None = None
+    recorded_steps: int = 0
+    mapped_from_bytes: int = 0
 
 
 class Messages:

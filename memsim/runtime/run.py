@@ -18,7 +18,15 @@ from memsim.models.lora import LoraConfig, check_lora, n_trainable, with_our_nam
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
-from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
+from memsim.planner.separate import in_separate_arrays, mapped_from_bytes
+from memsim.results import (
+    Enforcement,
+    ExitReason,
+    Result,
+    host_info,
+    versions,
+    write_result,
+)
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.checkpoints import Checkpoints
 from memsim.runtime.directories import RUNS, RunDirectory, new_directory
@@ -26,7 +34,8 @@ from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.history import History, highest
 from memsim.runtime.job import WorkerJob
 from memsim.runtime.masking import mask_token_id
-from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, kernels_digest, prepare_kernels
+from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, kernels_digest, prepare_kernels, recorder_bytes
+from memsim.runtime.recording_cost import recorded_steps, with_recording
 from memsim.runtime.run_file import Identity, file_digest, write_run_file
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
@@ -45,6 +54,7 @@ FINISHED: list[Callable[["RunConfig", "RunOutcome"], None]] = []
 
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
+CAPTURE_FILE = "memray.bin"
 EVAL_PROGRAM_FILE = "eval-program.jsonl"
 ADAPTER = "adapter"
 LOGS = (EVENTS_FILE,)
@@ -66,6 +76,7 @@ class RunConfig:
         enforcement: One way of capping; None takes the best available.
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
+        record: Record the run with memray: one allocation a value, each node in a frame of its own.
     """
 
     budget_bytes: int
@@ -90,6 +101,7 @@ class RunConfig:
     plan_check: bool = True
     enforcement: str | None = None
     balloon_bytes: int = 0
+    record: bool = False
     checkpoint_every: int = 10
 
 
@@ -202,7 +214,8 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
                 progress.note(
                     f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
                 )
-            outcome = _launch(ready, _job(ready, directory, history), cap, directory, history, progress)
+            job = _job(ready, directory, history)
+            outcome = _launch(ready, job, cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
@@ -210,7 +223,10 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
         directory.keep = directory.keep or history.saved_step > 0
         with suppress(InputError):  # what ended the run is what counts
             Checkpoints(out).prune(history.saved_step)
+    if job.capture and Path(job.capture).exists():
+        Path(job.capture).replace(out / CAPTURE_FILE)
     result = _record(ready, enforcement, kernel_peak, outcome, history)
+    result = with_recording(result, job, out / CAPTURE_FILE, outcome)
     if outcome.reason == "done":
         for file in (directory.work / ADAPTER).iterdir():
             file.replace(out / file.name)
@@ -245,10 +261,15 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
+    if config.record:
+        plan = replace(plan, memory=in_separate_arrays(plan.program, plan.memory))
     kernels = prepare_kernels(setup.threads, progress.stage)
     compute = _choose_compute(config, plan, kernels)
     n_nodes = sum(len(placed.program.nodes) for placed in (plan.train, plan.evaluate) if placed is not None)
-    ready = Ready(config, setup, pack, name, plan, compute, kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes)
+    footprint = kernels.footprint_bytes[compute] + NODE_BYTES * n_nodes
+    if config.record:
+        footprint += recorder_bytes(n_nodes)
+    ready = Ready(config, setup, pack, name, plan, compute, footprint)
     _admit(ready, ready.baseline_bytes)
     progress.planned(ready.baseline_bytes + plan.memory.peak_bytes, pack.source)
     return ready
@@ -306,6 +327,8 @@ def check(config: RunConfig, out: Path) -> None:
             raise UsageError(f"{option} {value} is below 0")
     if config.threads > (available := len(os.sched_getaffinity(0))):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
+    if config.record and config.eval_data is not None:
+        raise UsageError("--record records training steps alone; leave out --eval-data")
     if config.eval_every and config.eval_data is None:
         raise UsageError("--eval-every needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
@@ -437,6 +460,9 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         checkpoints=str(directory.checkpoints),
         checkpoint_every=config.checkpoint_every,
         first_step=history.saved_step,
+        capture=str(directory.work / CAPTURE_FILE) if config.record else None,
+        recorded_steps=recorded_steps(config.steps),
+        mapped_from_bytes=mapped_from_bytes(plan.memory),
     )
 
 

@@ -3,8 +3,9 @@
 The capped worker runs one; tests run it directly.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,17 @@ from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.planner.staging import staging
 from memsim.runtime.data import IGNORED, Batches, Windows
-from memsim.runtime.executor import Executor, Observer
+from memsim.runtime.executor import Executor, NodeFrame, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
+from memsim.runtime.recorder import Recorder
 from memsim.runtime.scratch import ScratchFile, scratch_sizes
-from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
+from memsim.runtime.storage import ArenaStorage, PlannedArena, SeparateArrays, allocate_arena, allocate_pinned
+from memsim.simulator.frames import STAGING
 from memsim.weights.pack import Pack
+
+_IDLE_BYTES = 1 << 20
+"""Memory for saving the state of a session without an arena."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Session:
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
         weights: The parts of ``pack``, mapped; by default mapped, and checked, when first paged in.
+        recorder: Records the step program: makes one allocation a value, and runs each node in a frame of its own.
 
     Attributes:
         keeps_state_of_bad_step: Whether a step whose loss is not finite leaves the state as it was before.
@@ -105,6 +112,7 @@ class Session:
         arena: ArenaStorage | None = None,
         kernels: Mapping[str, Kernel] = KERNELS,
         weights: MappedWeights | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
         if any(item.model_hash != pack.model_hash for item in placed.values()):
@@ -113,22 +121,30 @@ class Session:
             )
         programs = {name: item.program for name, item in placed.items()}
         self._config, self._lora, self._kernels = pack.config, lora, kernels
-        self._pinned = allocate_pinned(programs)
+        self._pinned = allocate_pinned(programs, recorder.allocate if recorder else None)
         self._weights = weights or MappedWeights(pack, cold)
-        self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
-        self._buffer = buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
+        stage = partial(recorder.map, STAGING) if recorder else None
+        sizes = scratch_sizes(*programs.values())
+        self._scratch = ScratchFile(sizes, staging(programs.values()), scratch_directory, stage)
+        arena_bytes = max(item.arena_bytes for item in placed.values())
+        if recorder:
+            arena, arena_bytes = SeparateArrays(train.program, allocate=recorder.allocate), _IDLE_BYTES
+        self._buffer = buffer = allocate_arena(arena_bytes)
         self._windows: Iterator[tuple[Array, Array]] = iter(())
         self._losses = _Losses(iter(self._next_window, None))
         self._program = train.program
         self.keeps_state_of_bad_step = _emits_losses_first(train.program)
-        self._train = self._executor(train, arena or PlannedArena(train, buffer))
+        self._train = self._executor(train, arena or PlannedArena(train, buffer), recorder.nodes if recorder else None)
         self._evaluate = self._executor(evaluate, PlannedArena(evaluate, buffer)) if evaluate else None
         _fill_constants(self._pinned, pack.config)
         for block, name, position, tensor in self._adapter_tensors():
             fill_initial(tensor, name, seed, block, position)
 
-    def _executor(self, placed: PlacedProgram, arena: ArenaStorage) -> Executor:
-        return Executor(placed.program, arena, self._pinned, self._weights, self._scratch, self._losses, self._kernels)
+    def _executor(
+        self, placed: PlacedProgram, arena: ArenaStorage, frames: Sequence[NodeFrame] | None = None
+    ) -> Executor:
+        storage = (arena, self._pinned, self._weights, self._scratch)
+        return Executor(placed.program, *storage, self._losses, self._kernels, frames)
 
     def _next_window(self) -> tuple[Array, Array]:
         return next(self._windows)

@@ -19,9 +19,11 @@ from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_foot
 from memsim.runtime.job import GO, Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.ir.program import Program
     from memsim.models.config import ModelConfig
     from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
+    from memsim.runtime.recorder import Recorder
 
 
 def main() -> None:
@@ -61,16 +63,21 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
+    before_bytes = footprint.read_bytes()
+    recorder = _start_recording(train.program, job) if job.capture else None
     finish_loading()
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
-    messages.send("ready", baseline_bytes=footprint.read_bytes())
+    baseline_bytes = footprint.read_bytes()
+    tracker_bytes = max(baseline_bytes - before_bytes, 0) if recorder else 0
+    messages.send("ready", baseline_bytes=baseline_bytes, tracker_bytes=tracker_bytes)
     if os.read(sys.stdin.fileno(), 1) != GO:
         return
 
     checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
+    scratch = Path(job.scratch)
+    session = Session(pack, lora, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder)
     tokens = _windows(job.tokens, job, pack.config)
     eval_tokens = _windows(job.eval_tokens, job, pack.config) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
@@ -88,6 +95,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
             score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
+        if recorder is not None and step + 1 == job.recorded_steps:
+            recorder.stop()
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
         if eval_tokens is not None and due:
             result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
@@ -98,6 +107,15 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
+
+
+def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
+    from memsim.runtime.recorder import Recorder, prepare_heap
+
+    prepare_heap(job.mapped_from_bytes)
+    recorder = Recorder(program, Path(str(job.capture)))
+    recorder.start()
+    return recorder
 
 
 def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
