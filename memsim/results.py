@@ -54,7 +54,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps."""
+    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps.
+
+    Of a task: the loss of the right answers' tokens, and the share of examples whose right option was chosen.
+    """
 
     step: int
     loss: float | None
@@ -147,6 +150,8 @@ class Result:
     """One planned, measured or simulated run; None (or empty) is what does not apply or was not measured.
 
     Attributes:
+        task: What the examples of the data mean; None for plain text.
+        scheme: What is trained: ``lora``, ``prefix``, ``prompt``, ``head`` or ``norms``.
         compute: Element type of the matrix products (``f32``, ``bf16``).
         budget_bytes: The cap, interpreter included.
         enforcement: What held the worker to the cap.
@@ -172,6 +177,8 @@ class Result:
     model: str
     schedule: str | None = None
     seq_len: int | None = None
+    task: str | None = None
+    scheme: str | None = None
     lora_rank: int | None = None
     trainable_parameters: int | None = None
     optimizer: str | None = None

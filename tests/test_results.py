@@ -21,7 +21,8 @@ RECORD = Result(command="run", source="measured", model="toy", host=HOST, versio
 
 # The fields of schema 1, in the order of the file. A change here is a new schema number.
 FIELDS = [
-    *("schema", "command", "source", "model", "schedule", "seq_len", "lora_rank", "trainable_parameters", "optimizer"),
+    *("schema", "command", "source", "model", "schedule", "seq_len"),
+    *("task", "scheme", "lora_rank", "trainable_parameters", "optimizer"),
     *("compute", "threads", "weights", "page_cache", "budget_bytes", "enforcement", "fits", "exit_reason"),
     *("baseline_footprint_bytes", "peak_footprint_bytes", "peak_working_set_bytes"),
     *("planned_peak_bytes", "planned_mapped_bytes", "planned_footprint_bytes", "file_floor_bytes"),

@@ -9,18 +9,19 @@ import click
 from click.core import ParameterSource
 
 from memsim.cli.drawing import SYNTHETIC, drawn
+from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError, UsageError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.results import RecordingResult, Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
 from memsim.runtime.resume import resume as resume_run
-from memsim.runtime.run import RunConfig, RunOutcome, run
+from memsim.runtime.run import RunConfig, RunOutcome, run, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 _OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
@@ -49,18 +50,17 @@ def _options(settings: Sequence[str]) -> list[str]:
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSONL (field `text`) to train on.  [default: CPython's own documentation]",
-)
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
-@click.option("--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank.")
-@click.option(
-    "--target-modules",
-    default=",".join(ALL_PROJECTIONS),
-    metavar="LIST",
-    help="Projections with an adapter; a family's own names (query, fc1) will do.",
+    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation]",
 )
 @click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--task",
+    metavar="NAME|FILE.toml",
+    help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
+)
+@click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
+@scheme_options
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
@@ -80,9 +80,11 @@ def _options(settings: Sequence[str]) -> list[str]:
     default="warm",
     help="Cold drops weight pages from the page cache at every eviction.",
 )
-@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text, or examples, to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
-@click.option("--eval-sequences", type=int, default=8, metavar="N", help="Sequences of an evaluation, at most.")
+@click.option(
+    "--eval-sequences", type=int, default=8, metavar="N", help="Sequences, or examples, of an evaluation, at most."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -136,9 +138,8 @@ def command(
     seq_len: int,
     steps: int,
     data: Path | None,
-    lora_rank: int,
-    lora_alpha: float,
-    target_modules: str,
+    task: str | None,
+    template: bool,
     optimizer: str,
     lr: float,
     accumulate: int,
@@ -160,12 +161,14 @@ def command(
     json_path: str | None,
     save_baseline: Path | None,
     test_balloon: str | None,
+    **scheme: Any,
 ) -> None:
-    """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
+    """Fine-tune a model in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
     same shapes and bytes. A masked language model (RoBERTa) learns to guess 15 % of the tokens, the others the next
-    token. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+    token. What was trained is written in PEFT's format (where PEFT has none, as a part of the checkpoint), beside
+    result.json and events.jsonl.
 
     Ctrl-C finishes the step, saves it and ends; a second Ctrl-C ends at once. `memsim run --resume DIR` goes on.
     """
@@ -190,10 +193,12 @@ def command(
         seq_len=seq_len,
         steps=steps,
         data=data,
+        task=task,
+        template=template,
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
-        lora=LoraConfig(lora_rank, lora_alpha, tuple(name for name in target_modules.split(",") if name)),
+        **scheme_settings(scheme),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -243,7 +248,7 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, config.decimal))
+        click.echo(_summary(result, config, config.decimal))
         files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
         click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
@@ -252,20 +257,24 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         sys.exit(exit_code(result.exit_reason))
 
 
-def _summary(result: Result, decimal: bool) -> str:
+def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
         return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
 
     rows = [
-        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {scheme_of(config).describe()}"),
         ("verdict", f"{result.exit_reason} under {size(result.budget_bytes)} ({result.enforcement})"),
         ("peak footprint", f"{size(result.peak_footprint_bytes)} (planned {size(result.planned_footprint_bytes)})"),
         ("  baseline", f"{size(result.baseline_footprint_bytes)} interpreter, libraries, kernels"),
         ("  working set", size(result.peak_working_set_bytes)),
         ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
     ]
+    if config.task is not None:
+        likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
+        how = "a classifier" if config.scheme == "head" else likelihood
+        rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))
     losses = [step.loss for step in result.steps if step.loss is not None]

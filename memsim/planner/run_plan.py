@@ -6,7 +6,7 @@ from memsim.ir.program import Program
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
-from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.schedules.choices import choices_for
 from memsim.schedules.lowering import lower, lower_evaluation
@@ -18,6 +18,7 @@ class TrainingSetup:
     """What decides the programs of a run, the weights' values aside.
 
     Attributes:
+        scheme: What is trained.
         n_tokens: Sequence length.
         accumulate: Micro-batches a step.
         threads: Kernel threads.
@@ -27,7 +28,7 @@ class TrainingSetup:
 
     config: ModelConfig
     group_size: int
-    lora: LoraConfig
+    scheme: Scheme
     schedule: str
     n_tokens: int
     optimizer: OptimizerConfig
@@ -58,7 +59,7 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
     Raises:
         UsageError: Unknown schedule.
     """
-    graph = ModelGraph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
+    graph = ModelGraph(setup.config, setup.scheme, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
     choices = choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
     train = lower(graph, choices, setup.optimizer, setup.balloon_bytes)
     programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]

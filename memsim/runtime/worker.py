@@ -47,19 +47,21 @@ def main() -> None:
 
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
-    from memsim.models.lora import LoraConfig
+    from memsim.models.schemes import scheme_from_dict
     from memsim.runtime.data import Batches
+    from memsim.runtime.examples import ExampleFile
     from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.saver import Saver
     from memsim.runtime.session import Session
-    from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
+    from memsim.weights.trained import write_trained
 
     pack = open_pack(Path(job.pack))
     weights = MappedWeights(pack, job.cold)
     checking = _Check(weights)
-    kernels = load_kernels(job.compute, job.threads, job.lora_rank)
+    scheme = scheme_from_dict(job.scheme)
+    kernels = load_kernels(job.compute, job.threads, scheme.adapter_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -75,12 +77,17 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         return
 
     checking.finish()
-    lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
     scratch = Path(job.scratch)
-    session = Session(pack, lora, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder)
-    tokens = _windows(job.tokens, job, pack.config)
-    eval_tokens = _windows(job.eval_tokens, job, pack.config) if job.eval_tokens else None
-    batches = Batches(tokens, job.seq_len, job.seed)
+    session = Session(pack, scheme, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder)
+    task = job.task
+
+    def open_data(path: str, n_options: int) -> "Windows":
+        if task is None:
+            return _windows(path, job, pack.config)
+        return ExampleFile(Path(path), pack.config.vocab_size, task.n_labels, job.seq_len, n_options)
+
+    eval_data = open_data(job.eval_tokens, task.n_options if task else 1) if job.eval_tokens else None
+    batches = Batches(open_data(job.tokens, 1), job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
         messages.send_node(index, start, seconds, footprint.after_node(start + seconds))
@@ -98,14 +105,17 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         if recorder is not None and step + 1 == job.recorded_steps:
             recorder.stop()
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
-        if eval_tokens is not None and due:
-            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
+        if eval_data is not None and due:
+            if task and isinstance(eval_data, ExampleFile) and task.n_options > 1:
+                result = session.evaluate_choices(eval_data, job.seq_len, job.eval_sequences, task.mean, evaluating)
+            else:
+                result = session.evaluate(eval_data, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
         if saver.after(step + 1) == "stop":
             messages.send("stopped")
             return
     messages.send("stage", name="writing the adapter")
-    write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
+    write_trained(Path(job.adapter), session.trainables, pack.config, scheme, job.base_model)
     messages.send("done")
 
 
