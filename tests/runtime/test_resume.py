@@ -236,6 +236,14 @@ def test_other_circumstances_are_refused_unless_allowed(pack: Pack, whole: RunOu
 
 
 @pytest.mark.slow
+def test_a_recorded_run_goes_on_unrecorded(pack: Pack, whole: RunOutcome, tmp_path: Path) -> None:
+    run_toy(pack.directory, tmp_path / "out", **(SETTINGS | {"steps": 2, "record": True}))
+    outcome = go_on(tmp_path / "out", steps=STEPS)
+    assert learned(outcome.result) == learned(whole.result)
+    assert (outcome.directory / ADAPTER).read_bytes() == (whole.directory / ADAPTER).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_learning_rate_may_change_if_bits_may(pack: Pack, whole: RunOutcome, tmp_path: Path) -> None:
     run_toy(pack.directory, tmp_path / "out", **(SETTINGS | {"steps": 2}))
     with pytest.raises(InputError, match=r"other bits \(program .* before, now .*\); allow it with"):
