@@ -70,8 +70,6 @@ def _decode(hint: Any, value: object, where: str) -> Any:
         return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict:
         return dict(_decode_items(arguments[1], value, where))
-    if hint is Path:
-        return Path(_decode_scalar(str, value, where))
     return _decode_scalar(hint, value, where) if hint in _SCALARS else decode(hint, value, where)
 
 

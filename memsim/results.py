@@ -54,7 +54,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps."""
+    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps.
+
+    Of a task: the loss of the right answers' tokens, and the share of examples whose right option was chosen.
+    """
 
     step: int
     loss: float | None
@@ -178,6 +181,25 @@ class PlannedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingResult:
+    """What recording a run cost.
+
+    Attributes:
+        steps: How many steps were recorded, from the first.
+        capture_bytes: Size of the capture.
+        tracker_bytes: Memory that memray, and the frames that it records, took inside the cap.
+        recorded_step_s: Median of the recorded steps but the first, which meets cold caches.
+        unrecorded_step_s: Median of the steps that the same process made after the tracker was gone, in the same way.
+    """
+
+    steps: int
+    capture_bytes: int
+    tracker_bytes: int
+    recorded_step_s: float | None = None
+    unrecorded_step_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -197,6 +219,8 @@ class Result:
     """One planned, measured or simulated run; None (or empty) is what does not apply or was not measured.
 
     Attributes:
+        task: What the examples of the data mean; None for plain text.
+        scheme: What is trained: ``lora``, ``prefix``, ``prompt``, ``head`` or ``norms``.
         compute: Element type of the matrix products (``f32``, ``bf16``).
         budget_bytes: The cap, interpreter included.
         enforcement: What held the worker to the cap.
@@ -216,6 +240,7 @@ class Result:
         choices: The schedule as data.
         simulated: What only a simulation knows: the device, its limits, and bands.
         planned: What only a plan knows: what else there is.
+        recording: What recording cost, if the run was recorded.
         versions: Distribution name to version.
     """
 
@@ -225,6 +250,8 @@ class Result:
     model: str
     schedule: str | None = None
     seq_len: int | None = None
+    task: str | None = None
+    scheme: str | None = None
     lora_rank: int | None = None
     trainable_parameters: int | None = None
     optimizer: str | None = None
@@ -255,6 +282,7 @@ class Result:
     choices: ChoicesRecord | None = None
     simulated: SimulatedResult | None = None
     planned: PlannedResult | None = None
+    recording: RecordingResult | None = None
     host: Host
     versions: dict[str, str]
 

@@ -1,5 +1,6 @@
 """What tests on small models share: planning them, their data, their adapters."""
 
+import re
 from pathlib import Path
 
 import numba
@@ -7,6 +8,7 @@ import numpy as np
 
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.session import Session
@@ -21,7 +23,7 @@ def plan_toy(
     pack: Pack,
     schedule: str = "mebp",
     seq_len: int = SEQ_LEN,
-    lora: LoraConfig | None = None,
+    lora: Scheme | None = None,
     optimizer: OptimizerConfig | None = None,
     accumulate: int = 1,
     evaluate: bool = False,
@@ -29,7 +31,7 @@ def plan_toy(
     setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        lora=lora or LoraConfig(rank=3, alpha=6),
+        scheme=lora or LoraConfig(rank=3, alpha=6),
         schedule=schedule,
         n_tokens=seq_len,
         optimizer=optimizer or OptimizerConfig(lr=1e-2),
@@ -59,7 +61,7 @@ def gradient_names(placed: PlacedProgram) -> dict[str, str]:
         if "n_tensors" in node.attrs:
             n = int(node.attrs["n_tensors"])
             # Adapters that are loaded for a phase have its prefix: ``block_000/r.self_attn...``.
-            adapters = [name.replace("/r.", "/").replace("/u.", "/") for name in node.inputs[1 : n + 1]]
+            adapters = [re.sub("/[rubh][.]", "/", name) for name in node.inputs[1 : n + 1]]
             names |= dict(zip(adapters, node.inputs[n + 1 : 2 * n + 1], strict=True))
     return names
 

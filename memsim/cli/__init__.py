@@ -9,8 +9,9 @@ from memsim import __version__
 from memsim.errors import MemsimError
 
 _COMMANDS = (
-    "run", "plan", "pack", "simulate", "profile", "report", "validate", "check", "diff", "bench", "models", "devices",
-)  # fmt: skip
+    *("run", "plan", "pack", "simulate", "replay", "profile", "report", "validate"),
+    *("check", "diff", "bench", "models", "devices"),
+)
 
 
 class _LazyGroup(click.Group):

@@ -1,7 +1,7 @@
 """``memsim run``: one fine-tuning run in a capped process."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,22 @@ import click
 from click.core import ParameterSource
 
 from memsim.cli.drawing import SYNTHETIC, drawn
+from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError, UsageError
 from memsim.json_file import shown
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
-from memsim.results import Result, emit_json
+from memsim.results import RecordingResult, Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
 from memsim.runtime.resume import resume as resume_run
-from memsim.runtime.run import RunConfig, RunOutcome, run
+from memsim.runtime.run import RunConfig, RunOutcome, run, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.search.plan_file import PlanFile, read_plan
 from memsim.search.search import AUTO
+from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 _OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
@@ -64,18 +65,17 @@ def _options(settings: Sequence[str]) -> list[str]:
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSONL (field `text`) to train on.  [default: CPython's own documentation]",
-)
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
-@click.option("--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank.")
-@click.option(
-    "--target-modules",
-    default=",".join(ALL_PROJECTIONS),
-    metavar="LIST",
-    help="Projections with an adapter; a family's own names (query, fc1) will do.",
+    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation]",
 )
 @click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--task",
+    metavar="NAME|FILE.toml",
+    help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
+)
+@click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
+@scheme_options
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
@@ -95,9 +95,11 @@ def _options(settings: Sequence[str]) -> list[str]:
     default="warm",
     help="Cold drops weight pages from the page cache at every eviction.",
 )
-@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text, or examples, to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
-@click.option("--eval-sequences", type=int, default=8, metavar="N", help="Sequences of an evaluation, at most.")
+@click.option(
+    "--eval-sequences", type=int, default=8, metavar="N", help="Sequences, or examples, of an evaluation, at most."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -134,6 +136,11 @@ def _options(settings: Sequence[str]) -> list[str]:
 @click.option(
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
 )
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Record the run with memray, for `memsim replay`: memray.bin, one allocation a value, each named.",
+)
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
 @click.option(
     "--save-baseline", type=click.Path(path_type=Path), metavar="FILE", help="Store the run for `memsim check`."
@@ -147,9 +154,8 @@ def command(
     seq_len: int,
     steps: int,
     data: Path | None,
-    lora_rank: int,
-    lora_alpha: float,
-    target_modules: str,
+    task: str | None,
+    template: bool,
     optimizer: str,
     lr: float,
     accumulate: int,
@@ -167,15 +173,18 @@ def command(
     allow_different_bits: bool,
     plan_check: bool,
     enforcement: str | None,
+    record: bool,
     json_path: str | None,
     save_baseline: Path | None,
     test_balloon: str | None,
+    **scheme: Any,
 ) -> None:
-    """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
+    """Fine-tune a model in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
     same shapes and bytes. A masked language model (RoBERTa) learns to guess 15 % of the tokens, the others the next
-    token. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+    token. What was trained is written in PEFT's format (where PEFT has none, as a part of the checkpoint), beside
+    result.json and events.jsonl.
 
     Ctrl-C finishes the step, saves it and ends; a second Ctrl-C ends at once. `memsim run --resume DIR` goes on.
     """
@@ -190,7 +199,7 @@ def command(
         return
     planned = read_plan(plan) if plan else None
     if budget is None and planned is None:
-        raise UsageError("--budget is missing: the kernel limit on the whole process, such as 1GB")
+        raise click.MissingParameter(ctx=click.get_current_context(), param_hint="'--budget'", param_type="option")
     if allow_different_bits:
         raise UsageError("--allow-different-bits is for --resume")
     config = RunConfig(
@@ -201,10 +210,12 @@ def command(
         seq_len=seq_len,
         steps=steps,
         data=data,
+        task=task,
+        template=template,
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
-        lora=LoraConfig(lora_rank, lora_alpha, tuple(name for name in target_modules.split(",") if name)),
+        **scheme_settings(scheme),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -217,6 +228,7 @@ def command(
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
+        record=record,
     )
     if planned is not None:
         config = _as_planned(config, planned, str(plan), click.get_current_context())
@@ -255,8 +267,9 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, config.decimal))
-        click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
+        click.echo(_summary(result, config, config.decimal))
+        files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
+        click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
@@ -293,20 +306,24 @@ def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click
     )
 
 
-def _summary(result: Result, decimal: bool) -> str:
+def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
         return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
 
     rows = [
-        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {scheme_of(config).describe()}"),
         ("verdict", f"{result.exit_reason} under {size(result.budget_bytes)} ({result.enforcement})"),
         ("peak footprint", f"{size(result.peak_footprint_bytes)} (planned {size(result.planned_footprint_bytes)})"),
         ("  baseline", f"{size(result.baseline_footprint_bytes)} interpreter, libraries, kernels"),
         ("  working set", size(result.peak_working_set_bytes)),
         ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
     ]
+    if config.task is not None:
+        likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
+        how = "a classifier" if config.scheme == "head" else likelihood
+        rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
         predicted = f", predicted {result.planned_step_s:.2f} s" if result.planned_step_s is not None else ""
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)}{predicted})"))
@@ -318,6 +335,21 @@ def _summary(result: Result, decimal: bool) -> str:
         for e in result.evals
         if e.loss is not None and e.accuracy is not None
     ]
+    if (recording := result.recording) is not None:
+        rows.append(("recording", _cost(recording, size)))
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _cost(recording: RecordingResult, size: Callable[[int | None], str]) -> str:
+    """Say what recording cost."""
+    text = (
+        f"{recording.steps} steps, {size(recording.capture_bytes)}; the tracker holds {size(recording.tracker_bytes)}"
+    )
+    if recording.recorded_step_s is None or recording.unrecorded_step_s is None:
+        return f"{text}; with 3 steps or more it would say what it costs"
+    cost = recording.recorded_step_s / recording.unrecorded_step_s - 1
+    return (
+        f"{text}; a step {recording.recorded_step_s:.2f} s, {recording.unrecorded_step_s:.2f} s without ({cost:+.1%})"
+    )

@@ -6,7 +6,7 @@ from memsim.ir.program import Program
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
-from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.schedules.choices import Choices, choices_for
 from memsim.schedules.lowering import lower, lower_evaluation
@@ -18,6 +18,7 @@ class TrainingSetup:
     """What decides the programs of a run, the weights' values aside.
 
     Attributes:
+        scheme: What is trained.
         schedule: Its name; what it means is in ``choices`` if they are given.
         n_tokens: Sequence length.
         accumulate: Micro-batches a step.
@@ -28,7 +29,7 @@ class TrainingSetup:
 
     config: ModelConfig
     group_size: int
-    lora: LoraConfig
+    scheme: Scheme
     schedule: str
     n_tokens: int
     optimizer: OptimizerConfig
@@ -40,7 +41,7 @@ class TrainingSetup:
 
     def graph(self) -> ModelGraph:
         """Return the block programs of the model."""
-        return ModelGraph(self.config, self.lora, self.n_tokens, self.group_size, self.accumulate, self.threads)
+        return ModelGraph(self.config, self.scheme, self.n_tokens, self.group_size, self.accumulate, self.threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ WORK: dict[str, _Row] = {
     ),
     # x A^T and dy B again, dh^T x, dy^T h.
     "lora_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * (_size(i[2]) + _size(i[3]))),
+    "linear_backward_weight": _Row(Kind.DENSE, lambda i, a: 2 * _size(i[0]) * i[1].shape[1]),
     # Logits, and their product with the matrix for the gradient; HEAD_ROWS tokens a pass over the vocabulary.
     "linear_cross_entropy_q4": _Row(
         Kind.MATMUL,
@@ -149,8 +150,11 @@ WORK: dict[str, _Row] = {
     "unpack_q4": _Row(Kind.UNPACK, passes=_once),
     "embedding_q4": _Row(Kind.ELEMENTWISE, moves=_gathered),
     "add_table_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 3 * o[0].n_bytes),
-    "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
-    "take_rows_backward": _Row(Kind.ELEMENTWISE, moves=lambda i, o: i[0].n_bytes + o[0].n_bytes),
+    # What is there is read too where rows are added to it.
+    "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: (1 + len(i)) * o[0].n_bytes),
+    "take_labelled": _Row(Kind.ELEMENTWISE, moves=lambda i, o: i[1].n_bytes + 2 * o[0].n_bytes + o[1].n_bytes),
+    "place_rows": _ELEMENTWISE,
+    "concat_rows": _ELEMENTWISE,
     "add_row": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
     "put_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * i[1].n_bytes),
     "page_in": _NOTHING,
@@ -161,8 +165,11 @@ WORK: dict[str, _Row] = {
     "balloon": _NOTHING,
     "rmsnorm": _ELEMENTWISE,
     "rmsnorm_backward_input": _ELEMENTWISE,
+    "rmsnorm_backward_weight": _ELEMENTWISE,
     "layernorm": _ELEMENTWISE,
     "layernorm_backward_input": _ELEMENTWISE,
+    "layernorm_backward_weight": _ELEMENTWISE,
+    "sum_rows": _ELEMENTWISE,
     "relu": _ELEMENTWISE,
     "relu_backward": _ELEMENTWISE,
     "gelu": _ELEMENTWISE,

@@ -69,7 +69,7 @@ def main() -> None:
     import memsim.runtime.saver
     import memsim.runtime.session
     import memsim.runtime.worker
-    import memsim.weights.adapters  # noqa: F401
+    import memsim.weights.trained  # noqa: F401
 
     finish_loading()
     print(process_footprint(), len(kernels))  # held until now, with the workspaces that they keep

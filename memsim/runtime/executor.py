@@ -2,7 +2,7 @@
 
 import mmap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from memsim.ir.program import Node, Program, Space
@@ -15,6 +15,8 @@ from memsim.runtime.storage import ArenaStorage
 Observer = Callable[[int, float, float], None]
 """Called after each node with (node index, start, seconds)."""
 
+NodeFrame = Callable[[Callable[[Node], None], Node], None]
+"""Called with what executes a node, and the node: executes it in a Python frame of its own."""
 
 Ahead = tuple[tuple[str, bool], ...]
 """Scratch sources to read soon, and whether a node will change them in place."""
@@ -41,6 +43,7 @@ class Executor:
         scratch: Its SCRATCH values.
         host: Source of batches, sink of losses.
         kernels: What executes each op; see ``kernels.load_kernels``.
+        frames: For each node what executes it in its own frame; None for none, as in every run that is not recorded.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Executor:
         scratch: ScratchFile,
         host: Host,
         kernels: Mapping[str, Kernel] = KERNELS,
+        frames: Sequence[NodeFrame] | None = None,
     ) -> None:
         self._program = program
         self._arena = arena
@@ -60,6 +64,7 @@ class Executor:
         self._scratch = scratch
         self._host = host
         self._kernels = kernels
+        self._frames = frames
         self._roots = {name: program.root(name) for name in program.values}
         self._at_start, self._after = _reads_ahead(program)
 
@@ -69,7 +74,10 @@ class Executor:
         for index in self._program.order():
             node = self._program.nodes[index]
             start = time.perf_counter()
-            self._execute(node)
+            if self._frames is None:
+                self._execute(node)
+            else:
+                self._frames[index](self._execute, node)
             if index in self._after:
                 self._look_ahead(self._after[index])
             if observe is not None:

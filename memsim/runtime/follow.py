@@ -68,6 +68,7 @@ class Outcome:
         reason: The record's exit reason.
         message: One line that says what ended it; empty when it is done.
         baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
+        tracker_bytes: What memray and the frames that it records hold of it.
         step_s: Median over the steps.
         time_by_op_s: Of the median step.
     """
@@ -75,6 +76,7 @@ class Outcome:
     reason: ExitReason = "error"
     message: str = ""
     baseline_bytes: int | None = None
+    tracker_bytes: int = 0
     peak_footprint_bytes: int = 0
     peak_rss_bytes: int = 0
     steps: list[StepResult] = field(default_factory=list)
@@ -128,6 +130,7 @@ class Follow:
             elif message["kind"] == "ready":
                 # A first reading like any other: a peak is never below it.
                 self.outcome.baseline_bytes = self.outcome.peak_footprint_bytes = message["baseline_bytes"]
+                self.outcome.tracker_bytes = message["tracker_bytes"]
                 admit(message["baseline_bytes"])
                 self._monitor.node_done()
                 self._going = True

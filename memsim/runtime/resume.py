@@ -62,7 +62,7 @@ def read_resumption(directory: Path, changes: Mapping[str, Any], allow_different
     config, identity = read_run_file(directory / DIRECTORY, RunConfig)
     changes = {"threads": identity.threads, "compute": identity.compute, **changes}
     lr = changes.pop("lr", config.optimizer.lr)
-    config = replace(config, optimizer=replace(config.optimizer, lr=lr), **changes)
+    config = replace(config, optimizer=replace(config.optimizer, lr=lr), record=False, **changes)
     return Resumption(directory, config, identity, allow_different_bits)
 
 

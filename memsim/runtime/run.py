@@ -14,30 +14,43 @@ import psutil
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, check_lora, n_trainable, with_our_names
+from memsim.models.lora import LoraConfig, n_trainable, with_our_names
 from memsim.models.presets import PRESETS
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import make_scheme, scheme_to_dict
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
-from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
+from memsim.planner.separate import in_separate_arrays, mapped_from_bytes
+from memsim.results import (
+    Enforcement,
+    ExitReason,
+    Result,
+    host_info,
+    versions,
+    write_result,
+)
 from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.checkpoints import Checkpoints
 from memsim.runtime.directories import RUNS, RunDirectory, new_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.history import History, highest
-from memsim.runtime.job import WorkerJob
+from memsim.runtime.job import TaskJob, WorkerJob
 from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import (
     Prepared,
     forget_kernels,
     kernels_digest,
     prepare_kernels,
+    recorder_bytes,
     session_bytes,
     worker_baseline,
     worker_needs,
 )
+from memsim.runtime.recording_cost import recorded_steps, with_recording
 from memsim.runtime.run_file import Identity, file_digest, write_run_file
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
+from memsim.runtime.tokenize_task import prepare_examples
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.record import record_choices
 from memsim.search.plan_file import PlanFile, plan_for
@@ -45,6 +58,8 @@ from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
 from memsim.search.search import AUTO, PACKED, Found, search
 from memsim.simulator.device_file import HOST
+from memsim.tasks.task import Task
+from memsim.tasks.task_file import find_task
 from memsim.units import MIB, format_bytes
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack
@@ -59,6 +74,7 @@ FINISHED: list[Callable[["RunConfig", "RunOutcome"], None]] = []
 
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
+CAPTURE_FILE = "memray.bin"
 EVAL_PROGRAM_FILE = "eval-program.jsonl"
 ADAPTER = "adapter"
 LOGS = (EVENTS_FILE,)
@@ -72,8 +88,12 @@ class RunConfig:
     Attributes:
         budget_bytes: The cap, interpreter included.
         decimal: Whether the user wrote decimal units (1GB), so that messages do too.
+        scheme: What is trained; ``lora`` and ``virtual_tokens`` are settings of some schemes.
         compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
-        data: Training text; None is CPython's own documentation.
+        data: Training text; None is CPython's own documentation. Of a task, its examples in JSONL.
+        task: What the data's examples mean: the name of a task, or its file; None for plain text.
+        template: Whether an example of the task reads as its template or as its plain text.
+        eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         out: Directory to create; None names one under ``runs``.
         schedule: A named one, or ``auto``: the fastest that fits the budget.
         plan: Made before, to be run as it is; ``schedule`` is ``auto`` then.
@@ -82,6 +102,7 @@ class RunConfig:
         enforcement: One way of capping; None takes the best available.
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
+        record: Record the run with memray: one allocation a value, each node in a frame of its own.
     """
 
     budget_bytes: int
@@ -92,10 +113,14 @@ class RunConfig:
     seq_len: int = 256
     steps: int = 5
     data: Path | None = None
+    task: str | None = None
+    template: bool = True
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
+    scheme: str = "lora"
     lora: LoraConfig = field(default_factory=LoraConfig)
+    virtual_tokens: int = 20
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulate: int = 1
     seed: int = 0
@@ -107,6 +132,7 @@ class RunConfig:
     plan_check: bool = True
     enforcement: str | None = None
     balloon_bytes: int = 0
+    record: bool = False
     checkpoint_every: int = 10
 
 
@@ -155,6 +181,7 @@ class Ready:
     """
 
     config: RunConfig
+    task: Task | None
     setup: TrainingSetup
     pack: Pack
     model: str
@@ -224,7 +251,8 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
                 progress.note(
                     f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
                 )
-            outcome = _launch(ready, _job(ready, directory, history), cap, directory, history, progress)
+            job = _job(ready, directory, history)
+            outcome = _launch(ready, job, cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
@@ -232,7 +260,10 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
         directory.keep = directory.keep or history.saved_step > 0
         with suppress(InputError):  # what ended the run is what counts
             Checkpoints(out).prune(history.saved_step)
+    if job.capture and Path(job.capture).exists():
+        Path(job.capture).replace(out / CAPTURE_FILE)
     result = _record(ready, enforcement, kernel_peak, outcome, history)
+    result = with_recording(result, job, out / CAPTURE_FILE, outcome)
     if outcome.reason == "done":
         for file in (directory.work / ADAPTER).iterdir():
             file.replace(out / file.name)
@@ -263,9 +294,12 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
         InputError: The model cannot be read.
         LimitError: The plan does not fit the budget.
     """
+    task = find_task(config.task) if config.task else None
+    if config.scheme == "head" and task is not None and task.kind != "classification":
+        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
     pack, name = find_model(config.model, progress.packing)
     config = replace(config, lora=with_our_names(config.lora, pack.config))
-    setup = _setup(config, pack)
+    setup = _setup(config, scheme_of(config, task), pack)
     kernels = prepare_kernels(setup.threads, progress.stage)
     if config.schedule == AUTO and setup.choices is None:
         found = _search(config, setup, pack.model_hash, kernels, progress)
@@ -274,9 +308,13 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
         config = replace(config, plan=plan_for(config.model, setup, found, HOST, config.budget_bytes))
     else:
         plan = plan_run(setup, pack.model_hash)
+    if config.record:
+        plan = replace(plan, memory=in_separate_arrays(plan.program, plan.memory))
     compute = _choose_compute(config, plan, kernels)
     baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
-    ready = Ready(config, setup, pack, name, plan, compute, baseline_bytes)
+    if config.record:
+        baseline_bytes += recorder_bytes(plan.n_nodes)
+    ready = Ready(config, task, setup, pack, name, plan, compute, baseline_bytes)
     _admit(ready, ready.baseline_bytes)
     progress.planned(ready.baseline_bytes + ready.working_set_bytes, pack.source)
     return ready
@@ -358,6 +396,12 @@ def check(config: RunConfig, out: Path) -> None:
             raise UsageError(f"{option} {value} is below 0")
     if config.threads > (available := len(os.sched_getaffinity(0))):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
+    if config.record and config.eval_data is not None:
+        raise UsageError("--record records training steps alone; leave out --eval-data")
+    if config.task is None and not config.template:
+        raise UsageError("--no-template needs --task")
+    if config.task is not None and config.data is None:
+        raise UsageError("--task needs --data: a JSONL file of its examples")
     if config.eval_every and config.eval_data is None:
         raise UsageError("--eval-every needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
@@ -374,11 +418,13 @@ def _admit(ready: Ready, baseline_bytes: int) -> None:
         check_budget(ready.plan.program, memory, config.schedule, process_bytes, config.budget_bytes, config.decimal)
 
 
-def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
-    check_lora(config.lora, pack.config)
-    if config.seq_len > pack.config.longest_sequence:
+def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
+    scheme.check(pack.config)
+    virtual = scheme.rows_before + scheme.first_position
+    if config.seq_len + virtual > pack.config.longest_sequence:
         raise UsageError(
-            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, {pack.config.longest_sequence}"
+            f"--seq-len {config.seq_len}{f' and {virtual} virtual tokens' if virtual else ''} is above the model's "
+            f"max_position_embeddings, {pack.config.longest_sequence}"
         )
     if pack.config.num_labels is not None:
         raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
@@ -387,7 +433,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        lora=config.lora,
+        scheme=scheme,
         schedule=config.schedule,
         n_tokens=config.seq_len,
         optimizer=config.optimizer,
@@ -415,21 +461,12 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
         InputError: A text cannot be read or is too short, or the disk is full.
     """
     pack, digests, files = ready.pack, {}, []
-    for name, text in ready.texts.items():
+    for name in ready.texts:
         earlier = directory.checkpoints / name
         if name in known and earlier.is_file() and file_digest(earlier) == known[name]:
             digests[name] = known[name]
             continue
-        by_bytes = pack.source == "packed" and pack.tokenizer is None
-        progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
-        prepare_tokens(
-            text,
-            pack.tokenizer,
-            directory.work / name,
-            vocab_size=pack.config.vocab_size,
-            seq_len=ready.config.seq_len,
-            eos_id=pack.eos_token_id,
-        )
+        _write_data(ready, name, directory.work / name, progress)
         digests[name] = file_digest(directory.work / name)
         files.append(directory.work / name)
     save_program(ready.plan.train, directory.work / PROGRAM_FILE)
@@ -446,6 +483,29 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
         versions={name: version for name, version in versions().items() if name != "python"},
     )
     return LaidOut(identity, tuple(files))
+
+
+def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> None:
+    """Make a file of token ids, or of the examples of a task."""
+    config, pack, task, text = ready.config, ready.pack, ready.task, ready.texts[name]
+    by_bytes = pack.source == "packed" and pack.tokenizer is None
+    progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
+    vocab_size, seq_len = pack.config.vocab_size, config.seq_len
+    if task is None:
+        prepare_tokens(text, pack.tokenizer, path, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id)
+        return
+    assert text is not None
+    done = prepare_examples(
+        text,
+        pack.tokenizer,
+        path,
+        task,
+        vocab_size=vocab_size,
+        seq_len=seq_len,
+        with_template=config.template,
+        options="none" if config.scheme == "head" else "right" if name == "tokens.bin" else "all",
+    )
+    progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {text} are cut to {seq_len} tokens")
 
 
 def accept(ready: Ready, directory: RunDirectory, laid: LaidOut) -> None:
@@ -475,6 +535,7 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         pack=str(pack.directory.absolute()),
         program=str(out / PROGRAM_FILE),
         eval_program=str(directory.work / EVAL_PROGRAM_FILE) if plan.evaluate else None,
+        task=_task_job(ready),
         tokens=str(directory.checkpoints / "tokens.bin"),
         eval_tokens=str(directory.checkpoints / "eval.bin") if plan.evaluate else None,
         eval_sequences=config.eval_sequences,
@@ -487,14 +548,26 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(directory.work / ADAPTER),
-        lora_rank=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        target_modules=config.lora.target_modules,
+        scheme=scheme_to_dict(ready.setup.scheme),
         base_model=ready.model,
         checkpoints=str(directory.checkpoints),
         checkpoint_every=config.checkpoint_every,
         first_step=history.saved_step,
+        capture=str(directory.work / CAPTURE_FILE) if config.record else None,
+        recorded_steps=recorded_steps(config.steps),
+        mapped_from_bytes=mapped_from_bytes(plan.memory),
     )
+
+
+def _task_job(ready: Ready) -> TaskJob | None:
+    """Return what the worker must know of the task, if there is one."""
+    task = ready.task
+    if task is None:
+        return None
+    if ready.config.scheme == "head":
+        return TaskJob(n_labels=len(task.options), n_options=1, mean=True)
+    vocab_size = ready.pack.config.vocab_size
+    return TaskJob(n_labels=vocab_size, n_options=len(task.options), mean=task.score == "mean")
 
 
 def _launch(
@@ -537,8 +610,10 @@ def _record(
         model=ready.model,
         schedule=config.schedule,
         seq_len=config.seq_len,
-        lora_rank=config.lora.rank,
-        trainable_parameters=n_trainable(ready.setup.config, config.lora),
+        task=_task_name(config),
+        scheme=config.scheme,
+        lora_rank=ready.setup.scheme.adapter_rank or None,
+        trainable_parameters=n_trainable(ready.setup.config, ready.setup.scheme),
         optimizer=config.optimizer.name,
         compute=ready.compute,
         threads=ready.setup.threads,
@@ -568,3 +643,20 @@ def _record(
         host=host_info(),
         versions=versions(),
     )
+
+
+def _task_name(config: RunConfig) -> str | None:
+    """Return what the record calls the task; None for plain text."""
+    if config.task is None:
+        return None
+    name = Path(config.task).name.removesuffix(".toml")
+    return name if config.template else f"{name}, no template"
+
+
+def scheme_of(config: RunConfig, task: Task | None = None) -> Scheme:
+    """Return the scheme of a run; a classifier tells the options of ``task`` apart.
+
+    Raises:
+        UsageError: No such scheme.
+    """
+    return make_scheme(config.scheme, config.lora, config.virtual_tokens, len(task.options) if task else 0)

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from memsim.errors import InputError
+from memsim.errors import InputError, UsageError
 from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
+from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import TrainingSetup
 from memsim.results import ChoicesRecord
 from memsim.schedules.choices import Choices
@@ -78,13 +79,19 @@ def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget
         found: The schedule.
         device: Whose rates were used.
         budget_bytes: For which it was chosen.
+
+    Raises:
+        UsageError: What is trained is not LoRA.
     """
+    lora = setup.scheme
+    if not isinstance(lora, LoraConfig):
+        raise UsageError(f"plans are for LoRA, not for {lora.describe()}; choose another --schedule")
     return PlanFile(
         model=model,
         dimensions=dimensions(setup.config, setup.group_size),
         seq_len=setup.n_tokens,
-        lora_rank=setup.lora.rank,
-        target_modules=setup.lora.target_modules,
+        lora_rank=lora.rank,
+        target_modules=lora.target_modules,
         optimizer=setup.optimizer.name,
         accumulate=setup.accumulate,
         threads=setup.threads,

@@ -82,6 +82,16 @@ def test_every_op_has_a_row() -> None:
             LORA,
             Work(2 * ADAPTER, moved_bytes=4 * (T * (N + K + 2 * R) + 2 * R * (N + K))),
         ),
+        (
+            "linear_backward_weight",
+            [Y, X],
+            [TensorType((N, K))],
+            {},
+            Work(PRODUCT, moved_bytes=4 * (T * (K + N) + N * K)),
+        ),
+        ("sum_rows", [Y], [TensorType((N,))], {}, Work(moved_bytes=4 * (T * N + N))),
+        ("take_rows", [X], [TensorType((3, K))], {}, Work(moved_bytes=2 * 12 * K)),
+        ("take_rows", [X, TensorType((3, K))], [TensorType((3, K))], {}, Work(moved_bytes=3 * 12 * K)),
         ("unpack_q4", [Q, SCALES], [TensorType((N, K))], MATRIX, Work(0, 0, N * K, PACKED + 4 * N * K)),
         ("add", [X, X], [X], {}, Work(moved_bytes=12 * T * K)),
         (

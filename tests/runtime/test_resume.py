@@ -79,11 +79,15 @@ def assert_same_bits(outcome: RunOutcome, whole: RunOutcome) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"schedule": "tiled", "optimizer": OptimizerConfig("momentum", lr=1e-2), "accumulate": 2},
-        {"schedule": "backprop", "optimizer": OptimizerConfig("sgd", lr=1e-1), "enforcement": "watchdog"},
+        pytest.param(
+            {"schedule": "tiled", "optimizer": OptimizerConfig("momentum", lr=1e-2), "accumulate": 2}, id="tiled"
+        ),
+        pytest.param(
+            {"schedule": "backprop", "optimizer": OptimizerConfig("sgd", lr=1e-1), "enforcement": "watchdog"},
+            id="backprop",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["mebp", "tiled", "backprop"],
 )
 def test_a_killed_run_goes_on_to_the_same_bits(pack: Pack, tmp_path: Path, changes: dict, disk: Path) -> None:
     settings = SETTINGS | changes
@@ -142,6 +146,7 @@ def test_a_second_ctrl_c_stops_at_once(pack: Pack, whole: RunOutcome, tmp_path: 
     assert_same_bits(go_on(tmp_path / "out"), whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     pack: Pack, whole: RunOutcome, tmp_path: Path
 ) -> None:
@@ -180,6 +185,7 @@ def test_more_steps_are_those_of_a_longer_run(pack: Pack, whole: RunOutcome, tmp
     assert_same_bits(go_on(tmp_path / "out", steps=STEPS, budget_bytes=500 * 10**6), whole)
 
 
+@pytest.mark.slow
 def test_evaluations_are_done_once(pack: Pack, tmp_path: Path) -> None:
     text = tmp_path / "eval.txt"
     text.write_text("another text, to evaluate on. " * 60)
@@ -191,7 +197,9 @@ def test_evaluations_are_done_once(pack: Pack, tmp_path: Path) -> None:
     assert_same_bits(go_on(tmp_path / "out"), whole)
 
 
-@pytest.mark.parametrize("damaged", ["step-00000004.safetensors", "step-00000004.json"])
+@pytest.mark.parametrize(
+    "damaged", ["step-00000004.safetensors", pytest.param("step-00000004.json", marks=pytest.mark.slow)]
+)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     pack: Pack, whole: RunOutcome, tmp_path: Path, damaged: str
 ) -> None:
@@ -227,6 +235,7 @@ def test_other_circumstances_are_refused_unless_allowed(pack: Pack, whole: RunOu
     assert_same_bits(go_on(out, steps=STEPS, allow=True), whole)  # in truth nothing was different
 
 
+@pytest.mark.slow
 def test_a_learning_rate_may_change_if_bits_may(pack: Pack, whole: RunOutcome, tmp_path: Path) -> None:
     run_toy(pack.directory, tmp_path / "out", **(SETTINGS | {"steps": 2}))
     with pytest.raises(InputError, match=r"other bits \(program .* before, now .*\); allow it with"):
@@ -300,6 +309,7 @@ def test_a_run_whose_loss_is_not_finite_keeps_the_state_before_it(
     assert_same_bits(go_on(tmp_path / "out"), whole)
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_can_be_tried_again_with_a_lower_rate(pack: Pack, tmp_path: Path) -> None:
     sgd = SETTINGS | {"optimizer": OptimizerConfig("sgd", lr=1e38)}
     outcome = run_toy(pack.directory, tmp_path / "out", **sgd)

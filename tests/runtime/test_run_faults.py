@@ -45,7 +45,7 @@ def whole(pack: Pack, disk: Path) -> RunOutcome:
     """A run to which nothing happens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEMSIM_CACHE", str(shared_cache()))
-        return run_toy(pack.directory, disk / "whole", **SETTINGS)
+        return run_toy(pack.directory, disk / "unharmed", **SETTINGS)
 
 
 def assert_goes_on_as(whole: RunOutcome, directory: Path) -> None:

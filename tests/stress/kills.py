@@ -29,7 +29,6 @@ class Tally:
     resumed: int = 0
     begun: int = 0
     finished: int = 0
-    groups_left: int = 0
 
     @property
     def kills(self) -> int:
