@@ -112,25 +112,6 @@ class SimulatedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordingResult:
-    """What recording a run cost.
-
-    Attributes:
-        steps: How many steps were recorded, from the first.
-        capture_bytes: Size of the capture.
-        tracker_bytes: Memory that memray, and the frames that it records, took inside the cap.
-        recorded_step_s: Median of the recorded steps but the first, which meets cold caches.
-        unrecorded_step_s: Median of the steps that the same process made after the tracker was gone, in the same way.
-    """
-
-    steps: int
-    capture_bytes: int
-    tracker_bytes: int
-    recorded_step_s: float | None = None
-    unrecorded_step_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksRecord:
     """What becomes of the residuals of ``count`` blocks in a row; what is in neither list is recomputed."""
 
@@ -200,6 +181,25 @@ class PlannedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingResult:
+    """What recording a run cost.
+
+    Attributes:
+        steps: How many steps were recorded, from the first.
+        capture_bytes: Size of the capture.
+        tracker_bytes: Memory that memray, and the frames that it records, took inside the cap.
+        recorded_step_s: Median of the recorded steps but the first, which meets cold caches.
+        unrecorded_step_s: Median of the steps that the same process made after the tracker was gone, in the same way.
+    """
+
+    steps: int
+    capture_bytes: int
+    tracker_bytes: int
+    recorded_step_s: float | None = None
+    unrecorded_step_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -239,8 +239,8 @@ class Result:
         planned_step_s: Seconds of a step as its plan predicted them, if it was planned by a device's rates.
         choices: The schedule as data.
         simulated: What only a simulation knows: the device, its limits, and bands.
-        recording: What recording cost, if the run was recorded.
         planned: What only a plan knows: what else there is.
+        recording: What recording cost, if the run was recorded.
         versions: Distribution name to version.
     """
 
@@ -281,8 +281,8 @@ class Result:
     planned_step_s: float | None = None
     choices: ChoicesRecord | None = None
     simulated: SimulatedResult | None = None
-    recording: RecordingResult | None = None
     planned: PlannedResult | None = None
+    recording: RecordingResult | None = None
     host: Host
     versions: dict[str, str]
 

@@ -308,9 +308,9 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
         config = replace(config, plan=plan_for(config.model, setup, found, HOST, config.budget_bytes))
     else:
         plan = plan_run(setup, pack.model_hash)
-    compute = _choose_compute(config, plan, kernels)
     if config.record:
         plan = replace(plan, memory=in_separate_arrays(plan.program, plan.memory))
+    compute = _choose_compute(config, plan, kernels)
     baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
     if config.record:
         baseline_bytes += recorder_bytes(plan.n_nodes)

@@ -81,11 +81,11 @@ def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget
         budget_bytes: For which it was chosen.
 
     Raises:
-        UsageError: Something else than LoRA is trained.
+        UsageError: What is trained is not LoRA.
     """
     lora = setup.scheme
     if not isinstance(lora, LoraConfig):
-        raise UsageError(f"a plan file describes LoRA, not --scheme {lora.name}; name a --schedule")
+        raise UsageError(f"plans are for LoRA, not for {lora.describe()}; choose another --schedule")
     return PlanFile(
         model=model,
         dimensions=dimensions(setup.config, setup.group_size),

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from memsim.models.parts import block_part
 from memsim.planner.plan import LIBRARY_FLOOR_BYTES
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.staging import most_read_ahead, staging_for
@@ -191,7 +190,7 @@ class _Counted:
     def __init__(
         self, setup: TrainingSetup, region: Region, needs: Needs, restored: Sequence[tuple[int, ...]] = ()
     ) -> None:
-        size = sum(map(prod, setup.scheme.shapes(setup.config, block_part(0)).values()))
+        size = max(sum(map(prod, tensors.values())) for tensors in setup.graph().trained.values())
         adapters = 0 if region.whole.adapters == "pinned" else _ITEM_BYTES * size
         state = 0 if region.whole.state == "pinned" else _ITEM_BYTES * setup.optimizer.state_size(size)
         largest = max((n_bytes for block in restored for n_bytes in block), default=0)

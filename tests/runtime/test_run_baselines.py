@@ -91,11 +91,12 @@ def altered(schedule: str, names: list[str]) -> Callable[[TrainingSetup, str], R
     """Return a ``plan_run`` that keeps a residual too long, and adds its name to ``names``."""
 
     def plan(setup: TrainingSetup, model_hash: str) -> RunPlan:
-        program, name = longer_lived(schedule, plan_run(setup, model_hash).train.program)
+        lowered = plan_run(setup, model_hash)
+        program, name = longer_lived(schedule, lowered.train.program)
         names.append(name)
         memory = plan_memory(program)
         placed = PlacedProgram(program, model_hash, memory.offsets, memory.arena_bytes)
-        return RunPlan(placed, None, memory, program)
+        return RunPlan(placed, None, memory, program, lowered.choices)
 
     return plan
 

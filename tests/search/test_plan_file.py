@@ -11,7 +11,7 @@ from memsim.models.lora import LoraConfig
 from memsim.schedules.choices import SCHEDULES, Choices, choices_for
 from memsim.schedules.record import describe, record_choices, recorded_choices
 from memsim.search.plan_file import PlanFile, dimensions, read_plan, write_plan
-from toy import toy_config
+from toy_families import toy_config
 
 CONFIG = toy_config()
 RESIDUALS = ModelGraph(CONFIG, LoraConfig(rank=2), 16, 32).residuals

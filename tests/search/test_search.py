@@ -23,7 +23,7 @@ from memsim.search.refusal import nothing_fits
 from memsim.search.search import Search, search
 from memsim.search.space import Bounds
 from memsim.simulator.device_file import find_device
-from toy import toy_config
+from toy_families import toy_config
 
 DEVICE = find_device("mac-m4")
 NUMBERS = DEVICE.at("nominal")
