@@ -25,6 +25,7 @@ class WorkerJob:
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
         cold: Drop weight pages from the page cache at every eviction.
+        kernel_rank: The most LoRA ranks that a product sees at once.
     """
 
     parent_pid: int
@@ -46,6 +47,7 @@ class WorkerJob:
     cold: bool
     scratch: str
     adapter: str
+    kernel_rank: int
     lora_rank: int
     lora_alpha: float
     target_modules: tuple[str, ...]
