@@ -7,6 +7,7 @@ from memsim.ir.program import Program
 from memsim.models.graph import ModelGraph
 from memsim.schedules.blockwise_lowering import BlockwiseLowering
 from memsim.schedules.choices import SCHEDULES, Choices
+from memsim.schedules.forward_gradient_lowering import ForwardGradientLowering
 from memsim.schedules.hybrid_lowering import HybridLowering
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
@@ -49,6 +50,8 @@ def _zeroth_order(graph: ModelGraph, decided: Estimator, optimizer: OptimizerCon
         return BlockwiseLowering(graph, decided)
     if decided.method.hybrid:
         return HybridLowering(graph, decided, optimizer)
+    if decided.method.estimate == "jvp":
+        return ForwardGradientLowering(graph, decided)
     return ZeroOrderLowering(graph, decided)
 
 

@@ -25,7 +25,8 @@ class Method:
     Attributes:
         about: What it does, for people.
         estimate: ``central`` runs w + eps z and w - eps z for each direction, rho = (L+ - L-) / (2 eps); ``one_sided``
-            runs w once and w + eps z, rho = (L+ - L) / eps; ``normalized`` the same with rho = (L+ - L) / std(L+).
+            runs w once and w + eps z, rho = (L+ - L) / eps; ``normalized`` the same with rho = (L+ - L) / std(L+);
+            ``jvp`` runs w with its tangent along z, rho = <gradient, z> exactly.
         optimizer: What takes the gradient: an update of ``OptimizerConfig``.
         sign: What of the gradient is replaced by its sign: nothing, each ``estimate``, or each ``element``.
         directions: Directions a step, if the user names no other number.
@@ -53,7 +54,7 @@ class Method:
     @property
     def accumulates(self) -> bool:
         """Whether losses of several micro-batches can be summed before the estimate."""
-        return not (self.accepts or self.blocks or self.hybrid)
+        return not (self.accepts or self.blocks or self.hybrid or self.estimate == "jvp")
 
     @property
     def replays(self) -> bool:
@@ -64,7 +65,7 @@ class Method:
         """Return what each lane adds: ``+2`` and ``-2`` the noise of direction 2, ``.`` nothing."""
         if self.estimate == "central":
             return tuple(f"{sign}{index}" for index in range(directions) for sign in "+-")
-        return (".", *(f"+{index}" for index in range(directions)))
+        return (".", *(f"{'=' if self.estimate == 'jvp' else '+'}{index}" for index in range(directions)))
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -79,6 +80,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "zo-adam": Method("Adam on the estimated gradient", optimizer="adamw"),
         "fzoo": Method("one-sided, +-1 noise, steps divided by the spread of losses", estimate="normalized",
                        directions=8, eps=1e-4, noise="rademacher"),
+        "forward-grad": Method("exact directional derivative by forward differentiation", estimate="jvp", eps=1.0),
         "zo-jacobi": Method("an estimate for each block, with only that block perturbed", blocks="jacobi"),
         "zo-gauss-seidel": Method("the same, each block updated before the next is perturbed", blocks="gauss-seidel"),
         "hybrid": Method("backpropagation through the top blocks, zeroth-order below", estimate="one_sided",
@@ -191,7 +193,9 @@ def _check(name: str, method: Method, settings: ZeroOrder, accumulate: int) -> N
         raise UsageError(f"--zo-directions {directions} must be 1 to 1024")
     if method.estimate == "normalized" and directions < 2:
         raise UsageError(f"--zo-directions 1: {name} divides by the spread of the losses, which takes 2 or more")
-    if (method.accepts or method.blocks) and directions > 1:
+    if method.estimate == "jvp" and eps != 1.0:
+        raise UsageError(f"--zo-eps {eps:g}: {name} differentiates exactly and has no eps; leave it out")
+    if (method.accepts or method.blocks or method.estimate == "jvp") and directions > 1:
         raise UsageError(f"--zo-directions {directions}: {name} has one direction; leave it out")
     if settings.noise not in NOISES:
         raise UsageError(f"--zo-noise {settings.noise!r}: choose from {', '.join(NOISES)}")

@@ -161,8 +161,11 @@ class ZeroOrderLowering(Lowering):
         key = (id(program), lanes, own_adapters)
         if key not in self._in_lanes:
             # The program itself is kept too: its identity must not become another one's.
-            self._in_lanes[key] = program, in_lanes(program, lanes, own_adapters)
+            self._in_lanes[key] = program, self._derive(program, lanes, own_adapters)
         return self._in_lanes[key][1]
+
+    def _derive(self, program: Program, lanes: int, own_adapters: bool) -> Program:
+        return in_lanes(program, lanes, own_adapters)
 
     def _perturbed(self, index: int, adapters: Env, lanes: Sequence[str], prefix: str, scale: str) -> Env:
         """Emit the adapters of every lane, stacked; return their names."""
