@@ -8,7 +8,7 @@ import click
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = ("run", "pack", "simulate", "validate", "bench", "models", "devices", "replay-seeds")
+_COMMANDS = ("run", "pack", "simulate", "validate", "check", "diff", "bench", "models", "devices", "replay-seeds")
 
 
 class _LazyGroup(click.Group):

@@ -5,7 +5,6 @@ Nothing here may import what a step does not need.
 """
 
 import errno
-import gc
 import os
 import sys
 import threading
@@ -20,6 +19,8 @@ from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_foot
 from memsim.runtime.job import Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.models.config import ModelConfig
+    from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
 
 
@@ -45,8 +46,8 @@ def main() -> None:
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.lora import LoraConfig
-    from memsim.runtime.data import Batches, TokenFile
-    from memsim.runtime.kernels import load_kernels
+    from memsim.runtime.data import Batches
+    from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
@@ -59,8 +60,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
-    gc.collect()
-    gc.freeze()
+    finish_loading()
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
     messages.send("ready", baseline_bytes=footprint.read_bytes())
@@ -70,8 +70,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
     session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
-    tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
-    eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
+    tokens = _windows(job.tokens, job, pack.config)
+    eval_tokens = _windows(job.eval_tokens, job, pack.config) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
@@ -92,6 +92,18 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
+
+
+def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
+    """Return the windows of a token file, masked if the model needs that."""
+    from memsim.runtime.data import TokenFile
+
+    file = TokenFile(Path(path), config.vocab_size)
+    if job.mask_id is None or config.family.ends is None:
+        return file
+    from memsim.runtime.masking import MaskedTokens
+
+    return MaskedTokens(file, config.vocab_size, job.mask_id, config.family.ends, job.seed)
 
 
 class _Check:
