@@ -37,6 +37,22 @@ def atomic_write(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def sync_directory(directory: Path) -> None:
+    """Bring the names in ``directory`` to disk, so that what was renamed stays renamed after a power cut.
+
+    Raises:
+        InputError: The disk failed.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise InputError(f"cannot write {directory}: {error.strerror or error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic_write(path) as file:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -94,3 +95,32 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     if len(text) > max_bytes:
         raise InputError(f"{path} is larger than the {format_bytes(max_bytes)} that such a file may have")
     return parse_object(text, str(path))
+
+
+def json_lines(path: Path, max_line_bytes: int, what: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where, parsed JSON) for each line of a file, untrusted, one line in memory at a time.
+
+    Args:
+        path: A file of one JSON value a line.
+        max_line_bytes: A longer line is refused.
+        what: What error messages call the content of a line (``an event``).
+
+    Raises:
+        InputError: It cannot be read, or a line is too long, cut short (its run was killed) or not JSON; the message
+            has the line number. The lines before it have been yielded by then.
+    """
+    try:
+        with open_regular(path) as file:
+            number = 0
+            while line := file.readline(max_line_bytes + 1):
+                number += 1
+                where = f"{path} line {number}"
+                if len(line) > max_line_bytes:
+                    raise InputError(f"{where} is longer than {max_line_bytes} bytes, too long for {what}")
+                if not line.endswith(b"\n"):
+                    raise InputError(
+                        f"{where} is cut short: the run that wrote it was killed; delete the line to read the rest"
+                    )
+                yield where, parse_json(line, where)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

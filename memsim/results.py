@@ -54,7 +54,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps."""
+    """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps.
+
+    Of a task: the loss of the right answers' tokens, and the share of examples whose right option was chosen.
+    """
 
     step: int
     loss: float | None
@@ -109,6 +112,25 @@ class SimulatedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingResult:
+    """What recording a run cost.
+
+    Attributes:
+        steps: How many steps were recorded, from the first.
+        capture_bytes: Size of the capture.
+        tracker_bytes: Memory that memray, and the frames that it records, took inside the cap.
+        recorded_step_s: Median of the recorded steps but the first, which meets cold caches.
+        unrecorded_step_s: Median of the steps that the same process made after the tracker was gone, in the same way.
+    """
+
+    steps: int
+    capture_bytes: int
+    tracker_bytes: int
+    recorded_step_s: float | None = None
+    unrecorded_step_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -128,6 +150,8 @@ class Result:
     """One planned, measured or simulated run; None (or empty) is what does not apply or was not measured.
 
     Attributes:
+        task: What the examples of the data mean; None for plain text.
+        scheme: What is trained: ``lora``, ``prefix``, ``prompt``, ``head`` or ``norms``.
         compute: Element type of the matrix products (``f32``, ``bf16``).
         budget_bytes: The cap, interpreter included.
         enforcement: What held the worker to the cap.
@@ -143,6 +167,7 @@ class Result:
         time_by_op_s: Seconds per op in the median step.
         peak_by_value: Bytes of each value that lived at the peak, largest first.
         simulated: What only a simulation knows: the device, its limits, and bands.
+        recording: What recording cost, if the run was recorded.
         versions: Distribution name to version.
     """
 
@@ -152,6 +177,8 @@ class Result:
     model: str
     schedule: str | None = None
     seq_len: int | None = None
+    task: str | None = None
+    scheme: str | None = None
     lora_rank: int | None = None
     trainable_parameters: int | None = None
     optimizer: str | None = None
@@ -178,6 +205,7 @@ class Result:
     time_by_op_s: dict[str, float] = field(default_factory=dict)
     peak_by_value: dict[str, int] = field(default_factory=dict)
     simulated: SimulatedResult | None = None
+    recording: RecordingResult | None = None
     host: Host
     versions: dict[str, str]
 
@@ -247,17 +275,17 @@ def emit_json(record: Result | Mapping[str, Any], destination: str) -> None:
 
 
 def _dump(data: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+    return json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """Return ``value`` with every float that JSON cannot write replaced by None."""
+def finite(value: Any) -> Any:
+    """Return plain ``value`` with every float that JSON cannot write replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

@@ -1,6 +1,7 @@
 """Capped runs of a small model whose working set is some megabytes: what the tests of ``memsim run`` share."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from toy import toy_config
 MB = 10**6
 BUDGET = 400 * MB
 LORA = LoraConfig(rank=4, alpha=8)
-RUN_FILES = {"result.json", "events.jsonl", "program.jsonl"}
+RUN_FILES = {"result.json", "events.jsonl", "program.jsonl", "checkpoints"}
+CHECKPOINT_FILE = re.compile(r"checkpoints/(run\.json|steps\.jsonl|(tokens|eval)\.bin|step-\d{8}\.(json|safetensors))")
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
 
 
@@ -134,8 +136,9 @@ def workers() -> list[psutil.Process]:
 
 
 def files_in(directory: Path) -> set[str]:
-    """Return the paths below ``directory``, hidden ones too."""
-    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+    """Return the paths below ``directory``, hidden ones too, except what a resumed run needs."""
+    names = {str(path.relative_to(directory)) for path in directory.rglob("*")}
+    return {name for name in names if not CHECKPOINT_FILE.fullmatch(re.sub(r"^.*/(?=checkpoints/)", "", name))}
 
 
 def left_behind(out: Path) -> list[object]:

@@ -10,6 +10,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait let others
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="tests/stress: 200 kills and 5,000 damaged files")
+
+
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory on a real disk: scratch files refuse tmpfs."""

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"ir"},
     {"results"},
     {"files"},
+    {"tasks"},
     {"json_decode"},
     {"json_file"},
     {"units"},

@@ -1,5 +1,6 @@
 """What tests on small models share: planning them, their data, their adapters."""
 
+import re
 from pathlib import Path
 
 import numba
@@ -7,6 +8,7 @@ import numpy as np
 
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.session import Session
@@ -22,7 +24,7 @@ def plan_toy(
     pack: Pack,
     schedule: str = "mebp",
     seq_len: int = SEQ_LEN,
-    lora: LoraConfig | None = None,
+    lora: Scheme | None = None,
     optimizer: OptimizerConfig | None = None,
     accumulate: int = 1,
     evaluate: bool = False,
@@ -30,7 +32,7 @@ def plan_toy(
     setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        lora=lora or LoraConfig(rank=3, alpha=6),
+        scheme=lora or LoraConfig(rank=3, alpha=6),
         schedule=schedule,
         n_tokens=seq_len,
         optimizer=optimizer or OptimizerConfig(lr=1e-2),
@@ -60,7 +62,7 @@ def gradient_names(placed: PlacedProgram) -> dict[str, str]:
         if "n_tensors" in node.attrs and node.op != "zo_update":
             n = int(node.attrs["n_tensors"])
             # Adapters that are loaded for a phase have its prefix: ``block_000/r.self_attn...``.
-            adapters = [name.replace("/r.", "/").replace("/u.", "/") for name in node.inputs[1 : n + 1]]
+            adapters = [re.sub("/[rubh][.]", "/", name) for name in node.inputs[1 : n + 1]]
             names |= dict(zip(adapters, node.inputs[n + 1 : 2 * n + 1], strict=True))
     return names
 
@@ -85,12 +87,14 @@ def step_noise(session: Session, seed: int, step: int, direction: int = 0, radem
 METHOD_LORA = LoraConfig(rank=3, alpha=6)  # an odd rank, which lanes pad
 
 
-def plan_method(pack: Pack, schedule: str, lr: float = 1e-3, accumulate: int = 1, **settings: object) -> RunPlan:
+def plan_method(
+    pack: Pack, schedule: str, lr: float = 1e-3, accumulate: int = 1, scheme: Scheme = METHOD_LORA, **settings: object
+) -> RunPlan:
     """Plan a step of a zeroth-order method; ``settings`` are ``ZeroOrder``'s."""
     setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        lora=METHOD_LORA,
+        scheme=scheme,
         schedule=schedule,
         n_tokens=SEQ_LEN,
         optimizer=OptimizerConfig(lr=lr),

@@ -19,10 +19,11 @@ CHECKS = {
     "tests": ("pytest",),
     # Numba's compiler hides out-of-range indices and integer overflow; the interpreter does not.
     "nojit": ("pytest", "tests/kernels"),
+    "stress": ("pytest", "-q", "-m", "slow"),
     "docs": ("mkdocs", "build", "--quiet", "--strict"),
 }
 ENVIRONMENT = {"nojit": {"NUMBA_DISABLE_JIT": "1"}, "docs": {"NO_MKDOCS_2_WARNING": "1"}}
-SLOW = ("tests", "nojit")
+SLOW = ("tests", "nojit", "stress")
 
 
 def run(name: str) -> bool:

@@ -20,7 +20,7 @@ from memsim_kernels.linear import (
     linear_q4_backward_input,
     linear_q4_forward,
 )
-from memsim_kernels.lora import lora_backward
+from memsim_kernels.lora import linear_backward_weight, lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
 from memsim_kernels.noise import add_noise, keep_some
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
@@ -28,6 +28,7 @@ from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
 from memsim_kernels.quant import embedding_q4_forward, unpack_q4
 from memsim_kernels.relu import relu_backward, relu_forward
 from memsim_kernels.rope import rope_backward, rope_forward
+from memsim_kernels.vector_gradients import norm_backward_weight, sum_rows
 
 __all__ = [
     "adamw_update",
@@ -48,11 +49,13 @@ __all__ = [
     "layernorm_backward_input",
     "layernorm_forward",
     "linear_backward_input",
+    "linear_backward_weight",
     "linear_forward",
     "linear_q4_backward_input",
     "linear_q4_forward",
     "lora_backward",
     "momentum_update",
+    "norm_backward_weight",
     "relu_backward",
     "relu_forward",
     "rmsnorm_backward_input",
@@ -60,6 +63,7 @@ __all__ = [
     "rope_backward",
     "rope_forward",
     "sgd_update",
+    "sum_rows",
     "swiglu_backward",
     "swiglu_forward",
     "unpack_q4",

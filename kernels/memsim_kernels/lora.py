@@ -84,6 +84,18 @@ def lora_backward(
     _outer(db, h, dy, True, accumulate, workers)
 
 
+def linear_backward_weight(dw: F32, dy: F32, x: F32, accumulate: bool) -> None:
+    """Compute dw = dy^T x, the gradient of a dense matrix of few rows, or add it to dw.
+
+    Args:
+        dw: [N, K], written, or added to when ``accumulate``.
+        dy: [T, N].
+        x: [T, K], as in the forward pass.
+        accumulate: Add to dw.
+    """
+    _outer(dw, dy, x, False, accumulate, get_num_threads())
+
+
 def _project(low: F32, x: F32, side: F32, transposed: bool, scale: float) -> None:
     product(low, x, side, NO_Q, NO_SCALES, NO_BIAS, LANES, False, transposed, scale, False)
 

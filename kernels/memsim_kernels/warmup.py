@@ -43,6 +43,8 @@ def warm_up() -> None:
     mean = np.empty(tokens, np.float32)
     kernels.layernorm_forward(y, mean, rstd, x, weight, bias, 1e-6)
     kernels.layernorm_backward_input(x, dy, y, mean, rstd, weight, True)
+    kernels.norm_backward_weight(np.empty(size, np.float32), dy, x, mean, rstd, False)
+    kernels.sum_rows(np.empty(size, np.float32), dy, False)
     kernels.gelu_forward(y, x)
     kernels.gelu_backward(dy, dy, x)
     kernels.relu_forward(y, x)
@@ -78,6 +80,7 @@ def _warm_up_lora(tokens: int, size: int, rank: int) -> None:
     a, b = np.ones((rank, size), np.float32), np.ones((size, rank), np.float32)
     work = np.empty((2, tokens, rank), np.float32)
     kernels.lora_backward(np.empty_like(a), np.empty_like(b), work, dy, x, a, b, 2.0, False)
+    kernels.linear_backward_weight(np.empty((size, size), np.float32), dy, x, False)
 
 
 def _warm_up_attention(tokens: int, n_heads: int, n_kv_heads: int, head_dim: int) -> None:

@@ -8,7 +8,10 @@ import click
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = ("run", "pack", "simulate", "validate", "check", "diff", "bench", "models", "devices", "replay-seeds")
+_COMMANDS = (
+    *("run", "pack", "simulate", "replay", "replay-seeds", "profile", "report", "validate"),
+    *("check", "diff", "bench", "models", "devices"),
+)
 
 
 class _LazyGroup(click.Group):

@@ -8,7 +8,7 @@ import click
 
 from memsim.cli.progress import BytesProgress, bytes_progress, stage
 from memsim.runtime.follow import NodeDone, StepDone
-from memsim.runtime.run import RunConfig, RunProgress
+from memsim.runtime.run import RunConfig, RunProgress, scheme_of
 from memsim.units import format_bytes
 
 SYNTHETIC = "synthetic weights: memory and time are real, loss is not"
@@ -46,8 +46,8 @@ class _Lines:
     def planned(self, footprint_bytes: int, source: str) -> None:
         config = self._config
         self.note(
-            f"{config.model} {config.schedule}, seq {config.seq_len}, LoRA rank {config.lora.rank}: planned footprint "
-            f"{self.size(footprint_bytes)} under a budget of {self.size(config.budget_bytes)}"
+            f"{config.model} {config.schedule}, seq {config.seq_len}, {scheme_of(config).describe()}: "
+            f"planned footprint {self.size(footprint_bytes)} under a budget of {self.size(config.budget_bytes)}"
         )
         if source == "synthetic":
             self.note(SYNTHETIC)

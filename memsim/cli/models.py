@@ -1,17 +1,21 @@
 """``memsim models``: the families and presets that memsim knows."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
-from memsim.models.lora import LoraConfig, n_trainable
+from memsim.models.lora import n_trainable
 from memsim.models.parts import GROUP_SIZES
 from memsim.models.presets import PRESETS
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import make_scheme
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import format_bytes
@@ -21,15 +25,22 @@ _SCHEDULE = "tiled"  # the one that holds least
 _SEQ_LEN = 256
 
 
-@click.command(name="models")
+@click.command(name="models", context_settings={"show_default": True})
+@scheme_options
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the list as JSON to PATH, or to stdout.")
-def command(json_path: str | None) -> None:
+def command(json_path: str | None, **options: Any) -> None:
     """List model families and presets.
 
-    Of each: parameters, INT4 size, trainable parameters of a rank-8 LoRA, and the smallest planned peak of a step of
-    256 tokens (beyond the interpreter; one thread).
+    Of each: parameters, INT4 size, trainable parameters under --scheme (a classifier has two labels), and the smallest
+    planned peak of a step of 256 tokens (beyond the interpreter; one thread).
     """
-    record = _record()
+    settings = scheme_settings(options)
+    scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels=2)
+    causal = {name: config for name, config in PRESETS.items() if config.family.causal}
+    presets = PRESETS if scheme.name == "lora" else causal  # a masked language model trains with no other
+    for config in presets.values():
+        scheme.check(config)
+    record = _record(scheme, presets)
     if json_path == "-":
         click.echo(json.dumps(record, indent=2))
         return
@@ -38,9 +49,8 @@ def command(json_path: str | None) -> None:
     click.echo(_table(record))
 
 
-def _record() -> dict[str, Any]:
-    lora = LoraConfig()
-    presets = [
+def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    rows = [
         {
             "name": name,
             "family": config.model_type,
@@ -48,23 +58,23 @@ def _record() -> dict[str, Any]:
             "hidden_size": config.hidden_size,
             "parameters": config.n_parameters(),
             "int4_bytes": pack_bytes(config, GROUP_SIZES[0]),
-            "lora_parameters": n_trainable(config, lora),
-            "planned_peak_bytes": _planned_peak_bytes(config, lora),
+            "trainable_parameters": n_trainable(config, scheme),
+            "planned_peak_bytes": _planned_peak_bytes(config, scheme),
         }
-        for name, config in PRESETS.items()
+        for name, config in presets.items()
     ]
     return {
         "command": "models",
         "families": list(SUPPORTED_MODEL_TYPES),
         "group_size": GROUP_SIZES[0],
-        "lora_rank": lora.rank,
+        "scheme": scheme.describe(),
         "schedule": _SCHEDULE,
         "seq_len": _SEQ_LEN,
-        "presets": presets,
+        "presets": rows,
     }
 
 
-def _planned_peak_bytes(config: ModelConfig, lora: LoraConfig) -> int:
+def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
     """Return the planned peak of a step, from a model that is as deep as it takes to have every kind of block.
 
     Each block's activations, adapters and state come and go before the next one's, so further blocks change nothing.
@@ -72,17 +82,17 @@ def _planned_peak_bytes(config: ModelConfig, lora: LoraConfig) -> int:
     types = config.layer_types or ()
     depth = min(config.num_hidden_layers, max(3, 2 + max(map(types.index, types), default=0)))
     shallow = replace(config, num_hidden_layers=depth, layer_types=types[:depth] or None)
-    setup = TrainingSetup(shallow, GROUP_SIZES[0], lora, _SCHEDULE, _SEQ_LEN, OptimizerConfig())
+    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, _SCHEDULE, _SEQ_LEN, OptimizerConfig())
     return plan_run(setup, model_hash="").memory.peak_bytes
 
 
 def _table(record: dict[str, Any]) -> str:
     """Return the presets as aligned columns, numbers to the right."""
-    lora, peak = f"LoRA rank {record['lora_rank']}", f"{record['schedule']} peak, {record['seq_len']} tokens"
-    rows = [("preset", "family", "layers", "hidden", "parameters", "INT4", lora, peak)]
+    peak = f"{record['schedule']} peak, {record['seq_len']} tokens"
+    rows = [("preset", "family", "layers", "hidden", "parameters", "INT4", record["scheme"], peak)]
     for preset in record["presets"]:
         numbers = [f"{preset[key]:,}" for key in ("layers", "hidden_size", "parameters")]
-        size, trainable = format_bytes(preset["int4_bytes"]), f"{preset['lora_parameters']:,}"
+        size, trainable = format_bytes(preset["int4_bytes"]), f"{preset['trainable_parameters']:,}"
         peak = format_bytes(preset["planned_peak_bytes"])
         rows.append((preset["name"], preset["family"], *numbers, size, trainable, peak))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

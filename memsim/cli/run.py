@@ -1,24 +1,37 @@
 """``memsim run``: one fine-tuning run in a capped process."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from memsim.cli.drawing import SYNTHETIC, drawn
+from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError, UsageError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
-from memsim.results import Result, emit_json
+from memsim.results import RecordingResult, Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
-from memsim.runtime.run import RunConfig, run
+from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
+from memsim.runtime.resume import resume as resume_run
+from memsim.runtime.run import RunConfig, RunOutcome, run, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.schedules.zeroth_order import MASKS, METHODS, NOISES, ZeroOrder
+from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
+
+_OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
+
+
+def _options(settings: Sequence[str]) -> list[str]:
+    """Return the options that give these settings."""
+    options = (_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in settings)
+    return [option for option in options if option]
 
 
 class _Grouped(click.Command):
@@ -37,7 +50,7 @@ class _Grouped(click.Command):
 
 
 @click.command(name="run", cls=_Grouped, context_settings={"show_default": True})
-@click.option("--budget", required=True, metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB.")
+@click.option("--budget", metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB.  [required]")
 @click.option(
     "--model",
     default="qwen2.5-0.5b",
@@ -53,18 +66,17 @@ class _Grouped(click.Command):
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSONL (field `text`) to train on.  [default: CPython's own documentation]",
-)
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
-@click.option("--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank.")
-@click.option(
-    "--target-modules",
-    default=",".join(ALL_PROJECTIONS),
-    metavar="LIST",
-    help="Projections with an adapter; a family's own names (query, fc1) will do.",
+    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation]",
 )
 @click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--task",
+    metavar="NAME|FILE.toml",
+    help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
+)
+@click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
+@scheme_options
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--lr", type=float, default=1e-4, metavar="RATE", help="Learning rate.")
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
@@ -113,9 +125,11 @@ class _Grouped(click.Command):
 @click.option(
     "--hybrid-k", "zo_hybrid_k", type=int, default=1, metavar="K", help="hybrid: blocks that backpropagation trains."
 )
-@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text, or examples, to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
-@click.option("--eval-sequences", type=int, default=8, metavar="N", help="Sequences of an evaluation, at most.")
+@click.option(
+    "--eval-sequences", type=int, default=8, metavar="N", help="Sequences, or examples, of an evaluation, at most."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -128,9 +142,34 @@ class _Grouped(click.Command):
     metavar="DIR",
     help="Where spilled values and optimizer state go; a disk, not tmpfs.  [default: the --out directory]",
 )
+@click.option(
+    "--checkpoint-every",
+    type=int,
+    default=10,
+    metavar="N",
+    help="Save adapters and optimizer state after every N steps; after the last one always.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the run in DIR, by its own settings, to the same bits as if it had never stopped. "
+    f"Only {', '.join(_options(KEEP_BITS))} may be given too.",
+)
+@click.option(
+    "--allow-different-bits",
+    is_flag=True,
+    help=f"With --resume: go on with other versions, on another processor, or with another "
+    f"{', '.join(_options(CHANGE_BITS))}.",
+)
 @click.option("--plan-check/--no-plan-check", default=True, help="Refuse a plan that does not fit the budget.")
 @click.option(
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
+)
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Record the run with memray, for `memsim replay`: memray.bin, one allocation a value, each named.",
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
 @click.option(
@@ -138,15 +177,14 @@ class _Grouped(click.Command):
 )
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
 def command(
-    budget: str,
+    budget: str | None,
     model: str,
     schedule: str,
     seq_len: int,
     steps: int,
     data: Path | None,
-    lora_rank: int,
-    lora_alpha: float,
-    target_modules: str,
+    task: str | None,
+    template: bool,
     optimizer: str,
     lr: float,
     accumulate: int,
@@ -168,35 +206,54 @@ def command(
     eval_sequences: int,
     out: Path | None,
     scratch: Path | None,
+    checkpoint_every: int,
+    resume: Path | None,
+    allow_different_bits: bool,
     plan_check: bool,
     enforcement: str | None,
+    record: bool,
     json_path: str | None,
     save_baseline: Path | None,
     test_balloon: str | None,
+    **scheme: Any,
 ) -> None:
-    """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
+    """Fine-tune a model in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
     same shapes and bytes. A masked language model (RoBERTa) learns to guess 15 % of the tokens, the others the next
-    token. The adapter is written in PEFT's format, beside result.json and events.jsonl.
+    token. What was trained is written in PEFT's format (where PEFT has none, as a part of the checkpoint), beside
+    result.json and events.jsonl.
+
+    Ctrl-C finishes the step, saves it and ends; a second Ctrl-C ends at once. `memsim run --resume DIR` goes on.
     """
     for path in (json_path if json_path != "-" else None, save_baseline):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise InputError(f"cannot write {path}: its directory does not exist")
-    budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
+    if resume is not None:
+        going_on = read_resumption(resume, _changes(budget), allow_different_bits)
+        with drawn(going_on.config) as progress:
+            outcome = resume_run(going_on, progress)
+        _tell(outcome, going_on.config, json_path, save_baseline)
+        return
+    if budget is None:
+        raise click.MissingParameter(ctx=click.get_current_context(), param_hint="'--budget'", param_type="option")
+    if allow_different_bits:
+        raise UsageError("--allow-different-bits is for --resume")
     _check_options_of(schedule)
     config = RunConfig(
-        budget_bytes=budget_bytes,
-        decimal=decimal,
+        budget_bytes=parse_bytes(budget),
+        decimal=is_decimal(budget),
         model=model,
         schedule=schedule,
         seq_len=seq_len,
         steps=steps,
         data=data,
+        task=task,
+        template=template,
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
-        lora=LoraConfig(lora_rank, lora_alpha, tuple(name for name in target_modules.split(",") if name)),
+        **scheme_settings(scheme),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -205,22 +262,52 @@ def command(
         cold=page_cache == "cold",
         out=out,
         scratch=scratch,
+        checkpoint_every=checkpoint_every,
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
         lcsb_groups=lcsb_groups,
         zeroth_order=ZeroOrder(zo_eps, zo_directions, zo_noise, zo_sparsity, zo_mask, zo_resample, zo_lr, zo_hybrid_k),
+        record=record,
     )
     with drawn(config) as progress:
         outcome = run(config, progress)
+    _tell(outcome, config, json_path, save_baseline)
+
+
+def _changes(budget: str | None) -> dict[str, Any]:
+    """Return the settings that the command line gives a run that goes on.
+
+    Raises:
+        UsageError: One that it must keep.
+    """
+    ctx = click.get_current_context()
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    given -= {"resume", "allow_different_bits", "json_path", "save_baseline"}
+    changes: dict[str, Any] = {}
+    if budget is not None:
+        changes = {"budget_bytes": parse_bytes(budget), "decimal": is_decimal(budget)}
+        given.remove("budget")
+    if "page_cache" in given:
+        changes["cold"] = ctx.params["page_cache"] == "cold"
+        given.remove("page_cache")
+    kept = sorted(given - {*KEEP_BITS, *CHANGE_BITS})
+    if kept:
+        raise UsageError(f"--{kept[0].replace('_', '-')} is a setting that a run keeps; leave it out with --resume")
+    return changes | {name: ctx.params[name] for name in given}
+
+
+def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_baseline: Path | None) -> None:
+    """Show and store a run that has ended, and end with its exit code."""
     result = outcome.result
     if save_baseline is not None and result.exit_reason == "done":
         write_baseline(save_baseline, from_run(outcome.directory, config, result))
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, decimal))
-        click.echo(f"{outcome.directory}: result.json, events.jsonl" + (", adapter" if result.fits else ""))
+        click.echo(_summary(result, config, config.decimal))
+        files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
+        click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
@@ -245,20 +332,24 @@ def _check_options_of(schedule: str) -> None:
         raise UsageError(f"{option} is for zeroth-order schedules ({', '.join(METHODS)}), not {schedule}")
 
 
-def _summary(result: Result, decimal: bool) -> str:
+def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
         return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
 
     rows = [
-        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {scheme_of(config).describe()}"),
         ("verdict", f"{result.exit_reason} under {size(result.budget_bytes)} ({result.enforcement})"),
         ("peak footprint", f"{size(result.peak_footprint_bytes)} (planned {size(result.planned_footprint_bytes)})"),
         ("  baseline", f"{size(result.baseline_footprint_bytes)} interpreter, libraries, kernels"),
         ("  working set", size(result.peak_working_set_bytes)),
         ("file floor", f"{size(result.file_floor_bytes)} of file pages beside it"),
     ]
+    if config.task is not None:
+        likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
+        how = "a classifier" if config.scheme == "head" else likelihood
+        rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)})"))
     losses = [step.loss for step in result.steps if step.loss is not None]
@@ -269,6 +360,21 @@ def _summary(result: Result, decimal: bool) -> str:
         for e in result.evals
         if e.loss is not None and e.accuracy is not None
     ]
+    if (recording := result.recording) is not None:
+        rows.append(("recording", _cost(recording, size)))
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _cost(recording: RecordingResult, size: Callable[[int | None], str]) -> str:
+    """Say what recording cost."""
+    text = (
+        f"{recording.steps} steps, {size(recording.capture_bytes)}; the tracker holds {size(recording.tracker_bytes)}"
+    )
+    if recording.recorded_step_s is None or recording.unrecorded_step_s is None:
+        return f"{text}; with 3 steps or more it would say what it costs"
+    cost = recording.recorded_step_s / recording.unrecorded_step_s - 1
+    return (
+        f"{text}; a step {recording.recorded_step_s:.2f} s, {recording.unrecorded_step_s:.2f} s without ({cost:+.1%})"
+    )

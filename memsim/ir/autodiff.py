@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from memsim.ir.builder import Builder
 from memsim.ir.gradients import RULES
 from memsim.ir.opset import OpError
-from memsim.ir.program import Node, Program, Value
+from memsim.ir.program import Attr, Node, Program, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,13 @@ class _Derivation:
         self.grads.update({name: out for name, out in zip(wrt, outputs, strict=True) if name not in self.grads})
         return outputs
 
-    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str, *work: str) -> None:
+    def contribute(self, node: Node, op: str, inputs: list[str], wrt: str, *work: str, **attrs: Attr) -> None:
         so_far = [self.grads[wrt]] if wrt in self.grads else []
         outputs = [self.fresh(name) for name in (wrt, *work)]
-        self.grads[wrt] = self.builder.emit(op, [*inputs, *so_far], outputs, **node.attrs)[0]
+        self.grads[wrt] = self.builder.emit(op, [*inputs, *so_far], outputs, **(attrs or node.attrs))[0]
+
+    def n_rows(self, name: str) -> int:
+        return self.builder.values[name].type.shape[0]
 
     def add(self, wrt: str, gradient: str) -> None:
         so_far = self.grads.get(wrt)
@@ -85,8 +88,11 @@ def differentiate(forward: Program, output: str, wrt: tuple[str, ...], seed: boo
     if seed:
         seed_name = derivation.builder.input(f"d.{output}", forward.values[output].type)
         derivation.grads[output] = seed_name
+    active = _depend_on(forward, wrt)
     for node in reversed(forward.nodes):
         if output not in node.outputs and not any(name in derivation.grads for name in node.outputs):
+            continue
+        if not any(name in active for name in node.outputs):
             continue
         if node.op not in RULES:
             raise OpError(f"{node.op} has no backward rule")
@@ -99,6 +105,15 @@ def differentiate(forward: Program, output: str, wrt: tuple[str, ...], seed: boo
     residuals = tuple(name for name in forward.values if name in read and name not in frozen)
     own = {name: value for name, value in derivation.builder.values.items() if name not in forward.values}
     return BlockBackward(own, nodes, seed_name, gradients, residuals)
+
+
+def _depend_on(forward: Program, wrt: tuple[str, ...]) -> set[str]:
+    """Return the values that depend on any of ``wrt``: no other needs a gradient, or has an op with a rule."""
+    active = set(wrt)
+    for node in forward.nodes:
+        if not active.isdisjoint(node.inputs):
+            active.update(node.outputs)
+    return active
 
 
 def eliminate_dead(nodes: tuple[Node, ...], wanted: set[str]) -> tuple[Node, ...]:

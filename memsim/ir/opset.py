@@ -173,6 +173,20 @@ def _lora_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [a, b, TensorType((2, x.shape[0], rank))]
 
 
+@_op("linear_backward_weight", may_reuse=((0, 2),))
+def _linear_backward_weight(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dw [N, K] = dy^T x (+ dw_in), from (dy [T, N], x [T, K])."""
+    _require(len(i) in (2, 3) and i[0].shape[0] == i[1].shape[0], i)
+    return [TensorType((i[0].shape[1], i[1].shape[1]))]
+
+
+@_op("sum_rows", may_reuse=((0, 1),))
+def _sum_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """The gradient of a bias: the sum [N] of the rows of dy [T, N] (+ db_in)."""
+    _require(len(i) in (1, 2), i)
+    return [TensorType(i[0].shape[1:])]
+
+
 @_op("rmsnorm")
 def _rmsnorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, C] = x rstd weight and rstd [T] = 1 / sqrt(mean(x^2) + eps), from (x, weight [C]).
@@ -191,6 +205,13 @@ def _rmsnorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[Tenso
     return [i[1]]
 
 
+@_op("rmsnorm_backward_weight", may_reuse=((0, 4),))
+def _rmsnorm_backward_weight(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dweight [C], or [D] where each D columns are normed by themselves (+ dw_in), from (dy, x, rstd, weight)."""
+    _require(len(i) in (4, 5) and i[0] == i[1] and _rmsnorm((i[1], i[3]), attrs)[1] == i[2], i)
+    return [i[3]]
+
+
 @_op("layernorm")
 def _layernorm(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, C] = (x - mean) rstd weight + bias, mean [T] and rstd [T], from (x, weight [C], bias [C])."""
@@ -204,6 +225,13 @@ def _layernorm_backward_input(i: Sequence[TensorType], attrs: Attrs) -> list[Ten
     """Dx [T, C] (+ dx_in), from (dy, x, mean, rstd, weight)."""
     _require(len(i) in (5, 6) and i[0] == i[1] and [i[1], *i[2:4]] == _layernorm((i[1], i[4], i[4]), attrs), i)
     return [i[1]]
+
+
+@_op("layernorm_backward_weight", may_reuse=((0, 4),))
+def _layernorm_backward_weight(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dweight [C] (+ dw_in), from (dy, x, mean, rstd); the bias's gradient is ``sum_rows``."""
+    _require(len(i) in (4, 5) and i[0] == i[1] and i[2] == i[3] == TensorType(i[0].shape[:1]), i)
+    return [TensorType(i[0].shape[1:])]
 
 
 @_op("rope", may_reuse=((0, 0),))
@@ -388,19 +416,27 @@ def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[Tens
     return [TensorType((3 * lanes,), "f64"), work, *([i[0]] if attrs["gradient"] else [])]
 
 
-@_op("take_rows")
+@_op("take_rows", may_reuse=((0, 1),))
 def _take_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """A copy of rows ``start`` to ``start + count`` of x [T, C], or of each of its lanes."""
+    """A copy of rows ``start`` to ``start + count`` of x [T, C], or of each of its lanes (+ y_in), from (x, [y_in])."""
     start, count, lanes = _integer(attrs, "start"), _integer(attrs, "count"), lanes_of(attrs)
-    _require(len(i) == 1 and 0 <= start < start + count <= i[0].shape[0] // lanes, i)
+    _require(len(i) in (1, 2) and 0 <= start < start + count <= i[0].shape[0] // lanes, i)
     return [TensorType((lanes * count, i[0].shape[1]))]
 
 
-@_op("take_rows_backward", may_reuse=((0, 1),))
-def _take_rows_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Dx [T, C], from (dy [count, C], x): dy in the rows that were taken, zero elsewhere."""
-    _require(len(i) == 2 and _take_rows(i[1:], attrs) == [i[0]], i)
-    return [i[1]]
+@_op("place_rows")
+def _place_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [n_rows, C]: the rows of x from row ``start`` on, zeros elsewhere."""
+    start, n_rows = _integer(attrs, "start"), _integer(attrs, "n_rows")
+    _require(len(i) == 1 and 0 <= start <= n_rows - i[0].shape[0], i)
+    return [TensorType((n_rows, i[0].shape[1]))]
+
+
+@_op("take_labelled")
+def _take_labelled(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """The row [1, C] of x [T, C] that has a label, and the label u32 [1], from (x, labels [T])."""
+    _require(len(i) == 2 and i[1] == TensorType(i[0].shape[:1], "u32"), i)
+    return [TensorType((1, i[0].shape[1])), TensorType((1,), "u32")]
 
 
 @_op("put_rows", may_reuse=((0, 0),))

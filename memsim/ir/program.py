@@ -138,3 +138,8 @@ class Program:
         while self.values[name].alias_of:
             name = self.values[name].alias_of
         return name
+
+    def state(self) -> tuple[str, ...]:
+        """Return the inputs that some node overwrites: what a run of the program reads of the run before it."""
+        written = {self.root(name) for node in self.nodes for name in node.outputs}
+        return tuple(name for name in self.inputs if name in written)

@@ -1,8 +1,8 @@
 """The model as block programs: embedding and transformer block; ``head`` has its end.
 
 One description serves all families: what differs is in ``ModelConfig`` and its ``Family``. Blocks of a kind are the
-same program; ``x`` comes first among its inputs, weights, adapters and constants after it, under the names that
-``parts`` and ``lora`` give them.
+same program; ``x`` comes first among its inputs, weights, trainable tensors and constants after it, under the names
+that ``parts`` and the scheme give them. What a trainable tensor does follows from its name.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from memsim.ir.builder import Builder
 from memsim.ir.program import Attr, Program, Space, TensorType
 from memsim.models.config import ModelConfig
-from memsim.models.lora import LoraConfig, adapter_shapes
 from memsim.models.parts import block_part, part_tensors
+from memsim.models.scheme import Scheme
 
 
 def constants(config: ModelConfig, n_tokens: int) -> dict[str, TensorType]:
@@ -21,18 +21,26 @@ def constants(config: ModelConfig, n_tokens: int) -> dict[str, TensorType]:
     return {f"{name}.{wave}": table for name in config.ropes() for wave in ("cos", "sin")}
 
 
-def constant_values(config: ModelConfig, n_tokens: int) -> dict[str, NDArray[np.float32]]:
-    """Return the values of ``constants``."""
+def constant_values(config: ModelConfig, n_tokens: int, first_position: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Return the values of ``constants`` for tokens from ``first_position`` on."""
     values = {}
     for name, rope in config.ropes().items():
-        values[f"{name}.cos"], values[f"{name}.sin"] = rope.tables(config.head_dim, n_tokens)
+        for wave, table in zip(("cos", "sin"), rope.tables(config.head_dim, first_position + n_tokens), strict=True):
+            values[f"{name}.{wave}"] = table[first_position:]
     return values
 
 
-def part_inputs(builder: Builder, config: ModelConfig, part: str, group_size: int) -> None:
-    """Add the tensors of ``part`` as inputs."""
+def part_inputs(
+    builder: Builder, config: ModelConfig, scheme: Scheme, part: str, group_size: int, scopes: tuple[str, ...] = ("",)
+) -> None:
+    """Declare the stored and the trainable tensors of ``part`` whose names begin with one of ``scopes``."""
+    trained = scheme.shapes(config, part)
     for name, spec in part_tensors(config, part, group_size).items():
-        builder.input(name, TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}")
+        if name.startswith(scopes) and name not in trained:
+            builder.input(name, TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}")
+    for name, shape in trained.items():
+        if name.startswith(scopes):
+            builder.input(name, TensorType(shape), Space.PINNED)
 
 
 def matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
@@ -40,18 +48,23 @@ def matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
     return {"n_rows": shape[0], "n_columns": shape[1], "group_size": group_size}
 
 
-def embed_program(config: ModelConfig, n_tokens: int, group_size: int) -> Program:
-    """Return x [T, C] from ids [T]."""
+def embed_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int) -> Program:
+    """Return x [P + T, C] from ids [T], after the embeddings of P virtual tokens if ``prompt.weight`` is trained."""
     builder = Builder()
     builder.input("ids", TensorType((n_tokens,), "u32"))
-    part_inputs(builder, config, "embed", group_size)
+    part_inputs(builder, config, scheme, "embed", group_size)
     attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
     first, normed = config.family.first_position, config.family.normed_embedding
-    out = "y" if first is None else "words"
+    has_prompt = "prompt.weight" in builder.values
+    out = "y" if first is None and not has_prompt else "words"
     builder.emit("embedding_q4", ["ids", "embed_tokens.q", "embed_tokens.scales"], [out], **attrs)
+    if has_prompt:
+        out, words = "y" if first is None else "prompted", out
+        builder.emit("concat_rows", ["prompt.weight", words], [out])
     if first is not None:
         placed = "placed" if normed else "y"
-        builder.emit("add_table_rows", [out, "embed_positions.weight"], [placed], start=first)
+        start = first + scheme.first_position
+        builder.emit("add_table_rows", [out, "embed_positions.weight"], [placed], start=start)
         out = placed
     if normed:
         builder.emit("add_row", [out, "embed_types.weight"], ["typed"], row=0)
@@ -60,31 +73,25 @@ def embed_program(config: ModelConfig, n_tokens: int, group_size: int) -> Progra
 
 
 class _Block:
-    """A builder with the inputs of one segment of a block: ``x``, then weights, adapters and constants."""
+    """A builder with the inputs of one segment of a block: ``x``, then weights, trainable tensors and constants."""
 
     def __init__(
-        self, config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int, x: str, scopes: tuple[str, ...]
+        self, config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int, x: str, scopes: tuple[str, ...]
     ) -> None:
-        self.config, self.lora, self.group_size = config, lora, group_size
+        self.config, self.scheme, self.group_size = config, scheme, group_size
         self.builder = Builder()
         self.builder.input(x, TensorType((n_tokens, config.hidden_size)))
-        for name, spec in part_tensors(config, block_part(0), group_size).items():
-            if name.startswith(scopes):
-                kind = TensorType(spec.shape, spec.dtype)
-                self.builder.input(name, kind, Space.MAPPED, f"{block_part(0)}/{name}")
-        for name, shape in adapter_shapes(config, lora).items():
-            if name.startswith(scopes):
-                self.builder.input(name, TensorType(shape), Space.PINNED)
+        part_inputs(self.builder, config, scheme, block_part(0), group_size, scopes)
 
     def project(self, x: str, name: str, out: str) -> str:
         """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
         attrs = matrix_attrs(self.config.projections()[name], self.group_size)
         bias = [f"{name}.bias"] if self.config.has_bias(name) else []
         inputs, outputs = [x, f"{name}.q", f"{name}.scales", *bias], [out]
-        if self.lora.targets(name):
+        if f"{name}.lora_A" in self.builder.values:
             inputs += [f"{name}.lora_A", f"{name}.lora_B"]
             outputs.append(f"{out}.h")
-            attrs["lora_scale"] = self.lora.scale
+            attrs["lora_scale"] = self.scheme.scale
         self.builder.emit("linear_q4", inputs, outputs, **attrs)
         return out
 
@@ -114,15 +121,15 @@ def _scopes(*norms: str) -> list[str]:
     return [f"{name}." for name in norms if name]
 
 
-def attention_program(
-    config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int, layer_type: str
-) -> Program:
+def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int, layer_type: str) -> Program:
     """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C], of a block of kind ``layer_type``.
 
-    Some families norm q and k, a head at a time, and some what is added to x, or the sum instead.
+    Some families norm q and k, a head at a time, and some what is added to x, or the sum instead. Trained
+    ``self_attn.prefix_k`` and ``prefix_v`` [P, NKV D] stand before the rows of k and v; rows of nothing before q make
+    the same mask serve.
     """
     before, after = config.family.norms[:2]
-    block = _Block(config, lora, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
+    block = _Block(config, scheme, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
     builder = block.builder
     tables = [name for name in constants(config, n_tokens) if name.startswith(f"{config.rope_of(layer_type)}.")]
     for name in tables:
@@ -144,17 +151,26 @@ def attention_program(
     causal = config.family.causal
     padding = [] if causal else [builder.input("n_valid", TensorType((1,), "u32"))]
     seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": causal}
-    builder.emit("attention", [q, k, v, *padding], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
+    if "self_attn.prefix_k" not in builder.values:
+        builder.emit("attention", [q, k, v, *padding], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
+    else:
+        rows = builder.values["self_attn.prefix_k"].type.shape[0]
+        builder.emit("place_rows", [q], ["q.all"], start=rows, n_rows=rows + n_tokens)
+        builder.emit("concat_rows", ["self_attn.prefix_k", k], ["k.all"])
+        builder.emit("concat_rows", ["self_attn.prefix_v", v], ["v.all"])
+        outputs = ["attn.all", "attn.lse"]
+        builder.emit("attention", ["q.all", "k.all", "v.all"], outputs, n_heads=heads, n_kv_heads=kv_heads, **seen)
+        builder.emit("take_rows", ["attn.all"], ["attn"], start=rows, count=n_tokens)
     return block.add("x", block.project("attn", "self_attn.o_proj", "o"), after, "x_mid")
 
 
-def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
+def mlp_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int) -> Program:
     """Return y [T, C] = x_mid + MLP(norm(x_mid)), from x_mid [T, C]; every token by itself.
 
     Some families norm what is added to x_mid, too, or the sum instead.
     """
     before, after = config.family.norms[2:]
-    block = _Block(config, lora, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
+    block = _Block(config, scheme, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
     norm = block.norm("x_mid", before, "mlp_norm")
     gate = [block.project(norm, "mlp.gate_proj", "gate")] if config.family.gated else []
     up = block.project(norm, "mlp.up_proj", "up")

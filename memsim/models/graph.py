@@ -8,12 +8,13 @@ from memsim.ir.program import Program
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import attention_program, embed_program, mlp_program
 from memsim.models.head import head_program
-from memsim.models.lora import LoraConfig, adapter_shapes
+from memsim.models.parts import block_part, part_names
+from memsim.models.scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a block, and its backward with respect to its input and adapters."""
+    """A stretch of a block, and its backward with respect to its input and its trainable tensors."""
 
     forward: Program
     backward: BlockBackward
@@ -36,13 +37,14 @@ class ModelGraph:
     Blocks may differ by kind (``ModelConfig.layer_type``); the programs of each kind are made once.
 
     Attributes:
+        scheme: What is trained.
         accumulate: The loss's gradient is divided by this many micro-batches.
         threads: Kernel threads; each needs a workspace in the one-pass head.
         frozen_below: Blocks below this one are not differentiated.
     """
 
     config: ModelConfig
-    lora: LoraConfig
+    scheme: Scheme
     n_tokens: int
     group_size: int
     accumulate: int = 1
@@ -51,29 +53,54 @@ class ModelGraph:
     _attention: dict[tuple[str, bool], Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
     _mlp: dict[int, Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of a block's input: the sequence, after the virtual tokens that stand before it."""
+        return self.scheme.rows_before + self.n_tokens
+
+    @cached_property
+    def trained(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The parts in which something is trained, in forward order, with their tensors (name -> shape)."""
+        shapes = {part: self.scheme.shapes(self.config, part) for part in part_names(self.config)}
+        return {part: tensors for part, tensors in shapes.items() if tensors}
+
+    def trains_below(self, part: str) -> bool:
+        """Return whether the input of ``part`` needs a gradient: something that comes before it is trained."""
+        parts = part_names(self.config)
+        return any(other in self.trained for other in parts[: parts.index(part)])
+
+    def goes_back(self, part: str) -> bool:
+        """Return whether ``part`` has a backward at all."""
+        return part in self.trained or self.trains_below(part)
+
     @cached_property
     def embed(self) -> Program:
         """Token ids to the first block's input."""
-        return embed_program(self.config, self.n_tokens, self.group_size)
+        return embed_program(self.config, self.scheme, self.n_tokens, self.group_size)
+
+    def embed_backward(self) -> BlockBackward:
+        """Return the gradients of what is trained in the embedding."""
+        return differentiate(self.embed, "y", tuple(self.trained["embed"]))
 
     def attention(self, index: int) -> Segment:
         """Return the first half of block ``index``.
 
-        Blocks of a kind share it. That of the lowest block to be differentiated has no gradient of its input: nothing
-        below it wants one.
+        Blocks of a kind share it. That of the first block may have no gradient of its input, as with LoRA: nothing
+        below it is trained. Nor has that of the lowest block to be differentiated.
         """
         kind = self.config.layer_type(index)
-        key = (kind, index > self.frozen_below)
+        train_input = index > self.frozen_below or (not self.frozen_below and self.trains_below(block_part(index)))
+        key = (kind, train_input)
         if key not in self._attention:
-            program = attention_program(self.config, self.lora, self.n_tokens, self.group_size, kind)
-            self._attention[key] = self._segment(program, train_input=index > self.frozen_below)
+            program = attention_program(self.config, self.scheme, self.n_rows, self.group_size, kind)
+            self._attention[key] = self._segment(program, train_input)
         return self._attention[key]
 
     def mlp(self, n_tokens: int | None = None) -> Segment:
-        """Return the second half of every block, for ``n_tokens`` of its tokens or all."""
-        count = n_tokens or self.n_tokens
+        """Return the second half of every block, for ``n_tokens`` of its rows or all."""
+        count = n_tokens or self.n_rows
         if count not in self._mlp:
-            program = mlp_program(self.config, self.lora, count, self.group_size)
+            program = mlp_program(self.config, self.scheme, count, self.group_size)
             self._mlp[count] = self._segment(program, train_input=True)
         return self._mlp[count]
 
@@ -81,21 +108,24 @@ class ModelGraph:
         """Return the loss of the last block's output (see ``schedules.choices`` for ``kind``)."""
         scale = 1.0 / self.accumulate
         one_pass = kind == "one_pass"
-        return head_program(self.config, self.n_tokens, self.group_size, scale, one_pass, train, self.threads)
+        settings = (self.config, self.scheme, self.n_tokens, self.group_size)
+        return head_program(*settings, scale, one_pass, train, self.threads)
 
     def head_backward(self, kind: str) -> BlockBackward:
-        """Return the gradient of the loss with respect to the head's input."""
-        return differentiate(self.head(kind, train=True), "stats", ("x",), seed=False)
+        """Return the gradient of the loss with respect to the head's input and what is trained in it."""
+        wrt = ("x",) if self.trains_below("head") else ()
+        return differentiate(self.head(kind, train=True), "stats", (*wrt, *self.trained.get("head", ())), seed=False)
 
     @property
     def residuals(self) -> tuple[str, ...]:
         """Forward values that the backward of some kind of block reads."""
         # Besides the first, a block of each kind: the first is the only one that differs from its kind.
         kinds = {self.config.layer_type(index): index for index in range(self.config.num_hidden_layers)}
-        segments = [*map(self.attention, sorted({0, *kinds.values()})), self.mlp()]
+        blocks = [index for index in sorted({0, *kinds.values()}) if self.goes_back(block_part(index))]
+        segments = [*map(self.attention, blocks), self.mlp()] if blocks else []
         return tuple(dict.fromkeys(name for segment in segments for name in segment.backward.residuals))
 
     def _segment(self, program: Program, train_input: bool) -> Segment:
-        adapters = tuple(name for name in adapter_shapes(self.config, self.lora) if name in program.inputs)
-        wrt = (program.inputs[0], *adapters) if train_input else adapters
+        trained = tuple(name for name in self.trained.get(block_part(0), ()) if name in program.inputs)
+        wrt = (program.inputs[0], *trained) if train_input else trained
         return Segment(program, differentiate(program, program.outputs[0], wrt))

@@ -5,6 +5,7 @@ from memsim.ir.program import Attr, Program, TensorType
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import emit_norm, matrix_attrs, part_inputs
 from memsim.models.parts import head_matrix, matrices
+from memsim.models.scheme import Scheme
 
 
 def label_type(config: ModelConfig, n_tokens: int) -> TensorType:
@@ -13,23 +14,42 @@ def label_type(config: ModelConfig, n_tokens: int) -> TensorType:
 
 
 def head_program(
-    config: ModelConfig, n_tokens: int, group_size: int, scale: float, one_pass: bool, train: bool, threads: int
+    config: ModelConfig,
+    scheme: Scheme,
+    n_tokens: int,
+    group_size: int,
+    scale: float,
+    one_pass: bool,
+    train: bool,
+    threads: int,
 ) -> Program:
-    """Return stats (loss, accuracy, count) from x [T, C] and labels; ``scale`` weighs the loss's gradient.
+    """Return stats (loss, accuracy, count) from x [P + T, C] and labels; ``scale`` weighs the loss's gradient.
 
     In one pass the vocabulary is streamed once for the loss and, in training, the gradient of the normed x. A
-    classifier has few classes and no need of that.
+    classifier has few classes and no need of that. The P rows of virtual tokens have no labels. With a trained
+    ``score.weight`` the one label of a sequence is the class of the token that has it.
     """
     builder = Builder()
-    builder.input("x", TensorType((n_tokens, config.hidden_size)))
+    builder.input("x", TensorType((scheme.rows_before + n_tokens, config.hidden_size)))
     builder.input("labels", label_type(config, n_tokens))
-    for part in dict.fromkeys(("head", head_matrix(config)[0])):
-        part_inputs(builder, config, part, group_size)
+    scores = "score.weight" in scheme.shapes(config, "head")
+    part_inputs(builder, config, scheme, "head", group_size, ("norm.", "score.") if scores else ("",))
+    x = "x"
+    if scheme.rows_before:
+        (x,) = builder.emit("take_rows", [x], ["tokens"], start=scheme.rows_before, count=n_tokens)
+    if scores:
+        builder.emit("take_labelled", [x, "labels"], ["last", "label"])
+        emit_norm(builder, config, "last", "norm", "norm")
+        builder.emit("linear", ["norm", "score.weight"], ["logits"])
+        builder.emit("cross_entropy", ["logits", "label"], ["stats", "lse"], scale=scale)
+        return builder.build(["stats"])
+    if head_matrix(config)[0] != "head":
+        part_inputs(builder, config, scheme, head_matrix(config)[0], group_size, ("embed_",))
     if config.num_labels is not None:
         _classifier(builder, config, group_size, scale)
         return builder.build(["stats"])
     matrix = head_matrix(config)[1]
-    x = _transform(builder, config, group_size) if config.family.transformed_head else "x"
+    x = _transform(builder, config, group_size) if config.family.transformed_head else x
     emit_norm(builder, config, x, "norm", "norm")
     attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size)
     packed = [f"{matrix}.q", f"{matrix}.scales"]

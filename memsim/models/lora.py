@@ -4,21 +4,24 @@ y = W x + scale * B (A x) with A [R, in_features], B [out_features, R] and scale
 """
 
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import prod, sqrt
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
+from memsim.models.parts import part_names
+from memsim.models.scheme import Floats, Scheme, Stored, random_stream
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
-class LoraConfig:
+class LoraConfig(Scheme):
     """Rank, alpha and the projections (short names such as ``q_proj``) that carry an adapter."""
 
+    name: ClassVar[str] = "lora"
     rank: int = 8
     alpha: float = 16.0
     target_modules: tuple[str, ...] = ALL_PROJECTIONS
@@ -28,9 +31,30 @@ class LoraConfig:
         """The factor on B A x."""
         return self.alpha / self.rank
 
+    @property
+    def adapter_rank(self) -> int:
+        """R, of all adapters."""
+        return self.rank
+
     def targets(self, projection: str) -> bool:
         """Return whether ``projection`` (``self_attn.q_proj``) carries an adapter."""
         return projection.rpartition(".")[2] in self.target_modules
+
+    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the adapter tensors of ``part``: ``adapter_shapes`` of a block, none elsewhere."""
+        return dict(adapter_shapes(config, self)) if part.startswith("block_") else {}
+
+    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+        """Start from PEFT's initial values (see the function of this name)."""
+        fill_initial(tensor, name, *key)
+
+    def check(self, config: ModelConfig) -> None:
+        """Check the adapter against its model (see ``check_lora``)."""
+        check_lora(self, config)
+
+    def describe(self) -> str:
+        """Return ``LoRA rank 8``."""
+        return f"LoRA rank {self.rank}"
 
 
 def module_names(config: ModelConfig) -> dict[str, str]:
@@ -61,6 +85,11 @@ def check_lora(lora: LoraConfig, config: ModelConfig) -> None:
     if not 0 < lora.alpha < float("inf"):
         raise UsageError(f"--lora-alpha {lora.alpha} must be a positive number")
     unknown = sorted(set(lora.target_modules) - set(ALL_PROJECTIONS))
+    if {"embed_tokens", "lm_head"} & set(unknown):
+        raise UsageError(
+            f"--target-modules {','.join(unknown)}: embed_tokens and lm_head carry no adapter, since their rows are "
+            f"gathered and streamed packed; choose from {','.join(ALL_PROJECTIONS)}"
+        )
     if unknown or not lora.target_modules:
         raise UsageError(f"--target-modules {','.join(unknown) or '(empty)'}: choose from {','.join(ALL_PROJECTIONS)}")
     if not any(lora.targets(name) for name in config.projections()):
@@ -84,12 +113,12 @@ def adapter_shapes(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int
     return shapes
 
 
-def n_trainable(config: ModelConfig, lora: LoraConfig) -> int:
-    """Return the number of trainable parameters of the whole model."""
-    return config.num_hidden_layers * sum(rows * columns for rows, columns in adapter_shapes(config, lora).values())
+def n_trainable(config: ModelConfig, scheme: Scheme) -> int:
+    """Return the number of trainable parameters of the whole model under any scheme."""
+    return sum(prod(shape) for part in part_names(config) for shape in scheme.shapes(config, part).values())
 
 
-def fill_initial(tensor: NDArray[np.float32], name: str, seed: int, block: int, position: int) -> None:
+def fill_initial(tensor: Floats, name: str, seed: int, block: int, position: int) -> None:
     """Fill one adapter tensor with PEFT's initial values: A uniform in +-1 / sqrt(in_features), B zero.
 
     Each tensor has a random stream of its own, keyed by (seed, block, position in the block), so that values do not
@@ -98,7 +127,6 @@ def fill_initial(tensor: NDArray[np.float32], name: str, seed: int, block: int, 
     if name.endswith(".lora_B"):
         tensor.fill(0)
         return
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, block, position))))
-    generator.random(dtype=np.float32, out=tensor)
+    random_stream((seed, block, position)).random(dtype=np.float32, out=tensor)
     tensor -= np.float32(0.5)
     tensor *= np.float32(2 / sqrt(tensor.shape[1]))

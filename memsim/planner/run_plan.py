@@ -6,7 +6,7 @@ from memsim.ir.program import Program
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
-from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.schedules.catalog import lower_schedule
 from memsim.schedules.lowering import lower_evaluation
@@ -19,6 +19,7 @@ class TrainingSetup:
     """What decides the programs of a run, the weights' values aside.
 
     Attributes:
+        scheme: What is trained.
         n_tokens: Sequence length.
         accumulate: Micro-batches a step.
         threads: Kernel threads.
@@ -30,7 +31,7 @@ class TrainingSetup:
 
     config: ModelConfig
     group_size: int
-    lora: LoraConfig
+    scheme: Scheme
     schedule: str
     n_tokens: int
     optimizer: OptimizerConfig
@@ -72,7 +73,7 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
     Raises:
         UsageError: Unknown schedule, or a setting that it cannot have.
     """
-    graph = ModelGraph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
+    graph = ModelGraph(setup.config, setup.scheme, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
     train, choices = lower_schedule(
         setup.schedule, graph, setup.optimizer, setup.zeroth_order, setup.lcsb_groups, setup.balloon_bytes
     )

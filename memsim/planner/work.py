@@ -11,6 +11,9 @@ from math import prod
 from memsim.ir.opset import OpError, head_rows, lanes_of
 from memsim.ir.program import Attr, Node, Program, TensorType
 
+PRODUCT_ROWS = 256
+"""Rows for which a product with a packed matrix unpacks a tile of it once: ``ROWS`` of the kernels."""
+
 
 class Kind(StrEnum):
     """What bounds an op, apart from memory.
@@ -112,6 +115,11 @@ def _once(i: _Types, a: _Attrs) -> int:
     return 1
 
 
+def _by_rows(i: _Types) -> int:
+    """Products unpack a tile of the matrix once for so many rows of the other factor."""
+    return -(-i[0].shape[0] // PRODUCT_ROWS)
+
+
 def _gathered(i: _Types, o: _Types) -> int:
     """Rows of a packed embedding are gathered one by one; each panel of q holds 16 of them."""
     ids, q, scales = i
@@ -130,12 +138,13 @@ _NOTHING = _Row(Kind.STORAGE, moves=lambda i, o: 0)
 WORK: dict[str, _Row] = {
     "linear": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * (_size(i[1]) + _adapter(i[-2:], a))),
     "linear_backward_input": _Row(Kind.DENSE, lambda i, a: 2 * i[0].shape[0] * (_size(i[1]) + _adapter(i[2:4], a))),
-    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[-2:], a)), _once),
+    "linear_q4": _Row(Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[-2:], a)), _by_rows),
     "linear_q4_backward_input": _Row(
-        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[3:5], a)), _once
+        Kind.MATMUL, lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + _adapter(i[3:5], a)), _by_rows
     ),
     # x A^T and dy B again, dh^T x, dy^T h.
     "lora_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * (_size(i[2]) + _size(i[3]))),
+    "linear_backward_weight": _Row(Kind.DENSE, lambda i, a: 2 * _size(i[0]) * i[1].shape[1]),
     # Logits, and their product with the matrix for the gradient; head_rows tokens a pass over the vocabulary.
     "linear_cross_entropy_q4": _Row(
         Kind.MATMUL,
@@ -149,8 +158,10 @@ WORK: dict[str, _Row] = {
     "unpack_q4": _Row(Kind.UNPACK, passes=_once),
     "embedding_q4": _Row(Kind.ELEMENTWISE, moves=_gathered),
     "add_table_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 3 * o[0].n_bytes),
-    "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
-    "take_rows_backward": _Row(Kind.ELEMENTWISE, moves=lambda i, o: i[0].n_bytes + o[0].n_bytes),
+    # What is there is read too where rows are added to it.
+    "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: (1 + len(i)) * o[0].n_bytes),
+    "take_labelled": _Row(Kind.ELEMENTWISE, moves=lambda i, o: i[1].n_bytes + 2 * o[0].n_bytes + o[1].n_bytes),
+    "place_rows": _ELEMENTWISE,
     "add_row": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
     "put_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * i[1].n_bytes),
     # Four more products with an adapter's matrices than its own, for half of the rows.
@@ -192,8 +203,11 @@ WORK: dict[str, _Row] = {
     "balloon": _NOTHING,
     "rmsnorm": _ELEMENTWISE,
     "rmsnorm_backward_input": _ELEMENTWISE,
+    "rmsnorm_backward_weight": _ELEMENTWISE,
     "layernorm": _ELEMENTWISE,
     "layernorm_backward_input": _ELEMENTWISE,
+    "layernorm_backward_weight": _ELEMENTWISE,
+    "sum_rows": _ELEMENTWISE,
     "relu": _ELEMENTWISE,
     "relu_backward": _ELEMENTWISE,
     "gelu": _ELEMENTWISE,

@@ -21,7 +21,7 @@ from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RunConfig
 SCHEMA: Final = "memsim.baseline/1"
 _OF_ONE_RUN = ("out", "scratch", "enforcement", "plan_check", "decimal")
 """Settings that say where and how a run was made, not what it was."""
-_FILES = {"model", "data", "eval_data"}
+_FILES = {"model", "data", "eval_data", "task"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Compiled kernels come from Numba's cache inside the cap: compiling there would take 100 MB and more.
 
-``python -m memsim.runtime.compile_cache THREADS compile|f32|bf16`` is the process that fills the cache, or that loads
-from it what a worker of a compute path loads and prints its own footprint. So nothing is imported here that a worker
-does not need.
+``python -m memsim.runtime.compile_cache THREADS compile|f32|bf16 PARENT_PID`` is the process that fills the cache, or
+that loads from it what a worker of a compute path loads and prints its own footprint. So nothing is imported here that
+a worker does not need.
 """
 
 import os
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from memsim.errors import WorkerError
 from memsim.files import cache_dir
+from memsim.runtime.confine import die_with_parent
 from memsim.runtime.footprint import process_footprint
 
 
@@ -55,6 +56,7 @@ def forbid_compilation() -> Iterator[None]:
 def main() -> None:
     """Compile every kernel and print the fastest compute path and all; or load one and print this footprint."""
     threads, task = int(sys.argv[1]), sys.argv[2]
+    die_with_parent(int(sys.argv[3]))
     if task == "compile":
         from memsim.runtime.kernels import compute_paths, fastest_compute
 
@@ -64,9 +66,10 @@ def main() -> None:
         from memsim.runtime.kernels import finish_loading, load_kernels
 
         kernels = load_kernels(task, threads)
+    import memsim.runtime.saver
     import memsim.runtime.session
     import memsim.runtime.worker
-    import memsim.weights.adapters  # noqa: F401
+    import memsim.weights.trained  # noqa: F401
 
     finish_loading()
     print(process_footprint(), len(kernels))  # held until now, with the workspaces that they keep

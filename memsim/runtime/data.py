@@ -12,6 +12,9 @@ TOKEN_BYTES = 4
 IGNORED = 0xFFFFFFFF
 """The label of a token that counts nowhere."""
 
+IGNORED = 0xFFFFFFFF
+"""The label of a token that has none: it counts in no loss and no accuracy."""
+
 Ids = npt.NDArray[np.uint32]
 
 
@@ -28,6 +31,35 @@ def check_length(n_tokens: int, seq_len: int, name: str) -> None:
         )
 
 
+def map_ids(path: Path) -> Ids:
+    """Return the read-only map [n] of a file of little-endian uint32.
+
+    Raises:
+        InputError: It cannot be read, is empty, or is not a whole number of ids.
+    """
+    try:
+        n_bytes = path.stat().st_size
+        if n_bytes == 0 or n_bytes % TOKEN_BYTES:
+            raise InputError(f"token file {path} has {n_bytes} bytes, not a positive multiple of {TOKEN_BYTES}")
+        # A view, not the memmap itself, which costs every kernel call four times as much to pass.
+        return np.memmap(path, dtype="<u4", mode="r", shape=(n_bytes // TOKEN_BYTES,)).view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot map token file {path}: {error}") from error
+
+
+class Windows(Protocol):
+    """Training or evaluation data: windows of ids and labels, each uint32 [seq_len]; a label may be ``IGNORED``."""
+
+    def check(self, seq_len: int) -> None:
+        """Raise InputError if there is not one window."""
+
+    def n_windows(self, seq_len: int) -> int:
+        """Return how many there are."""
+
+    def window(self, index: int, seq_len: int) -> tuple[Ids, Ids]:
+        """Return (ids, labels) of one; fewer ids than ``seq_len`` are padded."""
+
+
 class TokenFile:
     """A read-only map of little-endian uint32 token ids, cut into windows that do not overlap.
 
@@ -41,16 +73,17 @@ class TokenFile:
         Raises:
             InputError: It cannot be read, is empty, or is not a whole number of ids.
         """
-        try:
-            n_bytes = path.stat().st_size
-            if n_bytes == 0 or n_bytes % TOKEN_BYTES:
-                raise InputError(f"token file {path} has {n_bytes} bytes, not a positive multiple of {TOKEN_BYTES}")
-            # A view, not the memmap itself, which costs every kernel call four times as much to pass.
-            self.tokens: Ids = np.memmap(path, dtype="<u4", mode="r", shape=(n_bytes // TOKEN_BYTES,)).view(np.ndarray)
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot map token file {path}: {error}") from error
+        self.tokens = map_ids(path)
         self._path = path
         self._vocab_size = vocab_size
+
+    def check(self, seq_len: int) -> None:
+        """Check that there is one window.
+
+        Raises:
+            InputError: The file is shorter than one sequence.
+        """
+        check_length(len(self.tokens), seq_len, "the token file")
 
     def n_windows(self, seq_len: int) -> int:
         """Return how many windows of ``seq_len`` inputs there are; the last token of the text is only ever a label."""
@@ -75,18 +108,6 @@ class TokenFile:
         return span[:-1], span[1:]
 
 
-class Windows(Protocol):
-    """A text, cut into windows."""
-
-    tokens: Ids
-
-    def n_windows(self, seq_len: int) -> int:
-        """Return how many windows of ``seq_len`` inputs there are."""
-
-    def window(self, index: int, seq_len: int) -> tuple[Ids, Ids]:
-        """Return (ids, labels) of one window; fewer ids than ``seq_len`` are padded."""
-
-
 class Batches:
     """The training windows in a seeded order: every window once an epoch, in another order each epoch.
 
@@ -104,7 +125,7 @@ class Batches:
             raise UsageError(f"--seq-len {seq_len} is below 1")
         if seed < 0:
             raise UsageError(f"--seed {seed} is below 0")
-        check_length(len(file.tokens), seq_len, "the token file")
+        file.check(seq_len)
         self._file = file
         self._seq_len = seq_len
         self._seed = seed
@@ -122,5 +143,5 @@ class Batches:
         return int(self._order[position])
 
     def batch(self, step: int) -> tuple[Ids, Ids]:
-        """Return (ids, labels) of ``step``, as ``TokenFile.window`` does."""
+        """Return (ids, labels) of ``step``, as ``Windows.window`` does."""
         return self._file.window(self.index(step), self._seq_len)

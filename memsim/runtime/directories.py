@@ -1,21 +1,72 @@
-"""The directories of a run: the one it leaves behind, and the one that only the worker needs."""
+"""The directory of a run: it appears with all that a resumed run needs, and belongs to one process at a time."""
 
-import shutil
-import tempfile
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from memsim.errors import InputError
+from memsim.runtime.checkpoints import DIRECTORY
+from memsim.runtime.footprint import start_time
+from memsim.runtime.group import owned_name
+from memsim.weights.staging import discard, locked
 
 RUNS = Path("runs")
 """Where runs go that were given no directory."""
 
+_LOCK = ".lock"
+_WORK = ".work"
+_UNSETTLED = re.compile(r"\.memsim-(\d+)-(\d+)(?:-\d+)?")
+_TEMPORARY = re.compile(r"\..*\.\d+\.tmp")
+
+
+class RunDirectory:
+    """The directory of a run, locked.
+
+    Attributes:
+        path: Where it is. A new one has another name until `settle`.
+        keep: Whether it stays if the command fails.
+    """
+
+    def __init__(self, path: Path, candidates: Sequence[Path] = ()) -> None:
+        self.path = path
+        self.keep = not candidates
+        self._candidates = candidates
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a resumed run needs: settings, token ids, steps, checkpoints."""
+        return self.path / DIRECTORY
+
+    @property
+    def work(self) -> Path:
+        """Files that only this command needs; gone when it ends."""
+        return self.path / _WORK
+
+    def settle(self) -> None:
+        """Give a new directory, which holds all that a resumed run needs, its name.
+
+        Raises:
+            InputError: There is a directory of that name by now.
+        """
+        for path in self._candidates:
+            if not path.exists():
+                with suppress(OSError):
+                    self.path = self.path.rename(path)
+                    return
+        raise InputError(f"cannot create {self._candidates[-1]}, perhaps it exists; choose another with --out")
+
 
 @contextmanager
-def out_directory(requested: Path | None, stem: str) -> Iterator[Path]:
-    """Create the output directory; if the run never gets to its record, remove it and the parents it needed."""
+def new_directory(requested: Path | None, stem: str) -> Iterator[RunDirectory]:
+    """Yield a new directory; if it is not to be kept, remove it and the parents that it needed.
+
+    What killed commands left beside it is removed, too.
+
+    Raises:
+        InputError: It cannot be created.
+    """
     first = RUNS.absolute() / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem.replace('/', '-')}"
     numbered = [first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000))]
     candidates = [requested.absolute()] if requested else numbered
@@ -24,30 +75,75 @@ def out_directory(requested: Path | None, stem: str) -> Iterator[Path]:
             for parent in reversed([path for path in candidates[0].parents if not path.exists()]):
                 parent.mkdir(exist_ok=True)
                 undo.callback(_remove_if_empty, parent)
-            out = _make_first(candidates)
+            remove_leftovers(candidates[0].parent)
+            path = _make_unsettled(candidates[0].parent)
+            directory = RunDirectory(path, candidates)
+            undo.callback(lambda: discard(directory.path))
+            directory.checkpoints.mkdir()
         except OSError as error:
             raise InputError(f"cannot create the output directory: {error}; choose another with --out") from error
-        undo.callback(shutil.rmtree, out, ignore_errors=True)
-        yield out
+        with _in_use(directory):
+            try:
+                yield directory
+            except BaseException:
+                if directory.keep:
+                    undo.pop_all()
+                raise
         undo.pop_all()
 
 
-def _make_first(candidates: Sequence[Path]) -> Path:
-    """Create the first of these directories that does not exist yet."""
-    for path in candidates:
+@contextmanager
+def existing_directory(path: Path) -> Iterator[RunDirectory]:
+    """Yield the directory of an earlier run; what that left half-written is removed.
+
+    Raises:
+        InputError: Another process uses it, or it cannot be written.
+    """
+    directory = RunDirectory(path.absolute())
+    with _in_use(directory):
+        remove_leftovers(directory.path.parent)
+        yield directory
+
+
+@contextmanager
+def _in_use(directory: RunDirectory) -> Iterator[None]:
+    """Hold the directory's lock, with an empty work directory in it."""
+    with locked(directory.path, path=directory.path / _LOCK):
+        try:
+            _tidy(directory)
+            directory.work.mkdir()
+            yield
+        finally:
+            _tidy(directory)
+            (directory.path / _LOCK).unlink(missing_ok=True)  # by its name of today
+
+
+def _tidy(directory: RunDirectory) -> None:
+    """Remove the work directory, and the files that a killed process left half-written."""
+    discard(directory.work)
+    for place in (directory.path, directory.checkpoints):
+        for file in place.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove the directories in ``parent`` that never got their names, since their process died."""
+    for path in parent.glob(".memsim-*"):
+        match = _UNSETTLED.fullmatch(path.name)
+        if match and start_time(int(match[1])) != int(match[2]):
+            discard(path)
+
+
+def _make_unsettled(parent: Path) -> Path:
+    for number in range(1, 1000):  # one process may have several runs
         with suppress(FileExistsError):
+            path = parent / f".{owned_name()}-{number}"
             path.mkdir()
             return path
-    raise InputError(f"{candidates[-1]} exists; choose another directory with --out")
+    raise InputError(f"cannot create a directory in {parent}: too many of this process are there")
 
 
 def _remove_if_empty(directory: Path) -> None:
     with suppress(OSError):
         directory.rmdir()
-
-
-@contextmanager
-def work_directory(out: Path) -> Iterator[Path]:
-    """Files that only the worker needs: token ids, orders."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as work:
-        yield Path(work)

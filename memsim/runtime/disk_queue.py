@@ -1,28 +1,21 @@
-"""Reading and writing a file in a thread of its own, past the page cache where the file system allows it."""
+"""Reading and writing a file in a thread of its own, past the page cache."""
 
-import errno
-import os
 import threading
-from contextlib import suppress
 from queue import SimpleQueue
 
 from memsim.errors import InputError
-
-PIECE_BYTES = 256 << 10
-"""What may be dirty in the page cache at once where writes cannot go past it."""
+from memsim.runtime.uncached import UncachedFile
 
 
 class DiskQueue:
     """Writes and reads buffers in the order of the calls, while the caller computes.
 
-    Their bytes are in no page cache: direct I/O, or, where the file system has none, small pieces that are dropped as
-    soon as they are on disk, or read.
+    Their bytes are in no page cache; see ``UncachedFile``.
     """
 
     def __init__(self, descriptor: int) -> None:
         """Prepare for the file open as ``descriptor``, which stays the caller's."""
-        self._descriptor = descriptor
-        self._direct = _open_direct(descriptor)
+        self._file = UncachedFile(descriptor)
         self._jobs: SimpleQueue[tuple[bool, memoryview, int] | None] = SimpleQueue()
         self._changed = threading.Condition()
         self._submitted = self._done = 0
@@ -65,45 +58,12 @@ class DiskQueue:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                self._work(*job)
+                writing, data, offset = job
+                (self._file.write if writing else self._file.read)(data, offset)
             except OSError as error:
                 self._error = self._error or error
-            del job  # lets go of the buffer
+            del job, data  # lets go of the buffer
             with self._changed:
                 self._done += 1
                 self._changed.notify_all()
-        if self._direct is not None:
-            os.close(self._direct)
-
-    def _work(self, writing: bool, data: memoryview, offset: int) -> None:
-        while data:
-            try:
-                done = self._work_some(writing, data, offset)
-            except OSError as error:
-                if self._direct is None or error.errno != errno.EINVAL:
-                    raise
-                os.close(self._direct)  # it opens files for direct I/O, but refuses to do any
-                self._direct = None
-                continue
-            if not done:
-                raise OSError(errno.EIO, "it ended early: something cut it short")
-            data, offset = data[done:], offset + done
-
-    def _work_some(self, writing: bool, data: memoryview, offset: int) -> int:
-        if self._direct is not None:
-            return os.pwrite(self._direct, data, offset) if writing else os.preadv(self._direct, [data], offset)
-        data = data[:PIECE_BYTES]
-        if writing:
-            done = os.pwrite(self._descriptor, data, offset)
-            os.fdatasync(self._descriptor)
-        else:
-            done = os.preadv(self._descriptor, [data], offset)
-        os.posix_fadvise(self._descriptor, offset, done, os.POSIX_FADV_DONTNEED)
-        return done
-
-
-def _open_direct(descriptor: int) -> int | None:
-    """Open the (nameless) file once more, for direct I/O; return None where that cannot be."""
-    with suppress(OSError):
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-    return None
+        self._file.close()

@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 from memsim.errors import InputError
 from memsim.json_decode import decode
-from memsim.json_file import parse_json
+from memsim.json_file import json_lines
 
 MAX_LINE_BYTES = 1 << 16
 
@@ -47,7 +47,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 class EventWriter:
-    """Appends events to a new file, whole lines only: buffered in memory, written at the end of each step.
+    """Appends events to a file, whole lines only: buffered in memory, written at the end of each step.
 
     The file grows in place, unlike every other that memsim writes, so that a killed run leaves the steps it finished.
 
@@ -57,16 +57,16 @@ class EventWriter:
             events.end_step()
     """
 
-    def __init__(self, path: Path) -> None:
-        """Create ``path``.
+    def __init__(self, path: Path, append: bool = False) -> None:
+        """Create ``path``, or go on with it if told to ``append``.
 
         Raises:
-            InputError: It exists already or cannot be created.
+            InputError: It exists already, or cannot be created.
         """
         self._path = path
         self._lines: list[bytes] = []
         try:
-            self._file: BinaryIO = path.open("xb", buffering=0)
+            self._file: BinaryIO = path.open("ab" if append else "xb", buffering=0)
         except OSError as error:
             raise InputError(f"cannot create {path}: {error.strerror or error}") from error
 
@@ -112,19 +112,5 @@ def read_events(path: Path) -> Iterator[Event]:
         InputError: It cannot be read, or a line is too long, cut short (its run was killed) or not an event; the
             message has the line number. The events before it have been yielded by then.
     """
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                yield _event(line, f"{path} line {number}")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _event(line: bytes, where: str) -> Event:
-    if len(line) > MAX_LINE_BYTES:
-        raise InputError(f"{where} is longer than {MAX_LINE_BYTES} bytes, too long for an event")
-    if not line.endswith(b"\n"):
-        raise InputError(f"{where} is cut short: the run that wrote it was killed; delete the line to read the rest")
-    return decode(Event, parse_json(line, where), where)
+    for where, data in json_lines(path, MAX_LINE_BYTES, "an event"):
+        yield decode(Event, data, where)

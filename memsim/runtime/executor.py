@@ -2,7 +2,7 @@
 
 import mmap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from memsim.runtime.storage import ArenaStorage
 Observer = Callable[[int, float, float], None]
 """Called after each node with (node index, start, seconds)."""
 
+NodeFrame = Callable[[Callable[[Node], None], Node], None]
+"""Called with what executes a node, and the node: executes it in a Python frame of its own."""
 
 Ahead = tuple[tuple[str, bool], ...]
 """Scratch sources to read soon, and whether a node will change them in place."""
@@ -46,6 +48,7 @@ class Executor:
         scratch: Its SCRATCH values.
         host: Source of batches, sink of losses.
         kernels: What executes each op; see ``kernels.load_kernels``.
+        frames: For each node what executes it in its own frame; None for none, as in every run that is not recorded.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Executor:
         scratch: ScratchFile,
         host: Host,
         kernels: Mapping[str, Kernel] = KERNELS,
+        frames: Sequence[NodeFrame] | None = None,
     ) -> None:
         self._program = program
         self._arena = arena
@@ -65,6 +69,7 @@ class Executor:
         self._scratch = scratch
         self._host = host
         self._kernels = kernels
+        self._frames = frames
         self._roots = {name: program.root(name) for name in program.values}
         self._ahead = [_reads_ahead(program, turn) for turn in range(program.turns)]
 
@@ -79,7 +84,10 @@ class Executor:
             done = index
             node = self._program.nodes[index]
             start = time.perf_counter()
-            self._execute(node)
+            if self._frames is None:
+                self._execute(node)
+            else:
+                self._frames[index](self._execute, node)
             if index in after:
                 self._look_ahead(after[index])
             if observe is not None:

@@ -1,5 +1,7 @@
 """Following a worker: its messages become events, steps, progress, and at last an outcome."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +16,8 @@ from memsim.results import Evaluation, ExitReason, StepResult
 from memsim.runtime.cap import Cap
 from memsim.runtime.compile_cache import NOT_COMPILED
 from memsim.runtime.events import Event, EventWriter
-from memsim.runtime.job import read_messages
+from memsim.runtime.history import History
+from memsim.runtime.job import GO, STOP, read_messages
 from memsim.runtime.monitor import Monitor, describe_exit, exit_reason
 from memsim.units import format_bytes
 
@@ -67,6 +70,7 @@ class Outcome:
         reason: The record's exit reason.
         message: One line that says what ended it; empty when it is done.
         baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
+        tracker_bytes: What memray and the frames that it records hold of it.
         step_s: Median over the steps.
         time_by_op_s: Of the median step.
     """
@@ -74,6 +78,7 @@ class Outcome:
     reason: ExitReason = "error"
     message: str = ""
     baseline_bytes: int | None = None
+    tracker_bytes: int = 0
     peak_footprint_bytes: int = 0
     peak_rss_bytes: int = 0
     steps: list[StepResult] = field(default_factory=list)
@@ -92,8 +97,12 @@ class Follow:
         monitor: Monitor,
         on_node: Callable[[NodeDone], None],
         on_step: Callable[[StepDone], None],
+        history: History,
+        kernel_peak_bytes: Callable[[], int | None],
     ) -> None:
-        self.outcome = Outcome()
+        self.outcome = Outcome(steps=history.steps, evals=history.evals)
+        self._history = history
+        self._kernel_peak_bytes = kernel_peak_bytes
         self._program = program
         self._writer = writer
         self._monitor = monitor
@@ -101,9 +110,9 @@ class Follow:
         self._on_step = on_step
         self._drawn_s = 0.0
         self._traffic = [node_traffic(program, node) for node in program.nodes]
-        self._done = False
+        self._going = self._done = False
         self._first_start_s: float | None = None
-        self._time_by_op: list[dict[str, float]] = []
+        self._elapsed_s = history.start.elapsed_s if history.start else 0.0
         self._error: str | None = None
         self._stage = ""
         self._begin_step()
@@ -123,25 +132,34 @@ class Follow:
             elif message["kind"] == "ready":
                 # A first reading like any other: a peak is never below it.
                 self.outcome.baseline_bytes = self.outcome.peak_footprint_bytes = message["baseline_bytes"]
+                self.outcome.tracker_bytes = message["tracker_bytes"]
                 admit(message["baseline_bytes"])
                 self._monitor.node_done()
-                assert worker.stdin is not None
-                with suppress(BrokenPipeError):  # it died while we decided
-                    worker.stdin.write(b"g")
-                    worker.stdin.close()
+                self._going = True
+                _tell(worker, GO)
             else:
                 self._other(message)
+
+    def ask_to_stop(self, worker: "subprocess.Popen[bytes]") -> bool:
+        """Ask the worker to save its state after this step, and end; return whether it has begun."""
+        if self._going:
+            _tell(worker, STOP)
+        return self._going
 
     def _other(self, message: dict[str, Any]) -> None:
         self._monitor.node_done()
         if message["kind"] == "step":
             self._step(message)
         elif message["kind"] == "eval":
-            self.outcome.evals.append(Evaluation(**{key: message[key] for key in ("step", "loss", "accuracy")}))
+            self._history.add_evaluation(Evaluation(**{key: message[key] for key in ("step", "loss", "accuracy")}))
+        elif message["kind"] == "checkpoint":
+            self._commit(message)
         elif message["kind"] == "stage":
             self._stage = message["name"]
         elif message["kind"] == "done":
             self._done = True
+        elif message["kind"] == "stopped":
+            self.outcome.reason = "interrupted"
         elif message["kind"] == "error":
             self._error = message["message"]
 
@@ -150,8 +168,9 @@ class Follow:
         node = self._program.nodes[index]
         self._stage = ""
         if self._first_start_s is None:
-            self._first_start_s = start_s
+            self._first_start_s = start_s - self._elapsed_s
         self._position += 1
+        self._elapsed_s = start_s - self._first_start_s + seconds
         self._step_peak = max(self._step_peak, footprint_bytes)
         self._step_traffic += self._traffic[index]
         self._step_time[node.op] = self._step_time.get(node.op, 0.0) + seconds
@@ -186,20 +205,30 @@ class Follow:
             bytes_spilled=self._step_traffic.spilled_bytes,
             bytes_written=self._step_traffic.written_bytes,
         )
-        self.outcome.steps.append(result)
-        self._time_by_op.append(self._step_time)
         self._writer.end_step()
+        self._history.add_step(result, self._step_time)
         self._begin_step()
         self.outcome.peak_footprint_bytes = max(self.outcome.peak_footprint_bytes, peak)
         highest = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
         self._on_step(StepDone(len(self.outcome.steps), result, highest, tuple(message["rho"])))
+
+    def _commit(self, message: dict[str, Any]) -> None:
+        footprint = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
+        self._history.commit(
+            message["step"],
+            message["sha256"],
+            self._elapsed_s,
+            footprint,
+            self._monitor.peak_rss_bytes,
+            self._kernel_peak_bytes(),
+        )
 
     def finish(self, returncode: int, cap: Cap, monitor: Monitor, last_line: str, decimal: bool) -> Outcome:
         """Return the outcome of a worker that has ended.
 
         Raises:
             NotCompiled: A kernel was not in the cache.
-            WorkerError: The worker reported an error.
+            WorkerError: The worker reported an error before there was any checkpoint.
         """
         outcome = self.outcome
         outcome.peak_footprint_bytes = max(outcome.peak_footprint_bytes, self._step_peak, monitor.peak_footprint_bytes)
@@ -211,8 +240,10 @@ class Follow:
         if outcome.reason == "done" and not self._done:
             outcome.reason = "error"
         if self._error is not None and outcome.reason == "error":
-            raise (NotCompiled if NOT_COMPILED in self._error else WorkerError)(self._error)
-        if outcome.reason != "done":
+            if NOT_COMPILED in self._error or not self._history.saved_step:
+                raise (NotCompiled if NOT_COMPILED in self._error else WorkerError)(self._error)
+            outcome.message = self._error
+        elif outcome.reason != "done":
             outcome.message = self._describe(returncode, cap.budget_bytes, last_line, decimal)
         return outcome
 
@@ -220,7 +251,7 @@ class Follow:
         times = [step.step_s for step in self.outcome.steps if step.step_s is not None]
         if times:
             self.outcome.step_s = median_low(times)
-            self.outcome.time_by_op_s = self._time_by_op[times.index(self.outcome.step_s)]
+            self.outcome.time_by_op_s = self._history.time_by_op_s[times.index(self.outcome.step_s)]
 
     def _describe(self, returncode: int, budget_bytes: int, last_line: str, decimal: bool) -> str:
         outcome = self.outcome
@@ -236,6 +267,8 @@ class Follow:
                 f"stopped as thrashing {where}: no node finished for 30 s while the worker re-read its weights, with a "
                 f"footprint of {peak} under a cap of {budget}. Raise --budget: mapped files need room of their own"
             )
+        if returncode == -signal.SIGBUS:
+            last_line = "a mapped file could not be read: it was cut short, or its disk failed"
         detail = f": {last_line}" if last_line else ""
         return f"the worker ended with {describe_exit(returncode)} {where}{detail}"
 
@@ -247,3 +280,9 @@ class Follow:
         position = min(self._position, len(self._order) - 1)
         index = self._order[position]
         return f"at step {len(self.outcome.steps) + 1}, node {index} ({self._program.nodes[index]})"
+
+
+def _tell(worker: "subprocess.Popen[bytes]", word: bytes) -> None:
+    assert worker.stdin is not None
+    with suppress(BrokenPipeError):  # it has died by now
+        os.write(worker.stdin.fileno(), word)

@@ -14,6 +14,24 @@ PAUSE_S = 0.02
 PIPE_BYTES = 1 << 16
 """What a pipe holds: over a thousand nodes, which take longer than the pause."""
 
+GO, STOP = b"g", b"s"
+"""What the parent writes to the worker's stdin: begin; end after this step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskJob:
+    """What the worker must know of a task.
+
+    Attributes:
+        n_labels: Labels are below it: the vocabulary, or the labels of a classifier.
+        n_options: Windows of an example in an evaluation; 1 where a classifier tells the right option itself.
+        mean: Whether an option's score is the mean of its tokens' log likelihoods, and not their sum.
+    """
+
+    n_labels: int
+    n_options: int
+    mean: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob:
@@ -24,9 +42,17 @@ class WorkerJob:
         group: The worker's own cgroup, to read its footprint from; None without one.
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
+        scheme: What is trained, as ``models.schemes.scheme_to_dict`` writes it.
+        task: None for plain text.
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
         kernel_rank: The most LoRA ranks that a product sees at once.
+        capture: Where memray records to; None in a run that is not recorded.
+        recorded_steps: How many steps, from the first, it records.
+        mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
+        checkpoints: Directory of the checkpoints.
+        checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
+        first_step: Steps that are done already; their state is in ``checkpoints``.
     """
 
     parent_pid: int
@@ -37,6 +63,7 @@ class WorkerJob:
     pack: str
     program: str
     eval_program: str | None
+    task: TaskJob | None
     tokens: str
     eval_tokens: str | None
     eval_sequences: int
@@ -50,10 +77,14 @@ class WorkerJob:
     scratch: str
     adapter: str
     kernel_rank: int
-    lora_rank: int
-    lora_alpha: float
-    target_modules: tuple[str, ...]
+    scheme: dict[str, Any]
     base_model: str
+    checkpoints: str
+    checkpoint_every: int
+    first_step: int = 0
+    capture: str | None = None
+    recorded_steps: int = 0
+    mapped_from_bytes: int = 0
 
 
 class Messages:
@@ -89,5 +120,5 @@ def read_messages(pipe: BinaryIO) -> Iterator[Any]:
 def read_job(path: Path) -> WorkerJob:
     """Read the orders that the parent of this process wrote."""
     data = json.loads(path.read_bytes())
-    data["target_modules"] = tuple(data["target_modules"])
+    data["task"] = TaskJob(**data["task"]) if data["task"] else None
     return WorkerJob(**data)

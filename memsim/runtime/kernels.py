@@ -12,6 +12,7 @@ from numba import get_num_threads, set_num_threads
 
 import memsim_kernels as k
 from memsim.errors import WorkerError
+from memsim.runtime.data import IGNORED
 from memsim.runtime.paging import Array
 from memsim.runtime.tangent_ops import tangent_kernels
 from memsim.runtime.zeroth_order_ops import ZEROTH_ORDER_KERNELS
@@ -85,6 +86,14 @@ def _lora_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.lora_backward(o[0], o[1], o[2], i[0], i[1], i[2], i[3], a["lora_scale"], accumulate)
 
 
+def _linear_backward_weight(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.linear_backward_weight(o[0], i[0], i[1], _start(o[0], i[2:]))
+
+
+def _sum_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.sum_rows(o[0], i[0], _start(o[0], i[1:]))
+
+
 def _rmsnorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     size = len(i[1])
     k.rmsnorm_forward(o[0].reshape(-1, size), o[1], i[0].reshape(-1, size), i[1], a["eps"])
@@ -96,12 +105,21 @@ def _rmsnorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) ->
     k.rmsnorm_backward_input(dx, dy, x, i[2], i[3], adding)
 
 
+def _rmsnorm_backward_weight(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    dy, x = (array.reshape(-1, len(i[3])) for array in i[:2])
+    k.norm_backward_weight(o[0], dy, x, _NO_BIAS, i[2], _start(o[0], i[4:]))
+
+
 def _layernorm(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.layernorm_forward(o[0], o[1], o[2], i[0], i[1], i[2], a["eps"])
 
 
 def _layernorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.layernorm_backward_input(o[0], i[0], i[1], i[2], i[3], i[4], _start(o[0], i[5:]))
+
+
+def _layernorm_backward_weight(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.norm_backward_weight(o[0], i[0], i[1], i[2], i[3], _start(o[0], i[4:]))
 
 
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -200,13 +218,32 @@ def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _take_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    for y, x in _by_lane(a, o[0], i[0]):
-        k.copy(y, x[a["start"] : a["start"] + a["count"]])
+    for y, x, *rest in _by_lane(a, o[0], *i):
+        rows = x[a["start"] : a["start"] + a["count"]]
+        if rest:
+            k.add(y, rows, rest[0])
+        else:
+            k.copy(y, rows)
 
 
-def _take_rows_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    o[0].fill(0)
-    k.copy(o[0][a["start"] : a["start"] + a["count"]], i[0])
+def _place_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    end = a["start"] + len(i[0])
+    o[0][: a["start"]].fill(0)
+    k.copy(o[0][a["start"] : end], i[0])
+    o[0][end:].fill(0)
+
+
+def _take_labelled(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    """Copy the first row that has a label.
+
+    Raises:
+        WorkerError: None has one.
+    """
+    row = int(np.argmax(i[1] != IGNORED))
+    if i[1][row] == IGNORED:
+        raise WorkerError("a window without a label has nothing to classify")
+    np.copyto(o[0], i[0][row : row + 1])
+    o[1][0] = i[1][row]
 
 
 def _put_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -289,10 +326,14 @@ KERNELS: dict[str, Kernel] = {
     "linear_q4": _linear_q4,
     "linear_q4_backward_input": _linear_q4_backward_input,
     "lora_backward": _lora_backward,
+    "linear_backward_weight": _linear_backward_weight,
+    "sum_rows": _sum_rows,
     "rmsnorm": _rmsnorm,
     "rmsnorm_backward_input": _rmsnorm_backward_input,
+    "rmsnorm_backward_weight": _rmsnorm_backward_weight,
     "layernorm": _layernorm,
     "layernorm_backward_input": _layernorm_backward_input,
+    "layernorm_backward_weight": _layernorm_backward_weight,
     "rope": _rope,
     "rope_backward": _rope_backward,
     "attention": _attention,
@@ -311,10 +352,11 @@ KERNELS: dict[str, Kernel] = {
     "add_table_rows": _add_table_rows,
     "add": _add,
     "take_rows": _take_rows,
-    "take_rows_backward": _take_rows_backward,
     "put_rows": _put_rows,
     "repeat_rows": _repeat_rows,
+    "place_rows": _place_rows,
     "concat_rows": _concat_rows,
+    "take_labelled": _take_labelled,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,

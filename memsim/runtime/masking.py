@@ -66,6 +66,14 @@ class MaskedTokens:
         self._ends = ends
         self._seed = seed
 
+    def check(self, seq_len: int) -> None:
+        """Check that there is one window; its ends are not in the text.
+
+        Raises:
+            InputError: The file is shorter than that.
+        """
+        self._file.check(seq_len - 2)
+
     def n_windows(self, seq_len: int) -> int:
         """Return how many windows of ``seq_len`` tokens there are, two of them being the ends."""
         return self._file.n_windows(seq_len - 2)

@@ -13,15 +13,14 @@ import memsim
 from memsim.errors import InputError, MemsimError, WorkerError
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.graph import ModelGraph
-from memsim.models.lora import check_lora
 from memsim.planner.plan import plan_memory
 from memsim.runtime.compile_cache import kernel_environment
-from memsim.runtime.directories import out_directory
 from memsim.runtime.prepare import Progress, prepare_kernels
 from memsim.runtime.seed_log import SeedHeader, SeedStep, read_seed_log, step_key
 from memsim.schedules.zeroth_order_lowering import lower_replay
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack, open_pack
+from memsim.weights.staging import locked, staged_directory
 
 
 def replay_seeds(log: Path, model: str | None, out: Path, progress: Progress) -> int:
@@ -75,30 +74,31 @@ def main() -> None:
 def _replay(log: Path, pack: Pack, out: Path, name: str) -> int:
     from memsim.runtime.kernels import load_kernels
     from memsim.runtime.session import Session
-    from memsim.weights.adapters import write_adapter
+    from memsim.weights.trained import write_trained
 
     header, steps = read_seed_log(log)
     if header.model_hash != pack.model_hash:
         raise InputError(f"{log} is of other weights than {pack.directory}; name its model with --model")
-    check_lora(header.lora, pack.config)
+    scheme = header.trains
+    scheme.check(pack.config)
     first = next(steps, None)
     if first is None:
         raise InputError(f"{log} has no steps")
     placed = place_replay(header, first.lr, pack)
     count, n_estimates = 0, header.estimator(first.lr).n_estimates(pack.config.num_hidden_layers)
-    with out_directory(out, "") as directory:
-        session = Session(pack, header.lora, placed, None, directory, header.seed, kernels=load_kernels("f32", 1))
+    with locked(out), staged_directory(out) as directory:
+        session = Session(pack, scheme, placed, None, directory, header.seed, kernels=load_kernels("f32", 1))
         for number, step in enumerate(chain([first], steps)):
             _check_step(header, first, step, number, n_estimates, log)
             session.replay_step(number, step.rho)
             count += 1
-        write_adapter(directory, session.adapters(), pack.config, header.lora, name)
+        write_trained(directory, session.trainables, pack.config, scheme, name)
     return count
 
 
 def place_replay(header: SeedHeader, lr: float, pack: Pack) -> PlacedProgram:
     """Return the placed program of one step of a replay."""
-    program = lower_replay(ModelGraph(pack.config, header.lora, 1, pack.group_size), header.estimator(lr))
+    program = lower_replay(ModelGraph(pack.config, header.trains, 1, pack.group_size), header.estimator(lr))
     plan = plan_memory(program)
     return PlacedProgram(program, pack.model_hash, plan.offsets, plan.arena_bytes)
 
@@ -109,7 +109,9 @@ def _check_step(header: SeedHeader, first: SeedStep, step: SeedStep, number: int
     if step.seed != (run << 32) + own:
         raise InputError(f"{where}: seed {step.seed} is not that of step {number + 1}; the log has lost or mixed lines")
     if step.lr != first.lr:
-        raise InputError(f"{where}: the learning rate changes from {first.lr:g} to {step.lr:g}, which no run does")
+        raise InputError(
+            f"{where}: the learning rate changes from {first.lr:g} to {step.lr:g}, which a replay cannot follow"
+        )
     if len(step.rho) != n_estimates:
         raise InputError(f"{where}: {len(step.rho)} projected gradients, not {n_estimates}")
 

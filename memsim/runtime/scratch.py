@@ -5,7 +5,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from memsim.ir.program import Program, Space
 from memsim.planner.staging import N_SLOTS, Staging, whole_blocks
 from memsim.runtime.disk_queue import DiskQueue
 from memsim.runtime.paging import NUMPY_DTYPES, Array
+from memsim.runtime.storage import anonymous
 from memsim.units import format_bytes
 
 
@@ -28,8 +29,20 @@ class ScratchFile:
     unlinked, the file disappears with the process, however that ends.
     """
 
-    def __init__(self, sizes: Mapping[str, int], staging: Staging, directory: Path) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        staging: Staging,
+        directory: Path,
+        allocate: Callable[[int], mmap.mmap] | None = None,
+    ) -> None:
         """Reserve disk space for ``sizes`` (bytes by source) under ``directory``.
+
+        Args:
+            sizes: Of the values.
+            staging: Sizes of the memory beside them.
+            directory: On a disk.
+            allocate: Maps the staging memory, whole pages.
 
         Raises:
             InputError: The directory is memory (tmpfs), cannot be written, or the disk is full.
@@ -49,7 +62,7 @@ class ScratchFile:
         self._queue = DiskQueue(self._descriptor)
         weakref.finalize(self, self._queue.close)
         self._writes: dict[str, int] = {}
-        buffer = np.frombuffer(mmap.mmap(-1, staging.n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+        buffer = np.frombuffer((allocate or anonymous)(staging.n_bytes), np.uint8)
         self._window, self._in_window, self._window_job = buffer[: staging.window_bytes], "", 0
         self._slots = buffer[staging.window_bytes :].reshape(N_SLOTS, staging.slot_bytes)
         self._slot_writes = [0] * N_SLOTS

@@ -14,7 +14,9 @@ from memsim.errors import InputError
 from memsim.json_decode import decode
 from memsim.json_file import open_regular, parse_json
 from memsim.models.lora import LoraConfig
-from memsim.schedules.zeroth_order import Estimator, ZeroOrder, estimator
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import make_scheme, scheme_to_dict
+from memsim.schedules.zeroth_order import Estimator, ZeroOrder, estimator, for_scheme
 
 SCHEMA: Final = "memsim.seeds/1"
 MAX_LINE_BYTES = 1 << 16
@@ -28,6 +30,7 @@ class SeedHeader:
     Attributes:
         model_hash: The pack that the adapters belong to.
         seed: Of the adapters' initial values.
+        scheme: What is trained; of the settings that follow it has some.
     """
 
     schema: Literal["memsim.seeds/1"] = field(default=SCHEMA)
@@ -44,11 +47,19 @@ class SeedHeader:
     sparsity: float
     mask: str
     resample: int
+    scheme: str = "lora"
+    virtual_tokens: int = 0
+    labels: int = 0
 
     @property
-    def lora(self) -> LoraConfig:
-        """The adapters."""
-        return LoraConfig(self.lora_rank, self.lora_alpha, self.target_modules)
+    def trains(self) -> Scheme:
+        """What is trained.
+
+        Raises:
+            UsageError: No such scheme.
+        """
+        lora = LoraConfig(self.lora_rank, self.lora_alpha, self.target_modules)
+        return make_scheme(self.scheme, lora, self.virtual_tokens, self.labels)
 
     def estimator(self, lr: float) -> Estimator:
         """Return the method with its settings.
@@ -57,7 +68,7 @@ class SeedHeader:
             UsageError: They are not a method's.
         """
         settings = ZeroOrder(self.eps, self.directions, self.noise, self.sparsity, self.mask, self.resample)
-        return estimator(self.method, settings, lr)
+        return for_scheme(estimator(self.method, settings, lr), self.trains)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +90,10 @@ def step_key(seed: int, step: int) -> tuple[int, int]:
     return seed % RUN_SEEDS, step % (1 << 32)
 
 
-def header_of(decided: Estimator, model: str, model_hash: str, seed: int, lora: LoraConfig) -> SeedHeader:
-    """Return the header for a run of ``decided``."""
+def header_of(decided: Estimator, model: str, model_hash: str, seed: int, scheme: Scheme) -> SeedHeader:
+    """Return the header for a run of ``decided`` that trains ``scheme``."""
+    lora = scheme if isinstance(scheme, LoraConfig) else LoraConfig()
+    settings = scheme_to_dict(scheme)
     return SeedHeader(
         method=decided.name,
         model=model,
@@ -95,25 +108,32 @@ def header_of(decided: Estimator, model: str, model_hash: str, seed: int, lora: 
         sparsity=decided.sparsity,
         mask=decided.mask,
         resample=decided.resample,
+        scheme=scheme.name,
+        virtual_tokens=settings.get("virtual_tokens", 0),
+        labels=settings.get("labels", 0),
     )
 
 
 class SeedLog:
-    """Appends steps to a new log, a whole line at a time, so that a killed run leaves the steps it finished."""
+    """Appends steps to a log, a whole line at a time, so that a killed run leaves the steps it finished."""
 
     def __init__(self, path: Path, header: SeedHeader) -> None:
-        """Create ``path`` with its first line.
+        """Create ``path`` with its first line, or go on with it if it has that of the same run.
 
         Raises:
-            InputError: It exists already or cannot be written.
+            InputError: It is another run's, or cannot be written.
         """
         self._path = path
+        new = not path.is_file() or not path.stat().st_size
+        if not new and read_seed_log(path)[0] != header:
+            raise InputError(f"{path} is the log of another run; move it away")
         try:
-            self._file = path.open("xb", buffering=0)
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise InputError(f"cannot create {path}: {error.strerror or error}") from error
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         self._seed = header.seed
-        self._write(asdict(header))
+        if new:
+            self._write(asdict(header))
 
     def write(self, step: int, lr: float, rho: Sequence[float]) -> None:
         """Add ``step`` (from 0).

@@ -3,27 +3,37 @@
 The capped worker runs one; tests run it directly.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from memsim.errors import WorkerError
+from memsim.ir.program import Program, TensorType
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import constant_values, constants
-from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
-from memsim.models.parts import block_part
+from memsim.models.parts import part_names
+from memsim.models.scheme import Scheme
 from memsim.planner.staging import staging
 from memsim.runtime.data import IGNORED, Batches, Windows
-from memsim.runtime.executor import Executor, Observer
+from memsim.runtime.examples import ExampleFile
+from memsim.runtime.executor import Executor, NodeFrame, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
+from memsim.runtime.recorder import Recorder
 from memsim.runtime.scratch import ScratchFile, scratch_sizes
 from memsim.runtime.seed_log import step_key
-from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
+from memsim.runtime.storage import ArenaStorage, PlannedArena, SeparateArrays, allocate_arena, allocate_pinned
+from memsim.runtime.stored import StoredPart
+from memsim.simulator.frames import STAGING
 from memsim.weights.pack import Pack
+
+_IDLE_BYTES = 1 << 20
+"""Memory for saving the state of a session without an arena."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,17 @@ class Score:
     accuracy: float
 
 
+class _NotFinite(Exception):
+    """The loss of a micro-batch is NaN or infinite."""
+
+
 class _Losses:
     """The executor's host: hands out windows and sums what the loss nodes emit."""
 
     def __init__(self, windows: Iterator[tuple[Array, Array]]) -> None:
         self._windows = windows
         self._total = np.zeros(3)
+        self.raising = False
         self.rho: tuple[float, ...] = ()
 
     def next_batch(self, ids: Array, labels: Array, n_valid: Array | None = None) -> None:
@@ -54,22 +69,33 @@ class _Losses:
             n_valid[0] = count
 
     def emit_loss(self, stats: Array) -> None:
+        if self.raising and not np.isfinite(stats[0]):
+            raise _NotFinite(float(stats[0]))
         self._total += stats
 
     def emit_estimate(self, rho: Array) -> None:
         self.rho = tuple(rho.tolist())
 
-    def take(self) -> Score:
-        loss, correct, valid = self._total.tolist()
+    def clear(self) -> None:
         self._total[:] = 0
+
+    def take_sums(self) -> tuple[float, float, float]:
+        """Return the sum of losses, and how many labels were predicted right and were there, since last asked."""
+        loss, correct, valid = self._total.tolist()
+        self.clear()
+        return loss, correct, valid
+
+    def take(self) -> Score:
+        loss, correct, valid = self.take_sums()
         return Score(loss / valid, correct / valid) if valid else Score(float("nan"), 0.0)
 
 
 class Session:
-    """Adapters, optimizer state and executors of one run.
+    """Trainable tensors (adapters, for short), optimizer state and executors of one run.
 
     Args:
         pack: The weights; must be the ones that the programs were lowered for.
+        scheme: What is trained; must be the one that the programs were lowered for.
         train: The step program.
         evaluate: The evaluation program, if any.
         scratch_directory: Where spilled values and optimizer state go; on a disk.
@@ -78,6 +104,10 @@ class Session:
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
         weights: The parts of ``pack``, mapped; by default mapped, and checked, when first paged in.
+        recorder: Records the step program: makes one allocation a value, and runs each node in a frame of its own.
+
+    Attributes:
+        keeps_state_of_bad_step: Whether a step whose loss is not finite leaves the state as it was before.
 
     Raises:
         WorkerError: A program belongs to other weights.
@@ -87,7 +117,7 @@ class Session:
     def __init__(
         self,
         pack: Pack,
-        lora: LoraConfig,
+        scheme: Scheme,
         train: PlacedProgram,
         evaluate: PlacedProgram | None,
         scratch_directory: Path,
@@ -96,6 +126,7 @@ class Session:
         arena: ArenaStorage | None = None,
         kernels: Mapping[str, Kernel] = KERNELS,
         weights: MappedWeights | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
         if any(item.model_hash != pack.model_hash for item in placed.values()):
@@ -103,21 +134,33 @@ class Session:
                 f"the step program was lowered for other weights than {pack.directory}; plan the run again"
             )
         programs = {name: item.program for name, item in placed.items()}
-        self._config, self._lora, self._kernels, self._seed = pack.config, lora, kernels, seed
-        self._pinned = allocate_pinned(programs)
+        self._config, self._scheme, self._kernels, self._seed = pack.config, scheme, kernels, seed
+        self._pinned = allocate_pinned(programs, recorder.allocate if recorder else None)
         self._weights = weights or MappedWeights(pack, cold)
-        self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
-        buffer = allocate_arena(max(item.arena_bytes for item in placed.values()))
+        stage = partial(recorder.map, STAGING) if recorder else None
+        sizes = scratch_sizes(*programs.values())
+        self._scratch = ScratchFile(sizes, staging(programs.values()), scratch_directory, stage)
+        arena_bytes = max(item.arena_bytes for item in placed.values())
+        if recorder:
+            arena, arena_bytes = SeparateArrays(train.program, allocate=recorder.allocate), _IDLE_BYTES
+        self._buffer = buffer = allocate_arena(arena_bytes)
         self._windows: Iterator[tuple[Array, Array]] = iter(())
         self._losses = _Losses(iter(self._next_window, None))
-        self._train = self._executor(train, arena or PlannedArena(train, buffer))
+        self._program = train.program
+        self.keeps_state_of_bad_step = _emits_losses_first(train.program)
+        self._train = self._executor(train, arena or PlannedArena(train, buffer), recorder.nodes if recorder else None)
         self._evaluate = self._executor(evaluate, PlannedArena(evaluate, buffer)) if evaluate else None
-        _fill_constants(self._pinned, pack.config)
-        for block, name, position, tensor in self._adapter_tensors():
-            fill_initial(tensor, name, seed, block, position)
+        _fill_constants(self._pinned, pack.config, scheme)
+        for part, name, key, tensor in self._trainable_tensors():
+            stored = StoredPart(pack, self._weights, part)
+            scheme.fill_initial(tensor, name, (seed, *key), stored)
+            stored.close()
 
-    def _executor(self, placed: PlacedProgram, arena: ArenaStorage) -> Executor:
-        return Executor(placed.program, arena, self._pinned, self._weights, self._scratch, self._losses, self._kernels)
+    def _executor(
+        self, placed: PlacedProgram, arena: ArenaStorage, frames: Sequence[NodeFrame] | None = None
+    ) -> Executor:
+        storage = (arena, self._pinned, self._weights, self._scratch)
+        return Executor(placed.program, *storage, self._losses, self._kernels, frames)
 
     def _next_window(self) -> tuple[Array, Array]:
         return next(self._windows)
@@ -130,10 +173,17 @@ class Session:
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
         self._begin(step)
-        self._train.run(observe, step)
-        score = self._losses.take()
-        if not np.isfinite(score.loss):
-            raise WorkerError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
+        self._losses.raising = self.keeps_state_of_bad_step
+        try:
+            self._train.run(observe, step)
+            loss = (score := self._losses.take()).loss
+        except _NotFinite as error:
+            loss = error.args[0]
+        finally:
+            self._losses.raising = False
+            self._losses.clear()
+        if not np.isfinite(loss):
+            raise WorkerError(f"the loss is {loss} at step {step + 1}; lower --lr")
         return score
 
     def _begin(self, step: int) -> None:
@@ -163,22 +213,80 @@ class Session:
             self._evaluate.run(observe)
         return self._losses.take()
 
-    def adapters(self) -> Iterator[tuple[int, str, Array]]:
-        """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every adapter tensor."""
-        return ((block, name, tensor) for block, name, _, tensor in self._adapter_tensors())
+    def evaluate_choices(
+        self, examples: ExampleFile, seq_len: int, n_examples: int, mean: bool, observe: Observer | None = None
+    ) -> Score:
+        """Return the mean loss a token of the right options, and the share of examples whose right option scores best.
 
-    def _adapter_tensors(self) -> Iterator[tuple[int, str, int, Array]]:
-        shapes = adapter_shapes(self._config, self._lora)
-        for block in range(self._config.num_hidden_layers):
-            store, start = f"{block_part(block)}/adapters", 0
-            for position, (name, shape) in enumerate(shapes.items()):
+        An option's score is the log likelihood of its labelled tokens: their sum, or their ``mean``. The first of equal
+        ones is chosen; an example whose scores are not all finite counts as wrong.
+        """
+        if self._evaluate is None:
+            raise WorkerError("this session has no evaluation program")
+        count = min(n_examples, examples.n_windows(seq_len) // examples.n_options)
+        loss = tokens = n_right = 0.0
+        for example in range(count):
+            scores = np.empty(examples.n_options)
+            for option in range(examples.n_options):
+                index = example * examples.n_options + option
+                self._windows = iter([examples.window(index, seq_len)])
+                self._evaluate.run(observe)
+                total, _, labels = self._losses.take_sums()
+                scores[option] = -total / (labels if mean else 1)
+                if examples.is_right(index):
+                    right, loss, tokens = option, loss + total, tokens + labels
+            n_right += bool(np.isfinite(scores).all()) and int(scores.argmax()) == right
+        return Score(loss / tokens, n_right / count)
+
+    def state_types(self) -> dict[str, TensorType]:
+        """Return name -> type of every array of `state`, in its order."""
+        values = (self._program.values[name] for name in self._program.state())
+        return {value.source: value.type for value in values}
+
+    def state(self, replacing: bool = False) -> Iterator[tuple[str, Array]]:
+        """Yield (name, array) of all that a step reads of the steps before it: adapters and optimizer state.
+
+        Args:
+            replacing: What is written to an array before the next is asked for stays.
+        """
+        for source, kind in self.state_types().items():
+            if source in self._scratch:
+                yield source, self._scratch.array(source, kind.dtype, kind.shape)
+                if replacing:
+                    self._scratch.write_back(source)
+            else:
+                yield source, self._pinned[source]
+
+    def idle_memory(self) -> memoryview:
+        """Return the arena, in which nothing lives between two steps: planned memory, from a page boundary on."""
+        return memoryview(self._buffer)
+
+    def adapters(self) -> Iterator[tuple[int, str, Array]]:
+        """Yield (block, name such as ``self_attn.q_proj.lora_A``, tensor) for every trainable tensor of the blocks."""
+        for part, name, tensor in self.trainables():
+            if part.startswith("block_"):
+                yield int(part.removeprefix("block_")), name, tensor
+
+    def trainables(self) -> Iterator[tuple[str, str, Array]]:
+        """Yield (part, name, tensor) for every trainable tensor: blocks, then embedding, then head.
+
+        What is written to a tensor before the next is asked for stays.
+        """
+        return ((part, name, tensor) for part, name, _, tensor in self._trainable_tensors())
+
+    def _trainable_tensors(self) -> Iterator[tuple[str, str, tuple[int, int], Array]]:
+        """Yield (part, name, (number of the part, position in it), tensor)."""
+        embed, *blocks, head = part_names(self._config)
+        for number, part in enumerate((*blocks, embed, head)):
+            store, start = f"{part}/adapters", 0
+            for position, (name, shape) in enumerate(self._scheme.shapes(self._config, part).items()):
                 if store in self._scratch:
-                    size = shape[0] * shape[1]
+                    size = prod(shape)
                     tensor = self._scratch.array(store, "f32")[start : start + size].reshape(shape)
                     start += size
                 else:
-                    tensor = self._pinned[f"{block_part(block)}/{name}"]
-                yield block, name, position, tensor
+                    tensor = self._pinned[f"{part}/{name}"]
+                yield part, name, (number, position), tensor
             if store in self._scratch:
                 self._scratch.write_back(store)
 
@@ -190,7 +298,15 @@ class Session:
         return executor.array(name)
 
 
-def _fill_constants(pinned: dict[str, Array], config: ModelConfig) -> None:
-    n_tokens = max((len(pinned[name]) for name in constants(config, 1)), default=0)
-    for name, table in constant_values(config, n_tokens).items():
+def _emits_losses_first(program: Program) -> bool:
+    """Return whether every loss of a step is known before the step changes what outlives it."""
+    state = set(program.state())
+    writes = (i for i, node in enumerate(program.nodes) if state & {program.root(name) for name in node.outputs})
+    losses = (i for i, node in enumerate(program.nodes) if node.op == "emit_loss")
+    return max(losses, default=-1) < min(writes, default=len(program.nodes))
+
+
+def _fill_constants(pinned: dict[str, Array], config: ModelConfig, scheme: Scheme) -> None:
+    n_rows = max((len(pinned[name]) for name in constants(config, 1)), default=0)
+    for name, table in constant_values(config, n_rows, scheme.first_position).items():
         np.copyto(pinned[name], table)

@@ -2,7 +2,7 @@
 
 import contextlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,10 @@ from memsim.ir.serialize import PlacedProgram
 from memsim.planner.arena import align
 from memsim.planner.liveness import arena_ranges
 from memsim.runtime.paging import NUMPY_DTYPES, Array
+
+Buffer = mmap.mmap | Array
+Allocate = Callable[[str, int], Buffer]
+"""Called with the name of a value and a number of bytes, the memory of which it returns."""
 
 
 class ArenaStorage(Protocol):
@@ -55,12 +59,18 @@ class PlannedArena:
 class SeparateArrays:
     """One allocation a value, made at its definition and freed after its last use.
 
+    Args:
+        program: Whose values are held.
+        keep_all: Free nothing.
+        allocate: Makes the allocations.
+
     Attributes:
         live_bytes: Bytes allocated now, aligned as the planner counts them.
     """
 
-    def __init__(self, program: Program, keep_all: bool = False) -> None:
+    def __init__(self, program: Program, keep_all: bool = False, allocate: Allocate | None = None) -> None:
         self._values = program.values
+        self._allocate = allocate or _allocate
         self._arrays: dict[str, Array] = {}
         self._ending = {} if keep_all else _endings(program)
         self.live_bytes = 0
@@ -69,8 +79,9 @@ class SeparateArrays:
         """Return the array of storage ``root``, allocated on first use."""
         if root not in self._arrays:
             value = self._values[root]
-            self._arrays[root] = np.empty(value.type.shape, NUMPY_DTYPES[value.type.dtype])
-            self.live_bytes += align(value.n_bytes)
+            n_bytes = align(value.n_bytes)
+            self._arrays[root] = _view(self._allocate(root, n_bytes), value, 0)
+            self.live_bytes += n_bytes
         return self._arrays[root]
 
     def release(self, index: int) -> None:
@@ -80,28 +91,43 @@ class SeparateArrays:
                 self.live_bytes -= align(self._values[root].n_bytes)
 
 
+def anonymous(n_bytes: int) -> mmap.mmap:
+    """Return zeroed anonymous memory of this process alone."""
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def allocate_arena(n_bytes: int) -> mmap.mmap:
     """Return zeroed anonymous memory; its pages count only once they are touched.
 
     Huge pages, where the kernel gives them: rows of an activation lie pages apart, and a step spends a tenth of its
     time on looking up addresses otherwise. The kernel places what is larger than one such that none is used in part.
     """
-    buffer = mmap.mmap(-1, max(n_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    buffer = anonymous(max(n_bytes, 1))
     with contextlib.suppress(OSError):  # a kernel built without them
         buffer.madvise(mmap.MADV_HUGEPAGE)
     return buffer
 
 
-def allocate_pinned(programs: Mapping[str, Program]) -> dict[str, Array]:
-    """Return the arrays of every PINNED source of ``programs``, zeroed."""
+def allocate_pinned(programs: Mapping[str, Program], allocate: Allocate | None = None) -> dict[str, Array]:
+    """Return the arrays of every PINNED source of ``programs``, zeroed.
+
+    Args:
+        programs: Programs of one session.
+        allocate: Makes an allocation for each source; None makes one for all.
+    """
     values = {
         value.source: value
         for program in programs.values()
         for value in program.values.values()
         if value.space is Space.PINNED and not value.alias_of
     }
-    buffer = allocate_arena(sum(align(value.n_bytes) for value in values.values()))
     arrays: dict[str, Array] = {}
+    if allocate is not None:
+        for source, value in values.items():
+            arrays[source] = _view(allocate(source, value.n_bytes), value, 0)
+            arrays[source].fill(0)
+        return arrays
+    buffer = allocate_arena(sum(align(value.n_bytes) for value in values.values()))
     offset = 0
     for source, value in values.items():
         arrays[source] = _view(buffer, value, offset)
@@ -109,7 +135,11 @@ def allocate_pinned(programs: Mapping[str, Program]) -> dict[str, Array]:
     return arrays
 
 
-def _view(buffer: mmap.mmap, value: Value, offset: int) -> Array:
+def _allocate(name: str, n_bytes: int) -> Buffer:
+    return np.empty(n_bytes, np.uint8)
+
+
+def _view(buffer: Buffer, value: Value, offset: int) -> Array:
     # Straight on the buffer, not a view of a view: there are thousands, and each is Python objects under the cap.
     return np.ndarray(value.type.shape, NUMPY_DTYPES[value.type.dtype], buffer, offset)
 

@@ -15,6 +15,8 @@ from memsim.runtime.cap import Cap
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.events import EventWriter
 from memsim.runtime.follow import Follow, NodeDone, Outcome, StepDone
+from memsim.runtime.history import History
+from memsim.runtime.interrupt import asking_first
 from memsim.runtime.monitor import Monitor
 
 
@@ -26,6 +28,8 @@ def supervise(
     admit: Callable[[int], None],
     on_node: Callable[[NodeDone], None],
     on_step: Callable[[StepDone], None],
+    history: History,
+    note: Callable[[str], None],
     decimal: bool = False,
 ) -> Outcome:
     """Run the worker on ``job`` until it ends.
@@ -38,6 +42,8 @@ def supervise(
         admit: Called with the worker's baseline footprint before it allocates; may raise to refuse.
         on_node: Called after a node, at most ten times a second.
         on_step: Called after each step.
+        history: The steps that are done, and where those of this worker go.
+        note: Called with a line worth reading.
         decimal: Messages use MB instead of MiB.
 
     Raises:
@@ -47,7 +53,11 @@ def supervise(
     """
     read_end, write_end = os.pipe()
     command = cap.command([sys.executable, "-m", "memsim.runtime.worker", str(job), str(write_end)])
-    with tempfile.TemporaryFile() as stderr, os.fdopen(read_end, "rb") as pipe, EventWriter(events) as writer:
+    with (
+        tempfile.TemporaryFile() as stderr,
+        os.fdopen(read_end, "rb") as pipe,
+        EventWriter(events, append=True) as writer,
+    ):
         try:
             worker = subprocess.Popen(
                 command,
@@ -63,13 +73,20 @@ def supervise(
         finally:
             os.close(write_end)
         with worker, Monitor(worker, cap) as monitor:
-            follow = Follow(program, writer, monitor, on_node, on_step)
+            follow = Follow(program, writer, monitor, on_node, on_step, history, cap.kernel_peak_bytes)
+
+            def ask() -> bool:
+                if follow.ask_to_stop(worker):
+                    note(f"finishing step {len(history.steps) + 1} and saving it; Ctrl-C again stops at once")
+                    return True
+                return False
+
             try:
-                follow.messages(pipe, worker, admit)
-                worker.wait()
+                with asking_first(ask):
+                    follow.messages(pipe, worker, admit)
+                    worker.wait()
             except KeyboardInterrupt:
                 follow.outcome.reason = "interrupted"
-                follow.outcome.message = f"interrupted after {len(follow.outcome.steps)} steps"
             finally:
                 worker.kill()
                 worker.wait()

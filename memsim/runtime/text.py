@@ -83,14 +83,23 @@ def jsonl_texts(file: BinaryIO, name: str) -> Iterator[list[str]]:
     Raises:
         InputError: A line is longer than 64 MiB, is not UTF-8 or not a JSON object, or has no ``text`` string.
     """
+    for number, line in jsonl_lines(file, name):
+        yield [_document(line, f"{name} line {number}")]
+
+
+def jsonl_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line) of each line that is not blank.
+
+    Raises:
+        InputError: A line is longer than 64 MiB.
+    """
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        where = f"{name} line {number}"
         if len(line) > MAX_LINE_BYTES:
-            raise InputError(f"{where} is longer than {MAX_LINE_BYTES >> 20} MiB")
+            raise InputError(f"{name} line {number} is longer than {MAX_LINE_BYTES >> 20} MiB")
         if line.strip():
-            yield [_document(line, where)]
+            yield number, line
 
 
 def _document(line: bytes, where: str) -> str:

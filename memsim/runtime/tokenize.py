@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import atomic_write
+from memsim.runtime.confine import die_with_parent
 from memsim.runtime.data import Ids, check_length
 from memsim.runtime.text import jsonl_texts, open_regular, pieces, utf8_chunks
 
@@ -53,6 +54,7 @@ class TokenInfo:
 class _Job:
     """What the child is asked: paths are absolute, names are what messages call them."""
 
+    parent_pid: int
     source: str | None
     source_name: str
     tokenizer: str | None
@@ -92,6 +94,7 @@ def prepare_tokens(
     name = DEFAULT_TEXT if source is None else str(source)
     with atomic_write(out) as file:
         job = _Job(
+            parent_pid=os.getpid(),
             source=None if source is None else str(source.absolute()),
             source_name=name,
             tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
@@ -99,16 +102,36 @@ def prepare_tokens(
             vocab_size=vocab_size,
             eos_id=eos_id,
         )
-        n_tokens = _run_child(job, progress)
+        n_tokens = int(run_child("memsim.runtime.tokenize", job, "n_tokens", progress)["n_tokens"])
         check_length(n_tokens, seq_len, name)
     return TokenInfo(
         n_tokens, DEFAULT_TEXT if source is None else source.name, "bytes" if tokenizer is None else "tokenizer.json"
     )
 
 
-def _run_child(job: _Job, progress: Callable[[int, int], None] | None) -> int:
-    """Run ``job`` in a child process and return the number of tokens that it wrote."""
-    command = [sys.executable, "-m", "memsim.runtime.tokenize", json.dumps(asdict(job))]
+class ChildJob(Protocol):
+    """What any such child is asked: a dataclass of plain data."""
+
+    @property
+    def source_name(self) -> str:
+        """What messages call the file that it reads."""
+
+    @property
+    def out_fd(self) -> int:
+        """The open file that it writes."""
+
+
+def run_child(
+    module: str, job: ChildJob, answer: str, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Run ``job`` in a child process, ``python -m module``, and return its last message, which holds ``answer``.
+
+    Raises:
+        InputError: What the child complains of.
+        WorkerError: It died.
+    """
+    fields: Any = job
+    command = [sys.executable, "-m", module, json.dumps(asdict(fields))]
     # The directory that holds the package, and not the user's, goes first on the child's import path.
     root = Path(memsim.__file__).parent.parent
     last: dict[str, Any] = {}
@@ -132,26 +155,28 @@ def _run_child(job: _Job, progress: Callable[[int, int], None] | None) -> int:
         complaint = stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
     if "error" in last:
         raise InputError(last["error"])
-    if "n_tokens" not in last:
+    if answer not in last:
         raise WorkerError(f"the process that tokenizes {job.source_name} died ({child.returncode}): {complaint}")
-    return int(last["n_tokens"])
+    return last
 
 
 def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_tokens``."""
     job = _Job(**json.loads(sys.argv[1]))
+    die_with_parent(job.parent_pid)
     try:
         n_tokens = _tokenize(job)
     except InputError as error:
-        _say(error=str(error))
+        say(error=str(error))
         sys.exit(1)
     except OSError as error:
-        _say(error=f"cannot tokenize {job.source_name}: {error.strerror or error}")
+        say(error=f"cannot tokenize {job.source_name}: {error.strerror or error}")
         sys.exit(1)
-    _say(n_tokens=n_tokens)
+    say(n_tokens=n_tokens)
 
 
-def _say(**message: int | str) -> None:
+def say(**message: int | str) -> None:
+    """Send the parent one message."""
     print(json.dumps(message), flush=True)
 
 
@@ -172,8 +197,8 @@ def _tokenize(job: _Job) -> int:
             n_tokens += len(ids)
             if file.tell() >= said_bytes + PROGRESS_BYTES:
                 said_bytes = file.tell()
-                _say(done_bytes=said_bytes, total_bytes=total_bytes)
-    _say(done_bytes=total_bytes, total_bytes=total_bytes)
+                say(done_bytes=said_bytes, total_bytes=total_bytes)
+    say(done_bytes=total_bytes, total_bytes=total_bytes)
     return n_tokens
 
 
@@ -204,10 +229,22 @@ def _byte_encoder(job: _Job) -> tuple[Encode, int | None]:
 
 def _tokenizer_encoder(job: _Job) -> tuple[Encode, int | None]:
     """Load a ``tokenizer.json`` and return its encoder and the id that ends a document, if it has one."""
+    tokenizer = load_tokenizer(job.tokenizer or "")
+    found = (tokenizer.token_to_id(token) for token in _EOS_TOKENS)
+    eos_id = job.eos_id if job.eos_id is not None else next((id for id in found if id is not None), None)
+    return lambda text: np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype="<u4"), eos_id
+
+
+def load_tokenizer(path: str) -> Any:
+    """Return the ``tokenizers.Tokenizer`` in a ``tokenizer.json``, untrusted.
+
+    Raises:
+        InputError: It cannot be read, or is none.
+    """
     from tokenizers import Tokenizer
 
-    name = f"tokenizer {job.tokenizer}"
-    with open_regular(Path(job.tokenizer or ""), name) as file:
+    name = f"tokenizer {path}"
+    with open_regular(Path(path), name) as file:
         data = file.read(MAX_TOKENIZER_BYTES + 1)
     if len(data) > MAX_TOKENIZER_BYTES:
         raise InputError(f"{name} is larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
@@ -218,9 +255,7 @@ def _tokenizer_encoder(job: _Job) -> tuple[Encode, int | None]:
     # A tokenizer.json saved after use may cut or pad every text to one length.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    found = (tokenizer.token_to_id(token) for token in _EOS_TOKENS)
-    eos_id = job.eos_id if job.eos_id is not None else next((id for id in found if id is not None), None)
-    return lambda text: np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype="<u4"), eos_id
+    return tokenizer
 
 
 def token_runs(texts: Iterable[Iterable[str]], encode: Encode, eos_id: int | None) -> Iterator[Ids]:

@@ -12,16 +12,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.errors import MemsimError
+from memsim.errors import MemsimError, WorkerError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
-from memsim.runtime.job import Messages, WorkerJob, read_job
+from memsim.runtime.job import GO, Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.ir.program import Program
     from memsim.models.config import ModelConfig
     from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
+    from memsim.runtime.recorder import Recorder
 
 
 def main() -> None:
@@ -45,34 +47,47 @@ def main() -> None:
 
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
-    from memsim.models.lora import LoraConfig
+    from memsim.models.schemes import scheme_from_dict
     from memsim.runtime.data import Batches
+    from memsim.runtime.examples import ExampleFile
     from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
+    from memsim.runtime.saver import Saver
     from memsim.runtime.session import Session
-    from memsim.weights.adapters import write_adapter
     from memsim.weights.pack import open_pack
+    from memsim.weights.trained import write_trained
 
     pack = open_pack(Path(job.pack))
     weights = MappedWeights(pack, job.cold)
     checking = _Check(weights)
+    scheme = scheme_from_dict(job.scheme)
     kernels = load_kernels(job.compute, job.threads, job.kernel_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
+    before_bytes = footprint.read_bytes()
+    recorder = _start_recording(train.program, job) if job.capture else None
     finish_loading()
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
-    messages.send("ready", baseline_bytes=footprint.read_bytes())
-    if sys.stdin.buffer.read(1) != b"g":
+    baseline_bytes = footprint.read_bytes()
+    tracker_bytes = max(baseline_bytes - before_bytes, 0) if recorder else 0
+    messages.send("ready", baseline_bytes=baseline_bytes, tracker_bytes=tracker_bytes)
+    if os.read(sys.stdin.fileno(), 1) != GO:
         return
 
     checking.finish()
-    lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
-    session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
-    tokens = _windows(job.tokens, job, pack.config)
-    eval_tokens = _windows(job.eval_tokens, job, pack.config) if job.eval_tokens else None
-    batches = Batches(tokens, job.seq_len, job.seed)
+    scratch = Path(job.scratch)
+    session = Session(pack, scheme, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder)
+    task = job.task
+
+    def open_data(path: str, n_options: int) -> "Windows":
+        if task is None:
+            return _windows(path, job, pack.config)
+        return ExampleFile(Path(path), pack.config.vocab_size, task.n_labels, job.seq_len, n_options)
+
+    eval_data = open_data(job.eval_tokens, task.n_options if task else 1) if job.eval_tokens else None
+    batches = Batches(open_data(job.tokens, 1), job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
         messages.send_node(index, start, seconds, footprint.after_node(start + seconds))
@@ -80,18 +95,37 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
 
-    for step in range(job.steps):
+    saver = Saver(job, session, messages)
+    for step in range(saver.restore(), job.steps):
         start = time.perf_counter()
-        score = session.train_step(step, batches, job.accumulate, observe)
+        with saver.saving_before(step):
+            score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds, rho=session.rho)
+        if recorder is not None and step + 1 == job.recorded_steps:
+            recorder.stop()
         due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
-        if eval_tokens is not None and due:
-            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
+        if eval_data is not None and due:
+            if task and isinstance(eval_data, ExampleFile) and task.n_options > 1:
+                result = session.evaluate_choices(eval_data, job.seq_len, job.eval_sequences, task.mean, evaluating)
+            else:
+                result = session.evaluate(eval_data, job.seq_len, job.eval_sequences, evaluating)
             messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+        if saver.after(step + 1) == "stop":
+            messages.send("stopped")
+            return
     messages.send("stage", name="writing the adapter")
-    write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
+    write_trained(Path(job.adapter), session.trainables, pack.config, scheme, job.base_model)
     messages.send("done")
+
+
+def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
+    from memsim.runtime.recorder import Recorder, prepare_heap
+
+    prepare_heap(job.mapped_from_bytes)
+    recorder = Recorder(program, Path(str(job.capture)))
+    recorder.start()
+    return recorder
 
 
 def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
@@ -138,8 +172,17 @@ class _Footprint:
         return self._group.read_bytes() if self._group else process_footprint()
 
     def after_node(self, now_s: float) -> int:
-        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds."""
-        return self._node.read_bytes(now_s) if self._node else 0
+        """Return the footprint if it is cheap to read, else 0: smaps_rollup takes milliseconds.
+
+        Raises:
+            WorkerError: Somebody removed the group.
+        """
+        try:
+            return self._node.read_bytes(now_s) if self._node else 0
+        except OSError as error:
+            raise WorkerError(
+                f"the cgroup of the worker has gone ({error.strerror}): nothing holds it to its cap any more"
+            ) from error
 
 
 if __name__ == "__main__":

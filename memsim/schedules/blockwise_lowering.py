@@ -29,7 +29,7 @@ class BlockwiseLowering(ZeroOrderLowering):
         self.builder.emit_declared("emit_estimate", rhos, [])
         return self._finish(new, None)
 
-    def _jacobi(self, x: str, labels: str, states: list[str]) -> tuple[list[str], list[str]]:
+    def _jacobi(self, x: str, labels: str, states: dict[str, str]) -> tuple[list[str], list[str]]:
         branches: list[str] = []
         for index in range(self.n_blocks):
             env, weights, adapters = self._page_in(index, "f")
@@ -46,10 +46,10 @@ class BlockwiseLowering(ZeroOrderLowering):
         stats = self._losses(x, labels, env, 1, "f")
         self.builder.emit_declared("emit_loss", [stats], [])
         self.emit.evict(weights)
-        updated = [self._update(index, rhos[index], 0, state) for index, state in enumerate(states)]
+        updated = [self._update(part, rho, 0, state) for (part, state), rho in zip(states.items(), rhos, strict=True)]
         return rhos, [name for names in updated for name in names]
 
-    def _gauss_seidel(self, x: str, labels: str, states: list[str]) -> tuple[list[str], list[str]]:
+    def _gauss_seidel(self, x: str, labels: str, states: dict[str, str]) -> tuple[list[str], list[str]]:
         rhos: list[str] = []
         new: list[str] = []
         for index in range(self.n_blocks):
@@ -66,8 +66,9 @@ class BlockwiseLowering(ZeroOrderLowering):
                 self.builder.emit_declared("emit_loss", [stats], [])
             self.emit.evict(weights)
             rhos.append(self._estimate([stats], f"rho{index}"))
-            new += self._update(index, rhos[index], 0, states[index])
-            self.emit.stores[index] = {"": new[-1]}  # what later nodes of this block read
+            part = block_part(index)
+            new += self._update(part, rhos[index], 0, states[part])
+            self.emit.stores[part] = {"": new[-1]}  # what later nodes of this block read
             if index + 1 < self.n_blocks:
                 env, weights, adapters = self._page_in(index, "f")
                 x = self._through(index, x, env | adapters, 1, "f", False)
@@ -77,6 +78,6 @@ class BlockwiseLowering(ZeroOrderLowering):
     def _branch(self, index: int, x: str, env: Env, adapters: Env) -> str:
         """Emit block ``index`` with its adapters perturbed both ways; return both outputs."""
         prefix = f"z{index}"
-        perturbed = self._perturbed(index, adapters, ("+0", "-0"), prefix, "")
+        perturbed = self._perturbed(block_part(index), adapters, ("+0", "-0"), prefix, "")
         (both,) = self.builder.emit("repeat_rows", [x], [f"{block_part(index)}/{prefix}.both"], lanes=_PAIR)
         return self._through(index, both, env | perturbed, _PAIR, prefix, own_adapters=True)

@@ -11,7 +11,7 @@ from memsim.schedules.forward_gradient_lowering import ForwardGradientLowering
 from memsim.schedules.hybrid_lowering import HybridLowering
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
-from memsim.schedules.zeroth_order import METHODS, Estimator, ZeroOrder, estimator
+from memsim.schedules.zeroth_order import METHODS, Estimator, ZeroOrder, estimator, for_scheme
 from memsim.schedules.zeroth_order_lowering import ZeroOrderLowering, zeroth_order_choices
 
 SCHEDULE_NAMES: tuple[str, ...] = (*SCHEDULES, *METHODS)
@@ -32,7 +32,7 @@ def lower_schedule(
     """
     n_blocks = graph.config.num_hidden_layers
     if schedule in METHODS:
-        decided = estimator(schedule, zeroth_order, optimizer.lr, graph.accumulate)
+        decided = for_scheme(estimator(schedule, zeroth_order, optimizer.lr, graph.accumulate), graph.scheme)
         program = _zeroth_order(graph, decided, optimizer).zeroth_order_step(balloon_bytes)
         return program, zeroth_order_choices(n_blocks, decided)
     if schedule not in SCHEDULES:

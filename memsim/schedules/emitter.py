@@ -1,6 +1,10 @@
-"""Emitting pieces of a step program: block-program nodes under their step names, weights, adapters, gradients."""
+"""Emitting pieces of a step program: block-program nodes under their step names, weights, trainables, gradients.
+
+The trainable tensors of a part are called its adapters here, whatever the scheme.
+"""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from memsim.ir.autodiff import BlockBackward
 from memsim.ir.builder import Builder
@@ -8,7 +12,6 @@ from memsim.ir.opset import OpError
 from memsim.ir.program import Attr, Node, Space, TensorType, Value
 from memsim.models.decoder import constants
 from memsim.models.graph import ModelGraph
-from memsim.models.lora import adapter_shapes
 from memsim.models.parts import block_part, matrices, part_tensors
 from memsim.schedules.choices import Choices
 from memsim.schedules.optimizers import OptimizerConfig
@@ -25,6 +28,7 @@ class Emitter:
 
     Attributes:
         gradients: Adapter source -> the value that holds its gradient so far.
+        stores: Part with something trained -> where its adapters are.
     """
 
     def __init__(self, graph: ModelGraph, choices: Choices) -> None:
@@ -32,10 +36,10 @@ class Emitter:
         self.choices = choices
         self.builder = Builder()
         self.gradients: dict[str, str] = {}
-        tables = constants(graph.config, graph.n_tokens).items()
+        tables = constants(graph.config, graph.n_rows).items()
         self.constants = {name: self.builder.input(name, kind, Space.PINNED, name) for name, kind in tables}
-        self.shapes = adapter_shapes(graph.config, graph.lora)
-        self.stores = [self._declare_adapters(index) for index in range(graph.config.num_hidden_layers)]
+        blocks_first = sorted(graph.trained, key=lambda part: not part.startswith("block_"))
+        self.stores = {part: self._declare_adapters(part) for part in blocks_first}
 
     def enter(self, part: str, phase: str) -> None:
         """Stamp ``part`` and ``phase`` on the nodes that follow."""
@@ -43,66 +47,66 @@ class Emitter:
 
     # -- adapters, their gradients and their state -----------------------------------------------------------------
 
-    def _declare_adapters(self, index: int) -> Env:
-        """Declare a block's adapters: one pinned input each, or one flat vector on the scratch file."""
-        part = block_part(index)
+    def _declare_adapters(self, part: str) -> Env:
+        """Declare the adapters of a part: one pinned input each, or one flat vector on the scratch file."""
         if self.choices.adapters == "paged":
-            size = sum(rows * columns for rows, columns in self.shapes.values())
             source = f"{part}/adapters"
-            return {"": self.builder.input(source, TensorType((size,)), Space.SCRATCH, source)}
+            return {"": self.builder.input(source, TensorType((self.size(part),)), Space.SCRATCH, source)}
         return {
             name: self.builder.input(f"{part}/{name}", TensorType(shape), Space.PINNED, f"{part}/{name}")
-            for name, shape in self.shapes.items()
+            for name, shape in self.graph.trained[part].items()
         }
 
-    def adapters(self, index: int, prefix: str) -> Env:
-        """Return the names of a block's adapters, loaded from the scratch file if they are there."""
-        store = self.stores[index]
-        if self.choices.adapters == "pinned":
+    def size(self, part: str) -> int:
+        """Return the elements of a part's adapters."""
+        return sum(map(prod, self.graph.trained[part].values()))
+
+    def adapters(self, part: str, prefix: str) -> Env:
+        """Return the names of a part's adapters, if any, loaded from the scratch file if they are there."""
+        store = self.stores.get(part, {})
+        if self.choices.adapters == "pinned" or not store:
             return dict(store)
-        part = block_part(index)
         env = {
             name: self.builder.declare(f"{part}/{prefix}.{name}", TensorType(shape))
-            for name, shape in self.shapes.items()
+            for name, shape in self.graph.trained[part].items()
         }
         self.builder.emit_declared("load", [store[""]], list(env.values()))
         return env
 
-    def zero_gradients(self, index: int) -> None:
+    def zero_gradients(self, part: str) -> None:
         """Emit zeroed gradients, to which every micro-batch adds."""
-        self.enter(block_part(index), "backward")
-        for name, shape in self.shapes.items():
-            source = f"{block_part(index)}/{name}"
+        self.enter(part, "backward")
+        for name, shape in self.graph.trained[part].items():
+            source = f"{part}/{name}"
             self.gradients[source] = self.builder.declare(f"zero/{source}", TensorType(shape))
             self.builder.emit_declared("zero", [], [self.gradients[source]])
 
-    def declare_state(self, index: int, optimizer: OptimizerConfig) -> str:
-        """Declare the flat optimizer state of a block on the scratch file; return its name, empty if there is none."""
-        size = optimizer.state_size(sum(rows * columns for rows, columns in self.shapes.values()))
+    def declare_state(self, part: str, optimizer: OptimizerConfig) -> str:
+        """Declare the flat optimizer state of a part on the scratch file; return its name, empty if there is none."""
+        size = optimizer.state_size(self.size(part))
         if not size:
             return ""
-        source = f"{block_part(index)}/state"
+        source = f"{part}/state"
         return self.builder.input(source, TensorType((size,)), Space.SCRATCH, source)
 
-    def update(self, index: int, optimizer: OptimizerConfig, state: str, adapters: Env) -> list[str]:
-        """Emit the update of a block's adapters, in place; return what holds the new ones."""
-        part = block_part(index)
+    def update(self, part: str, optimizer: OptimizerConfig, state: str, adapters: Env) -> list[str]:
+        """Emit the update of a part's adapters, in place; return what holds the new ones."""
         self.enter(part, "update")
-        old = [adapters[name] for name in self.shapes]
-        gradients = [self.gradients[f"{part}/{name}"] for name in self.shapes]
+        old = [adapters[name] for name in self.graph.trained[part]]
+        gradients = [self.gradients[f"{part}/{name}"] for name in self.graph.trained[part]]
         new = [self.overwrite(name, f"{name}.new") for name in old]
         states = [state] if state else []
         outputs = [*new, *(self.overwrite(name, f"{name}.new") for name in states)]
         attrs = optimizer.attrs() | {"n_tensors": len(old)}
         self.builder.emit_declared(optimizer.name, ["step", *old, *gradients, *states], outputs, attrs)
-        return self.put_back(index, new)
+        return self.put_back(part, new)
 
-    def put_back(self, index: int, new: list[str]) -> list[str]:
-        """Emit the way of a block's new adapters to where they live; return what holds them."""
+    def put_back(self, part: str, new: list[str]) -> list[str]:
+        """Emit the way of a part's new adapters to where they live; return what holds them."""
         if self.choices.adapters == "pinned":
             return new
-        store = self.overwrite(self.stores[index][""], f"{block_part(index)}/adapters.new")
-        self.builder.emit_declared("store", [self.stores[index][""], *new], [store])
+        store = self.overwrite(self.stores[part][""], f"{part}/adapters.new")
+        self.builder.emit_declared("store", [self.stores[part][""], *new], [store])
         return [store]
 
     def overwrite(self, old: str, new: str) -> str:
@@ -116,15 +120,14 @@ class Emitter:
     def page_in(self, part: str, prefix: str, reads_bytes: int | None = None) -> Env:
         """Emit the page-in of ``part``, of which ``reads_bytes`` are read (all of it by default).
 
-        A block's pages are wanted together; embedding and head stream through theirs, a tile at a time.
+        A block's pages are wanted together; embedding and head stream through theirs, a tile at a time. A stored vector
+        that is trained is paged in with its file, and not read: its adapter takes its name.
         """
         specs = part_tensors(self.graph.config, part, self.graph.group_size)
-        env = {
-            name: self.builder.declare(
-                f"{part}/{prefix}.{name}", TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}"
-            )
-            for name, spec in specs.items()
-        }
+        env: Env = {}
+        for name, spec in specs.items():
+            value = f"{part}/{prefix}.{name}" + ("" if name not in self.graph.trained.get(part, ()) else ".stored")
+            env[name] = self.builder.declare(value, TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}")
         reads = sum(spec.n_bytes for spec in specs.values()) if reads_bytes is None else reads_bytes
         attrs: dict[str, Attr] = {"part": part, "reads_bytes": reads, "together_bytes": self._together_bytes(part)}
         self.builder.emit_declared("page_in", [], list(env.values()), attrs)
@@ -170,9 +173,9 @@ class Emitter:
                 env[name] = self.builder.declare(out, values[name].type)
             self.builder.emit_declared(op, inputs, outputs, node.attrs)
 
-    def inline_backward(self, backward: BlockBackward, index: int, prefix: str, env: Env) -> None:
+    def inline_backward(self, backward: BlockBackward, part: str, prefix: str, env: Env) -> None:
         """Emit the backward nodes of a segment; adapter gradients add to what there is of them."""
-        sources = {gradient: f"{block_part(index)}/{name}" for name, gradient in backward.gradients.items()}
+        sources = {gradient: f"{part}/{name}" for name, gradient in backward.gradients.items()}
         for node in backward.nodes:
             so_far = {
                 name: self.gradients[sources[name]]
@@ -187,7 +190,7 @@ class Emitter:
                 self.builder.values[new] = Value(new, self.builder.values[new].type, alias_of=old)
                 self.gradients[sources[name]] = new
         for gradient, source in sources.items():
-            if source.rpartition("/")[2] in self.shapes:
+            if source.rpartition("/")[2] in self.graph.trained.get(part, ()):
                 self.gradients[source] = env[gradient]
 
 

@@ -36,7 +36,7 @@ class ForwardGradientLowering(ZeroOrderLowering):
         self.builder.emit_declared("emit_loss", [env["stats"]], [])
         self.builder.emit_declared("emit_estimate", [env["rho"]], [])
         self.emit.evict(weights)
-        updated = [self._update(index, env["rho"], 0, state) for index, state in enumerate(states)]
+        updated = [self._update(part, env["rho"], 0, state) for part, state in states.items()]
         return self._finish([name for names in updated for name in names], None)
 
     def _derive(self, program: Program, lanes: int, own_adapters: bool) -> Program:
@@ -45,5 +45,5 @@ class ForwardGradientLowering(ZeroOrderLowering):
     def _direction(self, index: int, adapters: Env) -> Env:
         """Emit the noise of a block's adapters; return it as their tangents."""
         self.emit.enter(block_part(index), "forward")
-        noise = self._perturbed(index, adapters, ("=0",), "f", "")
+        noise = self._perturbed(block_part(index), adapters, ("=0",), "f", "")
         return {tangent_of(name): value for name, value in noise.items()}

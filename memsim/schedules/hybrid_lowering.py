@@ -37,7 +37,8 @@ class HybridLowering(ZeroOrderLowering):
     def zeroth_order_step(self, balloon_bytes: int) -> Program:
         """Return the whole step."""
         self._declare()
-        states = [self.emit.declare_state(index, self.optimizer) for index in range(self.lowest, self.n_blocks)]
+        tops = [block_part(index) for index in range(self.lowest, self.n_blocks)]
+        states = {part: self.emit.declare_state(part, self.optimizer) for part in tops}
         ids, labels = self._next_batch()
         lanes = self.estimator.lanes
         (x,) = self.builder.emit("repeat_rows", [self._embed(ids)], ["embed/f.lanes"], lanes=len(lanes))
@@ -49,9 +50,9 @@ class HybridLowering(ZeroOrderLowering):
         new: list[str] = []
         for index in reversed(range(self.lowest, self.n_blocks)):
             dx, adapters = self._backward(index, dx)
-            new += self.emit.update(index, self.optimizer, states[index - self.lowest], adapters)
+            new += self.emit.update(block_part(index), self.optimizer, states[block_part(index)], adapters)
         for index in range(self.lowest):
-            new += self._update(index, rho, 0, "")
+            new += self._update(block_part(index), rho, 0, "")
         self.emit.enter("", "forward")
         self.builder.emit_declared("emit_estimate", [rho], [])
         return self._finish(new, None)
@@ -88,6 +89,6 @@ class HybridLowering(ZeroOrderLowering):
         self.emit.enter("head", "backward")
         self.emit.prefetch(block_part(self.n_blocks - 1))
         backward = self.graph.head_backward(self.choices.head)
-        self.emit.inline(backward.nodes, backward.values, "b", own)
+        self.emit.inline_backward(backward, "head", "b", own)
         self.emit.evict(weights)
         return own[backward.gradients["x"]], rho

@@ -13,7 +13,7 @@ from memsim.ir.program import Program, Repeat, Space, TensorType
 from memsim.ir.verify import verify
 from memsim.models.graph import ModelGraph
 from memsim.models.head import label_type
-from memsim.models.parts import block_part, head_matrix, part_tensors
+from memsim.models.parts import block_part, part_tensors
 from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.emitter import Emitter, Env, nodes_for
 from memsim.schedules.optimizers import OptimizerConfig
@@ -55,31 +55,28 @@ class Lowering:
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
         """Return the program of a training step."""
         self._declare_step()
-        states = [self.emit.declare_state(index, optimizer) for index in range(self.n_blocks)]
+        states = {part: self.emit.declare_state(part, optimizer) for part in self.emit.stores}
         at_end = self.choices.update == "end" or self.graph.accumulate > 1
         if self.graph.accumulate > 1:
-            for index in range(self.n_blocks):
-                with self._turn(index):
-                    self.emit.zero_gradients(index)
+            for part in self.emit.stores:
+                with self._turn(part):
+                    self.emit.zero_gradients(part)
         start = len(self.builder.nodes)
         labels, x = self._forward_all(train=True)
         if balloon_bytes:
             self.emit.enter("head", "forward")
             self.builder.emit_declared("balloon", [], [], {"n_bytes": balloon_bytes})
-        dx = self._head(x, labels, train=True)
         new: list[str] = []
-        for index in reversed(range(self.n_blocks)):
-            with self._turn(index):
-                below, adapters = self._backward(index, dx)
-                dx = self._pass_on(dx, below)
-                if not at_end:
-                    new += self.emit.update(index, optimizer, states[index], adapters)
+        for part, adapters in self._backward_all(x, labels):
+            if not at_end and adapters:
+                with self._turn(part):
+                    new += self.emit.update(part, optimizer, states[part], adapters)
         repeat = Repeat(start, len(self.builder.nodes), self.graph.accumulate)
         if at_end:
-            for index in range(self.n_blocks):
-                self.emit.enter(block_part(index), "update")
-                with self._turn(index):
-                    new += self.emit.update(index, optimizer, states[index], self.emit.adapters(index, "u"))
+            for part in self.emit.stores:
+                self.emit.enter(part, "update")
+                with self._turn(part):
+                    new += self.emit.update(part, optimizer, states[part], self.emit.adapters(part, "u"))
         return self._finish(new, repeat)
 
     def evaluation(self) -> Program:
@@ -91,6 +88,20 @@ class Lowering:
     def _declare_step(self) -> None:
         self.builder.input("step", TensorType((1,), "f64"), Space.PINNED, "step")
 
+    def _backward_all(self, x: str, labels: str) -> Iterator[tuple[str, Env]]:
+        """Emit head and backward, part by part as far down as something is trained; yield (part, its adapters)."""
+        dx, adapters = self._head(x, labels, train=True)
+        yield "head", adapters
+        for index in reversed(range(self.n_blocks)):
+            part = block_part(index)
+            if self.graph.goes_back(part):
+                with self._turn(part):
+                    below, adapters = self._backward(index, dx)
+                    dx = self._pass_on(dx, below)
+                yield part, adapters
+        if "embed" in self.graph.trained:
+            yield "embed", self._embed_backward(dx)
+
     def _finish(self, outputs: Sequence[str], repeat: Repeat | None) -> Program:
         program = reuse_in_place(self.builder.build(outputs, repeat))
         verify(program)
@@ -99,11 +110,14 @@ class Lowering:
     # -- turns -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _turn(self, index: int) -> Iterator[None]:
-        """Let the nodes emitted inside be executed in the turns of block ``index`` only, if blocks have turns."""
+    def _turn(self, part: str) -> Iterator[None]:
+        """Let the nodes emitted inside be executed in the turns of ``part`` only, if it is a block and blocks have any.
+
+        Embedding and head are trained in every step.
+        """
         groups = self.choices.groups
-        if groups is not None:
-            self.builder.turn = {"turns": groups, "turn": index % groups}
+        if groups is not None and part.startswith("block_"):
+            self.builder.turn = {"turns": groups, "turn": int(part.removeprefix("block_")) % groups}
         yield
         self.builder.turn = {}
 
@@ -122,7 +136,8 @@ class Lowering:
         ids, labels = self._next_batch()
         x = self._embed(ids)
         for index in range(self.n_blocks):
-            x = self._forward(index, x, self.choices.blocks[index] if train else _KEEP_NOTHING)
+            saves = train and self.graph.goes_back(block_part(index))
+            x = self._forward(index, x, self.choices.blocks[index] if saves else _KEEP_NOTHING)
         return labels, x
 
     def _next_batch(self) -> tuple[str, str]:
@@ -135,19 +150,23 @@ class Lowering:
         self.builder.emit_declared("next_batch", [], [ids, labels, *self.padding.values()])
         return ids, labels
 
-    def _embed(self, ids: str, prefix: str = "f") -> str:
+    def _embed(self, ids: str, prefix: str = "f", adapters: Env | None = None) -> str:
+        """Emit the embedding, with what is trained in it or with ``adapters`` in its place; return its output."""
         self.emit.enter("embed", "forward")
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
         # A row a token of the words and of the table of positions; all of what is the same for every token.
         words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
-        n_rows = {"embed_positions.weight": positions[0], "embed_tokens.q": words, "embed_tokens.scales": words}
+        tables = {"embed_positions.weight": positions[0]} | dict.fromkeys(
+            ("embed_tokens.q", "embed_tokens.scales"), words
+        )
+        read = {"embed_positions.weight": self.graph.n_rows}
         reads = sum(
-            self.graph.n_tokens * (spec.n_bytes // n_rows[name]) if name in n_rows else spec.n_bytes
+            read.get(name, self.graph.n_tokens) * (spec.n_bytes // tables[name]) if name in tables else spec.n_bytes
             for name, spec in specs.items()
         )
-        env = self.emit.page_in("embed", prefix, reads_bytes=reads)
+        env = self.emit.page_in("embed", prefix, reads)
         weights = list(env.values())
-        env["ids"] = ids
+        env |= (self.emit.adapters("embed", prefix) if adapters is None else adapters) | {"ids": ids}
         self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, prefix, env)
         self.emit.evict(weights)
         return env["y"]
@@ -158,7 +177,7 @@ class Lowering:
         env, weights = self.emit.block_weights(index, "f")
         for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
             self.emit.prefetch(following)
-        env |= self.emit.constants | self.padding | self.emit.adapters(index, "f")
+        env |= self.emit.constants | self.padding | self.emit.adapters(part, "f")
         env["x"] = x
         self._save(index, chosen, env)
         attention = self.graph.attention(index)
@@ -179,17 +198,17 @@ class Lowering:
             if name in chosen.spill:
                 kind = self.builder.values[env[name]].type
                 saved[name] = self.builder.declare(f"{part}/s.{name}", kind, Space.SCRATCH, f"{part}/{name}")
-                with self._turn(index):
+                with self._turn(part):
                     self.builder.emit_declared("spill", [env[name]], [saved[name]])
 
     # -- the MLP in tiles of tokens --------------------------------------------------------------------------------
 
     def _tiles(self) -> list[tuple[int, int]]:
-        """Return (first token, tokens) of each tile; none when the MLP runs whole."""
-        tile, n_tokens = self.choices.mlp_tile, self.graph.n_tokens
-        if tile is None or tile >= n_tokens:
+        """Return (first row, rows) of each tile; none when the MLP runs whole."""
+        tile, n_rows = self.choices.mlp_tile, self.graph.n_rows
+        if tile is None or tile >= n_rows:
             return []
-        return [(start, min(tile, n_tokens - start)) for start in range(0, n_tokens, tile)]
+        return [(start, min(tile, n_rows - start)) for start in range(0, n_rows, tile)]
 
     def _rows(self, source: str, name: str, start: int, count: int) -> str:
         return self.builder.emit("take_rows", [source], [name], start=start, count=count)[0]
@@ -204,7 +223,7 @@ class Lowering:
             (y,) = self.builder.emit("put_rows", [y, inner["y"]], [f"{part}/f{number}.rows"], start=start)
         return y
 
-    def _mlp_backward_tiles(self, index: int, env: Env, dy: str) -> str:
+    def _mlp_backward_tiles(self, env: Env, dy: str) -> str:
         """Recompute and differentiate the MLP tile by tile, replacing the rows of dy by those of d x_mid."""
         part, dx = self.builder.part, dy
         for number, (start, count) in enumerate(self._tiles()):
@@ -215,7 +234,7 @@ class Lowering:
             self.emit.inline(needed, segment.forward.values, f"r{number}", inner)
             self.emit.enter(part, "backward")
             inner[segment.backward.seed] = self._rows(dx, f"{part}/b{number}.dy", start, count)
-            self.emit.inline_backward(segment.backward, index, f"b{number}", inner)
+            self.emit.inline_backward(segment.backward, part, f"b{number}", inner)
             rows = inner[segment.backward.gradients["x_mid"]]
             (dx,) = self.builder.emit("put_rows", [dx, rows], [f"{part}/b{number}.rows"], start=start)
         return dx
@@ -224,34 +243,60 @@ class Lowering:
 
     def _head_parts(self) -> list[str]:
         """Return the parts that the head reads: with tied embeddings its matrix is the embedding's."""
-        return list(dict.fromkeys(("head", head_matrix(self.graph.config)[0])))
+        return list(dict.fromkeys(source.partition("/")[0] for source in self._head_reads()))
 
-    def _head(self, x: str, labels: str, train: bool) -> str:
-        """Emit the loss and, for training, return the gradient of ``x``."""
-        self.emit.enter("head", "forward")
+    def _head_reads(self) -> dict[str, int]:
+        """Return what the head reads of the weights, as source -> bytes."""
+        values = self.graph.head(self.choices.head, train=False).values.values()
+        return {value.source: value.n_bytes for value in values if value.space is Space.MAPPED}
+
+    def _page_in_head(self, prefix: str) -> Env:
+        """Emit the page-in of what the head reads; return its names."""
         env: Env = {}
+        reads = self._head_reads()
         for part in self._head_parts():
-            env |= self.emit.page_in(part, "h")
+            n_bytes = sum(size for source, size in reads.items() if source.startswith(f"{part}/"))
+            env |= self.emit.page_in(part, prefix, n_bytes)
+        return env
+
+    def _head(self, x: str, labels: str, train: bool) -> tuple[str, Env]:
+        """Emit the loss and, for training, its backward.
+
+        Returns:
+            The gradient of ``x`` (empty where nothing below needs it) and the names of the head's adapters.
+        """
+        self.emit.enter("head", "forward")
+        env = self._page_in_head("h")
         weights = list(env.values())
-        env |= {"x": x, "labels": labels}
+        adapters = self.emit.adapters("head", "h")
+        env |= adapters | {"x": x, "labels": labels}
         forward = self.graph.head(self.choices.head, train)
         self.emit.inline(forward.nodes, forward.values, "f", env)
         self.builder.emit_declared("emit_loss", [env["stats"]], [])
         dx = ""
         if train:
             self.emit.enter("head", "backward")
-            self.emit.prefetch(block_part(self.n_blocks - 1))
             backward = self.graph.head_backward(self.choices.head)
-            self.emit.inline(backward.nodes, backward.values, "b", env)
-            dx = env[backward.gradients["x"]]
+            if self.graph.trains_below("head"):
+                self.emit.prefetch(block_part(self.n_blocks - 1))
+            self.emit.inline_backward(backward, "head", "b", env)
+            dx = env[backward.gradients["x"]] if "x" in backward.gradients else ""
         self.emit.evict(weights)
-        return dx
+        return dx, adapters
+
+    def _embed_backward(self, dy: str) -> Env:
+        """Differentiate the embedding; return the names of its adapters."""
+        self.emit.enter("embed", "backward")
+        backward = self.graph.embed_backward()
+        env: Env = {backward.seed: dy}
+        self.emit.inline_backward(backward, "embed", "b", env)
+        return self.emit.adapters("embed", "b")
 
     def _backward(self, index: int, dy: str) -> tuple[str, Env]:
         """Recompute what a block did not save and differentiate it.
 
         Returns:
-            The gradient of its input (empty for the first block) and the names of its adapters.
+            The gradient of its input (empty where nothing below needs it) and the names of its adapters.
         """
         part = block_part(index)
         attention = self.graph.attention(index)
@@ -260,22 +305,23 @@ class Lowering:
         following = index - (self.choices.groups or 1)
         if following >= 0:
             self.emit.prefetch(block_part(following))
-        adapters = self.emit.adapters(index, "r")
+        adapters = self.emit.adapters(part, "r")
         env |= self.emit.constants | self.padding | adapters
         self._restore(index, env)
         mlp = None if self._tiles() else self.graph.mlp()
         self._recompute(index, env, {*attention.backward.residuals, *(mlp.backward.residuals if mlp else ("x_mid",))})
         self.emit.enter(part, "backward")
         if mlp is None:
-            dy = self._mlp_backward_tiles(index, env, dy)
+            dy = self._mlp_backward_tiles(env, dy)
         else:
             env[mlp.backward.seed] = dy
-            self.emit.inline_backward(mlp.backward, index, "b", env)
+            self.emit.inline_backward(mlp.backward, part, "b", env)
             dy = env[mlp.backward.gradients["x_mid"]]
         env[attention.backward.seed] = dy
-        self.emit.inline_backward(attention.backward, index, "b", env)
+        self.emit.inline_backward(attention.backward, part, "b", env)
         self.emit.evict(weights)
-        return env.get(attention.backward.gradients.get("x", ""), ""), adapters
+        dx = attention.backward.gradients.get("x")
+        return (env[dx] if dx else ""), adapters
 
     def _recompute(self, index: int, env: Env, wanted: set[str]) -> None:
         """Emit the forward nodes that ``wanted`` values need beyond what ``env`` has."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from memsim.errors import UsageError
 from memsim.ir.program import Attr
+from memsim.models.scheme import Scheme
 from memsim.schedules.optimizers import OptimizerConfig
 
 NOISES = ("gaussian", "rademacher")
@@ -183,6 +184,26 @@ def estimator(name: str, settings: ZeroOrder, lr: float, accumulate: int = 1) ->
         optimizer=OptimizerConfig(method.optimizer, lr if settings.lr is None else settings.lr, weight_decay=0.0),
         hybrid_k=settings.hybrid_k,
     )
+
+
+def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
+    """Return ``decided`` as it is run when ``scheme`` says what is trained.
+
+    Lanes that share a stream stand side by side in the rank of adapters. Other tensors have no such axis: every lane
+    gets a stream of its own.
+
+    Raises:
+        UsageError: The method needs lanes in one stream.
+    """
+    if scheme.adapter_rank:
+        return decided
+    method = decided.method
+    if method.blocks or method.hybrid or method.accepts or method.estimate == "jvp":
+        raise UsageError(
+            f"--schedule {decided.name} trains LoRA adapters only; with --scheme {scheme.name} use "
+            f"{', '.join(name for name, other in METHODS.items() if other.accumulates)}"
+        )
+    return replace(decided, method=replace(method, streams="separate"))
 
 
 def _check(name: str, method: Method, settings: ZeroOrder, accumulate: int) -> None:

@@ -5,6 +5,8 @@ Weights, adapters, scratch and block programs are those of every step (``lowerin
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
 
 from memsim.ir.program import Attr, Program, Repeat, Space, TensorType
 from memsim.models.graph import ModelGraph
@@ -49,6 +51,9 @@ class ZeroOrderLowering(Lowering):
     def __init__(self, graph: ModelGraph, estimator: Estimator) -> None:
         super().__init__(graph, zeroth_order_choices(graph.config.num_hidden_layers, estimator))
         self.estimator = estimator
+        # Noise is drawn by the number of a tensor: blocks first, then what else is trained.
+        counts = [len(graph.trained[part]) for part in self.emit.stores]
+        self._first = dict(zip(self.emit.stores, accumulate(counts, initial=0), strict=False))
         self._in_lanes: dict[tuple[int, int, bool], tuple[Program, Program]] = {}
 
     def zeroth_order_step(self, balloon_bytes: int) -> Program:
@@ -62,7 +67,11 @@ class ZeroOrderLowering(Lowering):
         )
         start = len(self.builder.nodes)
         ids, labels = self._next_batch()
-        losses = [self._stream(f"f{n}", ids, labels, lanes, report=True) for n, lanes in enumerate(streams)]
+        reported = "." if "." in estimator.lanes else ""  # a lane that is not perturbed is the step's loss, if any
+        losses = [
+            self._stream(f"f{n}", ids, labels, lanes, report=not reported or reported in lanes)
+            for n, lanes in enumerate(streams)
+        ]
         if sums:
             losses = [self._add_losses(total, stats) for total, stats in zip(sums, losses, strict=True)]
         if balloon_bytes:
@@ -74,7 +83,7 @@ class ZeroOrderLowering(Lowering):
             self.emit.enter("", "forward")
             (rho,) = self.builder.emit("accept", [*losses, tried, rho], ["rho.accepted"])
         self.builder.emit_declared("emit_estimate", [rho], [])
-        updated = [self._update(index, rho, 0, state) for index, state in enumerate(states)]
+        updated = [self._update(part, rho, 0, state) for part, state in states.items()]
         return self._finish([name for names in updated for name in names], repeat)
 
     def replay(self) -> Program:
@@ -83,17 +92,17 @@ class ZeroOrderLowering(Lowering):
         kind = TensorType((self.estimator.n_estimates(self.n_blocks),), "f64")
         rho = self.builder.input("rho", kind, Space.PINNED, "rho")
         own = 1 if self.estimator.method.blocks else 0  # each block has an estimate of its own
-        updated = [self._update(index, rho, own * index, state) for index, state in enumerate(states)]
+        updated = [self._update(part, rho, own * number, state) for number, (part, state) in enumerate(states.items())]
         return self._finish([name for names in updated for name in names], None)
 
     def _declare(self) -> None:
         self._declare_step()
         self.builder.input("seed", SEED_WORDS, Space.PINNED, "seed")
 
-    def _begin(self) -> list[str]:
-        """Declare what outlives a step; return the optimizer state of each block."""
+    def _begin(self) -> dict[str, str]:
+        """Declare what outlives a step; return the optimizer state of each part with something trained."""
         self._declare()
-        return [self.emit.declare_state(index, self.estimator.optimizer) for index in range(self.n_blocks)]
+        return {part: self.emit.declare_state(part, self.estimator.optimizer) for part in self.emit.stores}
 
     # -- lanes -----------------------------------------------------------------------------------------------------
 
@@ -110,12 +119,15 @@ class ZeroOrderLowering(Lowering):
             scale: A value to multiply the perturbation with, beside the learning rate; empty for eps alone.
             report: Whether these losses are the step's.
         """
-        x = self._embed(ids, prefix)
+        self.emit.enter("embed", "forward")
+        adapters = self._perturbed("embed", self.emit.adapters("embed", prefix), lanes, prefix, scale)
+        x = self._embed(ids, prefix, adapters)
         if len(lanes) > 1:
             (x,) = self.builder.emit("repeat_rows", [x], [f"embed/{prefix}.lanes"], lanes=len(lanes))
         for index in range(self.n_blocks):
             x = self._block(index, x, lanes, prefix, scale)
         env, weights = self._head_weights(prefix)
+        env |= self._perturbed("head", self.emit.adapters("head", prefix), lanes, prefix, scale)
         stats = self._losses(x, labels, env, len(lanes), prefix)
         self.emit.evict(weights)
         if report:
@@ -125,7 +137,7 @@ class ZeroOrderLowering(Lowering):
 
     def _block(self, index: int, x: str, lanes: Sequence[str], prefix: str, scale: str) -> str:
         env, weights, adapters = self._page_in(index, prefix)
-        env |= self._perturbed(index, adapters, lanes, prefix, scale)
+        env |= self._perturbed(block_part(index), adapters, lanes, prefix, scale)
         y = self._through(index, x, env, len(lanes), prefix, own_adapters=True)
         self.emit.evict(weights)
         return y
@@ -136,7 +148,7 @@ class ZeroOrderLowering(Lowering):
         env, weights = self.emit.block_weights(index, prefix)
         for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
             self.emit.prefetch(following)
-        return env | self.emit.constants | self.padding, weights, self.emit.adapters(index, prefix)
+        return env | self.emit.constants | self.padding, weights, self.emit.adapters(block_part(index), prefix)
 
     def _through(self, index: int, x: str, env: Env, lanes: int, prefix: str, own_adapters: bool) -> str:
         """Emit the forward nodes of a block for the lanes in ``x``; return its output."""
@@ -167,39 +179,38 @@ class ZeroOrderLowering(Lowering):
     def _derive(self, program: Program, lanes: int, own_adapters: bool) -> Program:
         return in_lanes(program, lanes, own_adapters)
 
-    def _perturbed(self, index: int, adapters: Env, lanes: Sequence[str], prefix: str, scale: str) -> Env:
+    def _perturbed(self, part: str, adapters: Env, lanes: Sequence[str], prefix: str, scale: str) -> Env:
         """Emit the adapters of every lane, stacked; return their names."""
-        part = block_part(index)
-        axes = "".join(str(lane_axis(name)) for name in adapters)
+        if not adapters:
+            return {}
+        axes = {name: lane_axis(name) if len(lanes) > 1 else 0 for name in adapters}
         new = {}
         for name, value in adapters.items():
-            kind = stacked(self.builder.values[value].type, lane_axis(name), len(lanes))
+            kind = stacked(self.builder.values[value].type, axes[name], len(lanes))
             new[name] = self.builder.declare(f"{part}/{prefix}.z.{name}", kind)
         step = self.estimator.optimizer.lr if scale else self.estimator.eps
         attrs: dict[str, Attr] = {
             "signs": ",".join(lanes),
-            "axes": axes,
+            "axes": "".join(map(str, axes.values())),
             "eps": step,
-            "parameter": index * len(adapters),
+            "parameter": self._first[part],
         }
         inputs = ["seed", *([scale] if scale else []), *adapters.values()]
-        outputs = [*new.values(), self._workspace(index, f"{prefix}.z.work")]
+        outputs = [*new.values(), self._workspace(part, f"{prefix}.z.work")]
         self.builder.emit_declared("perturb", inputs, outputs, attrs | self.estimator.noise_attrs())
         return new
 
-    def _workspace(self, index: int, name: str) -> str:
-        """Declare room for the noise of one tensor of a block."""
-        largest = max(rows * columns for rows, columns in self.emit.shapes.values())
-        return self.builder.declare(f"{block_part(index)}/{name}", TensorType((largest,)))
+    def _workspace(self, part: str, name: str) -> str:
+        """Declare room for the noise of one tensor of a part."""
+        largest = max(map(prod, self.graph.trained[part].values()))
+        return self.builder.declare(f"{part}/{name}", TensorType((largest,)))
 
     # -- losses and the estimate -----------------------------------------------------------------------------------
 
     def _head_weights(self, prefix: str) -> tuple[Env, list[str]]:
         """Emit the page-in of the head; return what its nodes read and what to evict."""
         self.emit.enter("head", "forward")
-        env: Env = {}
-        for part in self._head_parts():
-            env |= self.emit.page_in(part, f"{prefix}.h")
+        env = self._page_in_head(f"{prefix}.h")
         self.emit.prefetch(block_part(0))
         return env, list(env.values())
 
@@ -229,19 +240,19 @@ class ZeroOrderLowering(Lowering):
 
     # -- updates ---------------------------------------------------------------------------------------------------
 
-    def _update(self, index: int, rho: str, rho_at: int, state: str) -> list[str]:
-        """Emit the update of one block, whose estimates begin at ``rho_at``; return what holds its new adapters."""
+    def _update(self, part: str, rho: str, rho_at: int, state: str) -> list[str]:
+        """Emit the update of one part, whose estimates begin at ``rho_at``; return what holds its new adapters."""
         estimator = self.estimator
-        self.emit.enter(block_part(index), "update")
-        adapters = list(self.emit.adapters(index, "u").values())
+        self.emit.enter(part, "update")
+        adapters = list(self.emit.adapters(part, "u").values())
         states = [state] if state else []
         new = [self.emit.overwrite(name, f"{name}.new") for name in (*adapters, *states)]
         attrs = estimator.update_attrs() | {
             "n_tensors": len(adapters),
-            "parameter": index * len(adapters),
+            "parameter": self._first[part],
             "directions": estimator.directions,
             "rho_at": rho_at,
         }
         inputs = ["step", "seed", rho, *adapters, *states]
-        self.builder.emit_declared("zo_update", inputs, [*new, self._workspace(index, "u.work")], attrs)
-        return self.emit.put_back(index, new[: len(adapters)])
+        self.builder.emit_declared("zo_update", inputs, [*new, self._workspace(part, "u.work")], attrs)
+        return self.emit.put_back(part, new[: len(adapters)])

@@ -1,10 +1,11 @@
 """What the simulator walks: the nodes of one step with their work, their files and the memory that is held at each.
 
-A planned step program becomes a trace here; a recording can be made into one as well.
+A planned step program becomes a trace here; ``recording`` makes one of a recorded run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class TraceNode:
         prefetch: What is read while later nodes compute.
         written_bytes: Written to the scratch file, and waited for.
         restored_bytes: Read back from it.
+        evicted_bytes: Of weight files, given back.
     """
 
     index: int
@@ -58,6 +60,7 @@ class TraceNode:
     prefetch: FileRead | None = None
     written_bytes: int = 0
     restored_bytes: int = 0
+    evicted_bytes: int = 0
 
     def __str__(self) -> str:
         return f"{self.op}, {self.part or 'step'} {self.phase}"
@@ -83,24 +86,38 @@ def trace_program(program: Program, plan: MemoryPlan, passes: Mapping[str, int] 
         plan: Its memory.
         passes: How often an op passes over its operands, where that is more than once.
     """
-    sizes = _file_sizes(program)
     resident = list(_resident(program, plan))
+    # The second micro-batch finds everything touched that the first one touched.
+    held = accumulate((resident[index] for index in program.order()), max)
+    return trace_step(program, held, max(resident, default=0), passes)
+
+
+def trace_step(
+    program: Program, held: Iterable[int], resident_bytes: int, passes: Mapping[str, int] | None = None
+) -> StepTrace:
+    """Return the trace of a step of which it is known what it holds.
+
+    Args:
+        program: What is executed.
+        held: Anonymous bytes at each executed node.
+        resident_bytes: Those that every later step holds from its start.
+        passes: How often an op passes over its operands, where that is more than once.
+    """
+    sizes = _file_sizes(program)
     nodes = []
-    held = 0
-    for index in program.order():
-        # The second micro-batch finds everything touched that the first one touched.
-        held = max(held, resident[index])
-        node = _trace_node(program, index, held, sizes)
+    for index, held_bytes in zip(program.order(), held, strict=True):
+        node = _trace_node(program, index, held_bytes, sizes)
         times = (passes or {}).get(node.op, 1)
         nodes.append(replace(node, work=replace(node.work, moved_bytes=times * node.work.moved_bytes)))
-    return StepTrace(tuple(nodes), max(resident, default=0))
+    return StepTrace(tuple(nodes), resident_bytes)
 
 
 def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) -> TraceNode:
     node = program.nodes[index]
     traffic = node_traffic(program, node)
-    inputs = (program.values[name] for name in node.inputs)
+    inputs = [program.values[name] for name in node.inputs]
     scratch_in = sum(value.n_bytes for value in inputs if value.space is Space.SCRATCH)
+    mapped_in = sum(value.n_bytes for value in inputs if value.space is Space.MAPPED)
     file = str(node.attrs.get("part", ""))
     return TraceNode(
         index=index,
@@ -115,6 +132,7 @@ def _trace_node(program: Program, index: int, held: int, sizes: dict[str, int]) 
         written_bytes=traffic.written_bytes,
         # `store` replaces the whole of what it is given.
         restored_bytes=0 if node.op == "store" else scratch_in,
+        evicted_bytes=mapped_in if node.op == "evict" else 0,
     )
 
 

@@ -42,12 +42,16 @@ class NodeTime:
     Attributes:
         start_s: Since the step began.
         footprint_bytes: What the device charges to the process during the node.
+        cached_bytes: File pages in memory when it ends.
+        read_bytes: Read from flash since the step began.
     """
 
     node: TraceNode
     start_s: float
     split: Split
     footprint_bytes: int
+    cached_bytes: int
+    read_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def walk(
         held = footprint(numbers, rule, anonymous_bytes)
         cache.resize(file_cache(numbers, held))
         split = _node(node, numbers, flash, now_s, speed)
-        timeline.append(NodeTime(node, now_s, split, held))
+        timeline.append(NodeTime(node, now_s, split, held, cache.held_bytes, flash.read_bytes))
         now_s += split.total_s
         by_op[node.op] += split.total_s
         written_bytes += node.written_bytes

@@ -24,7 +24,7 @@ CONFIG_FILE = "adapter_config.json"
 
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 16 << 20
-_FLUSH_BYTES = 256 << 10
+FLUSH_BYTES = 256 << 10
 # Features of PEFT that change y = W x + scale * B (A x), with the value that leaves them out.
 _UNSUPPORTED = {"use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none"}
 _UNSUPPORTED_LISTS = (
@@ -81,7 +81,7 @@ def write_adapter(
     }
     with atomic_write(directory / WEIGHTS_FILE) as file:
         # No pad tensors: PEFT would report them as unexpected keys.
-        writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8, flush_bytes=_FLUSH_BYTES)
+        writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8, flush_bytes=FLUSH_BYTES)
         for block, name, values in tensors:
             key = tensor_key(block, name, config.family)
             if key not in specs or values.shape != specs[key].shape:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +12,19 @@ from memsim.errors import InputError
 
 
 @contextmanager
-def locked(target: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(target: Path, on_wait: Callable[[], None] | None = None, path: Path | None = None) -> Iterator[None]:
     """Hold the lock on writing ``target``, across processes; the kernel releases it if this process dies.
 
     Args:
-        target: What will be written; the lock is the file ``.<name>.lock`` beside it, removed at the end.
+        target: What will be written.
         on_wait: Called before waiting for another process. None refuses instead of waiting.
+        path: The lock's file, removed at the end; ``.<name>.lock`` beside ``target`` by default. It holds the process
+            id and the start of its holder.
 
     Raises:
         InputError: Another process holds it and ``on_wait`` is None, or the directory cannot be written.
     """
-    path = target.with_name(f".{target.name}.lock")
+    path = path or target.with_name(f".{target.name}.lock")
     try:
         descriptor = _acquire(path, target, on_wait)
     except OSError as error:
@@ -38,6 +41,8 @@ def _acquire(path: Path, target: Path, on_wait: Callable[[], None] | None) -> in
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             if _lock(descriptor, target, on_wait) and _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -50,7 +55,8 @@ def _lock(descriptor: int, target: Path, on_wait: Callable[[], None] | None) -> 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if on_wait is None:
-            raise InputError(f"another memsim process is writing {target}; wait for it to finish") from None
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+            raise InputError(f"another memsim process ({holder}) is writing {target}; wait for it to finish") from None
         on_wait()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return True

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,6 +188,20 @@ def file_bytes(specs: Mapping[str, TensorSpec]) -> int:
     return max((entry.end for entry in entries.values()), default=len(head))
 
 
+class OpenFile(Protocol):
+    """What ``TensorFileWriter`` needs of a file that is open for writing."""
+
+    def write(self, data: memoryview, /) -> object:
+        """Append ``data``."""
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        ...
+
+
 class TensorFileWriter:
     """Writes a safetensors file front to back in chunks, hashing it on the way.
 
@@ -203,7 +217,7 @@ class TensorFileWriter:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: OpenFile,
         specs: Mapping[str, TensorSpec],
         tensor_alignment: int = TENSOR_ALIGNMENT,
         data_alignment: int = DATA_ALIGNMENT,

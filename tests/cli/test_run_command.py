@@ -109,13 +109,14 @@ def test_a_refused_plan_is_exit_code_3_and_one_line(pack: Pack, tmp_path: Path) 
     assert files_in(tmp_path) == set()
 
 
-def test_ctrl_c_is_exit_code_130_and_keeps_the_record(pack: Pack, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_exit_code_130_and_keeps_the_record(pack: Pack, tmp_path: Path, number: signal.Signals) -> None:
     forever = ["--budget", "400MB", "--seq-len", 64, "--steps", 10**6, "--threads", 1, "--out", "out"]
     with start_command(pack.directory, tmp_path, *forever) as process:
         assert process.stderr is not None
         assert any(line.startswith("step 1/") for line in process.stderr)
         (worker,) = psutil.Process(process.pid).children()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         printed, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert not worker.is_running()
@@ -123,6 +124,8 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_record(pack: Pack, tmp_path: Path
     *_, last = complaint.splitlines()
     result = read_result(tmp_path / "out" / "result.json")
     assert result.exit_reason == "interrupted"
-    assert last == f"memsim: interrupted after {len(result.steps)} steps"
+    out = tmp_path / "out"
+    assert last.startswith(f"memsim: interrupted after {len(result.steps)} steps; `memsim run --resume {out}` goes on ")
+    assert last.endswith(f"after step {len(result.steps)}")
     assert files_in(tmp_path / "out") == RUN_FILES
     assert groups(process.pid) == []

@@ -52,7 +52,10 @@ def test_scale_is_alpha_over_rank():
         (LoraConfig(alpha=float("inf")), "--lora-alpha inf"),
         (LoraConfig(alpha=float("nan")), "--lora-alpha nan"),
         (LoraConfig(target_modules=()), "--target-modules \\(empty\\): choose from q_proj,"),
-        (LoraConfig(target_modules=("q_proj", "lm_head")), "--target-modules lm_head: choose from"),
+        (
+            LoraConfig(target_modules=("q_proj", "lm_head")),
+            "--target-modules lm_head: embed_tokens and lm_head carry no adapter, since their rows",
+        ),
     ],
 )
 def test_adapters_that_cannot_work_are_refused(lora, message):

@@ -37,10 +37,27 @@ def test_lists_every_preset_with_its_sizes(tmp_path):
 def test_json_on_stdout_is_nothing_but_json():
     result = CliRunner().invoke(command, ["--json", "-"])
     presets = json.loads(result.stdout)["presets"]
-    assert [(item["name"], item["parameters"], item["int4_bytes"], item["lora_parameters"]) for item in presets] == [
+    assert [
+        (item["name"], item["parameters"], item["int4_bytes"], item["trainable_parameters"]) for item in presets
+    ] == [
         (name, config.n_parameters(), pack_bytes(config, 32), n_trainable(config, LoraConfig()))
         for name, config in PRESETS.items()
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "parameters"),
+    [
+        (["--scheme", "prefix", "--virtual-tokens", "5"], "prefix of 5", 5 * 24 * 2 * 128),
+        (["--scheme", "prompt"], "prompt of 20", 20 * 896),
+        (["--scheme", "head"], "classifier head", 2 * 896),
+        (["--lora-rank", "4"], "LoRA rank 4", 2_199_552),
+    ],
+)
+def test_lists_what_a_scheme_trains(arguments, words, parameters):
+    result = CliRunner().invoke(command, [*arguments, "--json", "-"])
+    record = json.loads(result.stdout)
+    assert (record["scheme"], record["presets"][0]["trainable_parameters"]) == (words, parameters)
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gemma3-1b"])

@@ -1,5 +1,8 @@
 """Work per node, against counts made by hand and by brute force."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from memsim.ir.program import Attr, Node, Program, TensorType, Value
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
-from memsim.planner.work import WORK, Kind, Work, node_kind, node_work, step_work
+from memsim.planner.work import PRODUCT_ROWS, WORK, Kind, Work, node_kind, node_work, step_work
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig
@@ -79,6 +82,16 @@ def test_every_op_has_a_row() -> None:
             LORA,
             Work(2 * ADAPTER, moved_bytes=4 * (T * (N + K + 2 * R) + 2 * R * (N + K))),
         ),
+        (
+            "linear_backward_weight",
+            [Y, X],
+            [TensorType((N, K))],
+            {},
+            Work(PRODUCT, moved_bytes=4 * (T * (K + N) + N * K)),
+        ),
+        ("sum_rows", [Y], [TensorType((N,))], {}, Work(moved_bytes=4 * (T * N + N))),
+        ("take_rows", [X], [TensorType((3, K))], {}, Work(moved_bytes=2 * 12 * K)),
+        ("take_rows", [X, TensorType((3, K))], [TensorType((3, K))], {}, Work(moved_bytes=3 * 12 * K)),
         ("unpack_q4", [Q, SCALES], [TensorType((N, K))], MATRIX, Work(0, 0, N * K, PACKED + 4 * N * K)),
         ("add", [X, X], [X], {}, Work(moved_bytes=12 * T * K)),
         (
@@ -141,6 +154,20 @@ def test_schedules_differ_by_what_they_recompute(schedule: str) -> None:
     backward = [node for node in program.nodes if node.op == "lora_backward"]
     gradients = 4 * n_tokens * config.num_hidden_layers * adapter
     assert sum(node_work(program, node).matmul_flops for node in backward) == gradients
+
+
+@pytest.mark.parametrize(("op", "width"), [("linear_q4", K), ("linear_q4_backward_input", N)])
+def test_products_unpack_a_tile_again_for_every_so_many_rows(op: str, width: int) -> None:
+    for n_tokens, times in ((1, 1), (PRODUCT_ROWS, 1), (PRODUCT_ROWS + 1, 2), (4 * PRODUCT_ROWS, 4)):
+        work = _work(op, [TensorType((n_tokens, width)), Q, SCALES], [TensorType((n_tokens, N + K - width))], **MATRIX)
+        assert work.unpacked_weights == times * N * K
+
+
+@pytest.mark.parametrize("module", ["matmul", "q4_bf16"])
+def test_kernels_unpack_for_as_many_rows(module: str) -> None:
+    source = Path(__file__).parents[2] / "kernels" / "memsim_kernels" / f"{module}.py"
+    found = re.search(r"^ROWS = (\d+)", source.read_text(), re.MULTILINE)
+    assert found and int(found[1]) == PRODUCT_ROWS
 
 
 def test_a_step_repeats_its_micro_batches() -> None:

@@ -157,7 +157,7 @@ def test_the_worker_computes_what_a_session_computes(pack: Pack, disk: Path, tmp
     setup = TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
-        lora=LORA,
+        scheme=LORA,
         schedule="mebp",
         n_tokens=64,
         optimizer=momentum,

@@ -179,8 +179,10 @@ def test_ctrl_c_keeps_the_steps_that_are_done(pack: Pack, tmp_path: Path) -> Non
 
     outcome = run_toy(pack.directory, tmp_path / "out", RunProgress(step=interrupt), steps=500)
     assert (outcome.result.exit_reason, exit_code("interrupted"), outcome.result.fits) == ("interrupted", 130, None)
-    assert outcome.message == f"interrupted after {len(outcome.result.steps)} steps"
-    assert 2 <= len(outcome.result.steps) < 500
+    n_steps = len(outcome.result.steps)
+    command = f"`memsim run --resume {outcome.directory}`"
+    assert outcome.message == f"interrupted after {n_steps} steps; {command} goes on after step {n_steps}"
+    assert 2 <= n_steps < 500
     assert files_in(outcome.directory) == RUN_FILES
     assert left_behind(outcome.directory) == []
 

@@ -10,7 +10,7 @@ import pytest
 
 from memsim.errors import InputError
 from memsim.planner.staging import Staging, staging
-from memsim.runtime import disk_queue
+from memsim.runtime import uncached
 from memsim.runtime.scratch import ScratchFile, scratch_sizes
 from memsim.weights.pack import Pack
 from toy import plan_toy
@@ -42,7 +42,7 @@ def refuse_direct(patch: pytest.MonkeyPatch) -> None:
 
         return checked
 
-    patch.setattr(disk_queue, "_open_direct", open_direct)
+    patch.setattr(uncached, "_open_direct", open_direct)
     patch.setattr(os, "pwrite", refusing(pwrite))
     patch.setattr(os, "preadv", refusing(preadv))
 
@@ -50,7 +50,7 @@ def refuse_direct(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["direct", "none", "refused"])
 def scratch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, disk: Path) -> ScratchFile:
     if request.param == "none":
-        monkeypatch.setattr(disk_queue, "_open_direct", no_direct_file)
+        monkeypatch.setattr(uncached, "_open_direct", no_direct_file)
     if request.param == "refused":
         refuse_direct(monkeypatch)
     return ScratchFile(SIZES, STAGING, disk)
@@ -120,6 +120,11 @@ def test_nothing_stays_in_the_page_cache(scratch: ScratchFile) -> None:
         offset, n_bytes = scratch._offsets[source]
         with pytest.raises(BlockingIOError):  # it would have to wait for the disk
             os.preadv(scratch._descriptor, [bytearray(n_bytes)], offset, os.RWF_NOWAIT)
+
+
+def test_nobody_else_may_read_it(scratch: ScratchFile) -> None:
+    status = os.fstat(scratch._descriptor)
+    assert (status.st_mode & 0o777, status.st_nlink) == (0o600, 0)
 
 
 def test_a_disk_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, scratch: ScratchFile) -> None:

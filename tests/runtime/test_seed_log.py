@@ -33,7 +33,7 @@ def test_a_seed_log_gives_the_same_adapters_to_the_bit(
         log.write(step, 1e-2, session.rho)
     log.close()
     header, steps = read_seed_log(tmp_path / "seeds.jsonl")
-    again = Session(toy_pack, header.lora, place_replay(header, 1e-2, toy_pack), None, disk, header.seed)
+    again = Session(toy_pack, header.trains, place_replay(header, 1e-2, toy_pack), None, disk, header.seed)
     start = flat_adapters(again)
     for number, step in enumerate(steps):
         again.replay_step(number, step.rho)

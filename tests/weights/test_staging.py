@@ -58,7 +58,10 @@ def test_a_held_lock_is_refused_or_waited_for(tmp_path):
             entered.append(target.exists())
 
     with locked(target):
-        with pytest.raises(InputError, match="another memsim process is writing .*out; wait"), locked(target):
+        with (
+            pytest.raises(InputError, match=r"another memsim process \(\d+ since .*\) is writing .*out;"),
+            locked(target),
+        ):
             pass
         thread = threading.Thread(target=second)
         thread.start()

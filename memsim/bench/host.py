@@ -1,0 +1,227 @@
+"""``validate --host``: planned peak and simulated step time against real capped runs on this machine.
+
+Some configurations calibrate: what their nodes took is fitted (``simulator/op_costs.py``). All others are held out:
+of them only the plan and the work of the nodes are known. Runs of both sorts take turns in one call.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median, median_low
+
+import psutil
+
+from memsim.bench.runs import throw_away, timed_run
+from memsim.errors import MemsimError, UsageError
+from memsim.ir.serialize import load_program
+from memsim.planner.plan import plan_memory
+from memsim.results import Result
+from memsim.runtime.events import read_events
+from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RunConfig
+from memsim.simulator.op_costs import NodeSample, features, fit_costs
+from memsim.simulator.trace import StepTrace, trace_program
+
+Progress = Callable[[str], None]
+
+STEPS = 5
+"""Timed steps of each run, after one that touches its memory first."""
+MOST_BUDGET_BYTES = 8 * 10**9
+PEAK_GOAL, STEP_MEAN_GOAL, STEP_WORST_GOAL = 0.03, 0.10, 0.20
+
+
+@dataclass(frozen=True, slots=True)
+class HostCase:
+    """A configuration to run."""
+
+    model: str
+    schedule: str
+    seq_len: int
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.schedule}:{self.seq_len}"
+
+
+def parse_cases(text: str) -> list[HostCase]:
+    """Return the cases of a list such as ``qwen2.5-0.5b:tiled:256,opt-125m:mebp:64``.
+
+    Raises:
+        UsageError: An item is not MODEL:SCHEDULE:TOKENS.
+    """
+    cases = []
+    for item in text.split(","):
+        model, schedule, seq_len = ("", "", *item.strip().rsplit(":", 2))[-3:]
+        if not model or not seq_len.isdecimal() or int(seq_len) < 1:
+            raise UsageError(f"{item!r} is not MODEL:SCHEDULE:TOKENS, such as qwen2.5-0.5b:tiled:256")
+        cases.append(HostCase(model, schedule, int(seq_len)))
+    return cases
+
+
+CALIBRATION = ",".join(f"qwen2.5-0.5b:{schedule}:{n}" for n in (32, 256) for schedule in ("tiled", "mebp", "backprop"))
+HELD_OUT = (
+    "qwen2.5-0.5b:tiled:64,qwen2.5-0.5b:mebp:64,qwen2.5-0.5b:tiled:128,qwen2.5-0.5b:mebp:128,qwen2.5-0.5b:tiled:512,"
+    "qwen2.5-0.5b:backprop:128,opt-125m:tiled:128,opt-125m:mebp:256,opt-125m:backprop:256,qwen3-0.6b:tiled:128,"
+    "qwen3-0.6b:mebp:64,qwen3-0.6b:tiled:256,llama-3.2-1b:tiled:128"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run: its record, and the trace of the program that it executed.
+
+    Attributes:
+        step_s: Median of the timed steps.
+        samples: What its nodes took.
+        between_s: Seconds of a step that are in no node, for each node.
+    """
+
+    result: Result
+    trace: StepTrace
+    step_s: float
+    samples: tuple[NodeSample, ...]
+    between_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRow:
+    """What was said of a configuration and what came out; None where its run failed.
+
+    Attributes:
+        calibrates: Whether its times were fitted. Its peak never is.
+        failure: What ended it early, in one line; empty if nothing did.
+        simulated_peak_bytes: Baseline plus what the step touches, as the simulator counts.
+    """
+
+    case: HostCase
+    calibrates: bool
+    compute: str = ""
+    peak_bytes: int | None = None
+    planned_peak_bytes: int | None = None
+    simulated_peak_bytes: int | None = None
+    step_s: float | None = None
+    simulated_step_s: float | None = None
+    failure: str = ""
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Relative errors of what was planned (``planned_peak``) and simulated (``simulated_peak``, ``step``)."""
+        pairs = {
+            "planned_peak": (self.planned_peak_bytes, self.peak_bytes),
+            "simulated_peak": (self.simulated_peak_bytes, self.peak_bytes),
+            "step": (self.simulated_step_s, self.step_s),
+        }
+        return {name: said / came - 1 for name, (said, came) in pairs.items() if said is not None and came}
+
+
+@dataclass(frozen=True, slots=True)
+class HostErrors:
+    """Mean and worst absolute relative errors over the held-out configurations that ran."""
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostValidation:
+    """All rows in the order of running, and the errors by name (``planned_peak``, ``simulated_peak``, ``step``)."""
+
+    rows: tuple[HostRow, ...]
+    errors: dict[str, HostErrors]
+
+
+def validate_host(
+    calibration: Sequence[HostCase], held_out: Sequence[HostCase], threads: int, progress: Progress
+) -> HostValidation:
+    """Run every case, fit what those of ``calibration`` took, and predict all.
+
+    A held-out run that fails is a row with its failure.
+
+    Raises:
+        UsageError: A case is in both lists.
+        MemsimError: A calibration run failed.
+    """
+    if both := set(calibration) & set(held_out):
+        raise UsageError(f"{min(map(str, both))} is both calibration and held out; choose another sequence length")
+    order = _interleaved(calibration, held_out)
+    done: dict[HostCase, Measured | MemsimError] = {}
+    with throw_away() as directory:
+        for index, case in enumerate(order):
+            progress(f"{index + 1}/{len(order)} {case}, {'calibration' if case in calibration else 'held out'}")
+            try:
+                done[case] = _measure(case, threads, directory / str(index))
+            except MemsimError as error:
+                if case in calibration:
+                    raise
+                done[case] = error
+    runs = [run for case in calibration if isinstance(run := done[case], Measured)]
+    between_s = median([run.between_s for run in runs])
+    costs = fit_costs([sample for run in runs for sample in run.samples], between_s)
+    rows = tuple(
+        _row(case, case in calibration, found, 0.0)
+        if isinstance(found := done[case], MemsimError)
+        else _row(case, case in calibration, found, costs.step_s(found.trace, str(found.result.compute)))
+        for case in order
+    )
+    return HostValidation(rows, summarise([row for row in rows if not row.calibrates]))
+
+
+def summarise(rows: Sequence[HostRow]) -> dict[str, HostErrors]:
+    """Return the errors of rows, by name; a name that no row has is absent."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, error in row.errors.items():
+            found.setdefault(name, []).append(abs(error))
+    return {name: HostErrors(fmean(errors), max(errors)) for name, errors in found.items()}
+
+
+def _interleaved(calibration: Sequence[HostCase], held_out: Sequence[HostCase]) -> list[HostCase]:
+    """Return all cases with those of ``calibration`` spread evenly."""
+    total = len(calibration) + len(held_out)
+    places = {index * total // len(calibration) for index in range(len(calibration))}
+    ours, theirs = iter(calibration), iter(held_out)
+    return [next(ours) if index in places else next(theirs) for index in range(total)]
+
+
+def _measure(case: HostCase, threads: int, out: Path) -> Measured:
+    budget = min(MOST_BUDGET_BYTES, psutil.virtual_memory().total // 2)
+    config = RunConfig(budget_bytes=budget, model=case.model, schedule=case.schedule, seq_len=case.seq_len)
+    config = replace(config, steps=STEPS + 1, threads=threads, out=out)
+    result = timed_run(config, lambda _: None).result
+    program = load_program(out / PROGRAM_FILE).program
+    trace = trace_program(program, plan_memory(program))
+    # The median step, whole: the medians of its nodes, taken one by one, would add up to less.
+    times = [step.step_s or 0.0 for step in result.steps]
+    chosen = times.index(median_low(times[1:]), 1)
+    seconds: list[list[float]] = [[] for _ in program.nodes]
+    for event in read_events(out / EVENTS_FILE):
+        if event.step == chosen:
+            seconds[event.node].append(event.seconds)
+    between_s = max(times[chosen] - sum(map(sum, seconds)), 0.0) / len(trace.nodes)
+    return Measured(result, trace, times[chosen], tuple(_samples(trace, seconds, str(result.compute))), between_s)
+
+
+def _samples(trace: StepTrace, seconds: Sequence[Sequence[float]], compute: str) -> list[NodeSample]:
+    """Return one sample for all nodes of the same op and work: their mean."""
+    alike: dict[tuple[object, ...], list[float]] = {}
+    for node in trace.nodes:
+        alike.setdefault((node.op, node.kind, features(node)), []).append(fmean(seconds[node.index]))
+    return [
+        NodeSample(op, kind, compute, found, fmean(times), len(times))  # type: ignore[arg-type]
+        for (op, kind, found), times in alike.items()
+    ]
+
+
+def _row(case: HostCase, calibrates: bool, found: Measured | MemsimError, simulated_s: float) -> HostRow:
+    if isinstance(found, MemsimError):
+        return HostRow(case=case, calibrates=calibrates, failure=str(found))
+    result = found.result
+    baseline = (result.planned_footprint_bytes or 0) - (result.planned_peak_bytes or 0)
+    return HostRow(
+        case=case,
+        calibrates=calibrates,
+        compute=str(result.compute),
+        peak_bytes=result.peak_footprint_bytes,
+        planned_peak_bytes=result.planned_footprint_bytes,
+        simulated_peak_bytes=baseline + found.trace.resident_bytes,
+        step_s=found.step_s,
+        simulated_step_s=simulated_s,
+    )

@@ -1,0 +1,80 @@
+"""``memsim report``: runs as one HTML file, or as a trace for Perfetto."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memsim.cli.progress import stage
+from memsim.errors import UsageError
+from memsim.files import write_text
+from memsim.reports.html import report
+from memsim.reports.perfetto import write_trace
+from memsim.reports.run_files import open_run
+from memsim.reports.shares_file import read_shares
+from memsim.reports.verdicts import Verdict, verdicts
+from memsim.results import emit_json
+from memsim.simulator.device_file import find_device
+
+
+@click.command(name="report", context_settings={"show_default": True})
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="The HTML file to write.")
+@click.option(
+    "--perfetto",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a trace for ui.perfetto.dev (Chrome's JSON format): every op, footprint, mapped weights, page-ins.",
+)
+@click.option(
+    "--device", "devices", multiple=True, metavar="NAME|FILE", help="Simulate the runs there too; may be repeated."
+)
+@click.option(
+    "--decompression",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Include the curves of `memsim profile decompression --json FILE`.",
+)
+@click.option("--json", "json_path", metavar="PATH|-", help="Write what was written, and verdicts, as JSON.")
+def command(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    perfetto: Path | None,
+    devices: tuple[str, ...],
+    decompression: Path | None,
+    json_path: str | None,
+) -> None:
+    """Show runs side by side in one HTML file that needs no network: give directories that `memsim run` wrote.
+
+    Memory over a step with its cap and what held the peak, time by op and by block, loss, and, with --device, whether
+    the same step programs would survive elsewhere. Without -o and --perfetto it writes report.html here.
+    """
+    if decompression is not None and out is None and perfetto is not None:
+        raise UsageError("--decompression belongs into the HTML file; name it with -o")
+    page = out or (None if perfetto else Path("report.html"))
+    stage(f"reading {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    opened = [open_run(directory) for directory in runs]
+    found = verdicts(opened, [find_device(name) for name in devices])
+    shares = read_shares(decompression) if decompression else ()
+    if page is not None:
+        write_text(page, report(opened, found, shares))
+    if perfetto is not None:
+        write_trace(perfetto, opened, found)
+    written = [str(path) for path in (page, perfetto) if path is not None]
+    if json_path is not None:
+        plain = {"command": "report", "files": written, "runs": [run.name for run in opened]}
+        emit_json(plain | {"devices": [_plain(one) for one in found]}, json_path)
+    if json_path != "-":
+        for path in written:
+            click.echo(path)
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    simulation = verdict.simulation
+    return {
+        "run": verdict.run.name,
+        "device": simulation.device.name,
+        "verdicts": {mode: survival.verdict for mode, survival in simulation.survival.items()},
+        "figures": {name: asdict(band) for name, band in simulation.figures.items()},
+    }

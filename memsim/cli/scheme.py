@@ -1,0 +1,65 @@
+"""The options that choose a fine-tuning scheme, and what they mean."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from memsim.errors import UsageError
+from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
+from memsim.models.schemes import SCHEMES
+
+Command = Callable[..., Any]
+
+_OF_LORA, _OF_VIRTUAL_TOKENS = ("lora",), ("prefix", "prompt")
+_BELONGS = {
+    "lora_rank": _OF_LORA,
+    "lora_alpha": _OF_LORA,
+    "target_modules": _OF_LORA,
+    "virtual_tokens": _OF_VIRTUAL_TOKENS,
+}
+
+_OPTIONS = (
+    click.option(
+        "--scheme",
+        type=click.Choice(list(SCHEMES)),
+        default="lora",
+        help="What is trained: adapters, virtual keys and values, virtual tokens, a classifier (needs --task), "
+        "or norm weights and biases.",
+    ),
+    click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters."),
+    click.option(
+        "--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank."
+    ),
+    click.option(
+        "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+    ),
+    click.option(
+        "--virtual-tokens", type=int, default=20, metavar="P", help="Virtual tokens of the schemes prefix and prompt."
+    ),
+)
+
+
+def scheme_options(command: Command) -> Command:
+    """Add the options to a command; ``scheme_settings`` reads them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def scheme_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what the options mean: ``scheme``, ``lora`` and ``virtual_tokens``, as ``RunConfig`` calls them.
+
+    Raises:
+        UsageError: An option of another scheme was given.
+    """
+    name = options["scheme"]
+    context = click.get_current_context()
+    for key, schemes in _BELONGS.items():
+        if name not in schemes and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
+            wanted = " or ".join(schemes)
+            raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {name}")
+    modules = tuple(module for module in options["target_modules"].split(",") if module)
+    lora = LoraConfig(options["lora_rank"], options["lora_alpha"], modules)
+    return {"scheme": name, "lora": lora, "virtual_tokens": options["virtual_tokens"]}

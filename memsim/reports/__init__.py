@@ -1,0 +1,1 @@
+"""Runs made visible: what their files hold, as tables, plots, a page and a trace."""

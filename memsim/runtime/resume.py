@@ -1,0 +1,111 @@
+"""Going on with a run that was interrupted, killed or is to be longer: the same bits as if nothing had happened."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from memsim.errors import InputError, UsageError
+from memsim.results import Result, read_result
+from memsim.runtime.checkpoints import DIRECTORY, Checkpoint, Checkpoints
+from memsim.runtime.directories import existing_directory
+from memsim.runtime.history import History
+from memsim.runtime.run import (
+    LOGS,
+    RESULT_FILE,
+    RunConfig,
+    RunOutcome,
+    RunProgress,
+    accept,
+    carry_out,
+    check,
+    lay_out,
+    make_ready,
+)
+from memsim.runtime.run_file import Identity, read_run_file
+
+KEEP_BITS = ("steps", "budget_bytes", "decimal", "cold", "scratch", "enforcement", "plan_check", "checkpoint_every")
+"""Settings that may change from one command to the next without a change of any bit of the adapter."""
+
+CHANGE_BITS = ("lr", "threads", "compute")
+"""Those that may change if the bits may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that is to go on.
+
+    Attributes:
+        directory: Its directory.
+        config: Its settings, those of this command included.
+        identity: What its bits depended on so far.
+        allow_different_bits: Go on even if that is not as it was.
+    """
+
+    directory: Path
+    config: RunConfig
+    identity: Identity
+    allow_different_bits: bool
+
+
+def read_resumption(directory: Path, changes: Mapping[str, Any], allow_different_bits: bool = False) -> Resumption:
+    """Read the settings of the run in ``directory``.
+
+    Args:
+        directory: Of an earlier ``run``.
+        changes: Settings by their name in ``KEEP_BITS`` or ``CHANGE_BITS``.
+        allow_different_bits: Go on even if the bits would differ from those of an uninterrupted run.
+
+    Raises:
+        InputError: There is no run, or its settings are damaged.
+    """
+    config, identity = read_run_file(directory / DIRECTORY, RunConfig)
+    changes = {"threads": identity.threads, "compute": identity.compute, **changes}
+    lr = changes.pop("lr", config.optimizer.lr)
+    config = replace(config, optimizer=replace(config.optimizer, lr=lr), record=False, **changes)
+    return Resumption(directory, config, identity, allow_different_bits)
+
+
+def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
+    """Go on with a run from its newest checkpoint that is whole, or from its beginning if there is none.
+
+    A run that has finished is left as it is.
+
+    Raises:
+        UsageError: A value that can never work.
+        InputError: A file or this machine cannot serve, or the bits would differ.
+        LimitError: The plan does not fit the budget.
+        WorkerError: The worker failed before there was a checkpoint.
+    """
+    config, out = resumption.config, resumption.directory
+    check(config, out)
+    ready = make_ready(config, progress)
+    with existing_directory(out) as directory:
+        checkpoints = Checkpoints(directory.path)
+        start = checkpoints.newest(progress.note)
+        if (finished := _finished(out, config.steps, start)) is not None:
+            progress.note(f"the run in {out} has finished its {config.steps} steps; give more with --steps")
+            return RunOutcome(finished, directory.path, "")
+        laid = lay_out(ready, directory, progress, resumption.identity.texts)
+        differences = resumption.identity.differences(laid.identity)
+        if differences and not resumption.allow_different_bits:
+            raise InputError(
+                f"the run in {out} would go on with other bits ({'; '.join(differences)}); "
+                f"allow it with --allow-different-bits"
+            )
+        checkpoints.prune(start.step if start else 0)
+        accept(ready, directory, laid)
+        progress.note(f"going on after step {start.step}" if start else "no step is saved: beginning again")
+        return carry_out(ready, directory, History(directory.path, start, LOGS), progress)
+
+
+def _finished(out: Path, n_steps: int, start: Checkpoint | None) -> Result | None:
+    """Return the record of a run that has nothing left to do."""
+    n_done = start.step if start else 0
+    if n_steps < n_done:
+        raise UsageError(f"--steps {n_steps}: the run in {out} has done {n_done} already")
+    if n_done == n_steps and (out / RESULT_FILE).is_file():
+        result = read_result(out / RESULT_FILE)
+        if result.exit_reason == "done" and len(result.steps) == n_done:
+            return result
+    return None
