@@ -65,6 +65,7 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 )
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
+@click.option("--eval-first", is_flag=True, help="Evaluate before the first step too.")
 @click.option("--eval-sequences", type=int, default=8, metavar="N", help="Sequences of an evaluation, at most.")
 @click.option(
     "--out",
@@ -103,6 +104,7 @@ def command(
     page_cache: str,
     eval_data: Path | None,
     eval_every: int,
+    eval_first: bool,
     eval_sequences: int,
     out: Path | None,
     scratch: Path | None,
@@ -130,6 +132,7 @@ def command(
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
+        eval_first=eval_first,
         lora=LoraConfig(lora_rank, lora_alpha, tuple(name for name in target_modules.split(",") if name)),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Any, BinaryIO
 
-from memsim.errors import WorkerError
+from memsim.errors import DivergedError, WorkerError
 from memsim.ir.program import Program
 from memsim.planner.traffic import Traffic, node_traffic
 from memsim.results import Evaluation, ExitReason, StepResult
@@ -86,7 +86,7 @@ class Follow:
     def __init__(
         self,
         program: Program,
-        writer: EventWriter,
+        writer: EventWriter | None,
         monitor: Monitor,
         on_node: Callable[[NodeDone], None],
         on_step: Callable[[StepDone], None],
@@ -104,6 +104,7 @@ class Follow:
         self._first_start_s: float | None = None
         self._time_by_op: list[dict[str, float]] = []
         self._error: str | None = None
+        self._diverged = False
         self._stage = ""
         self._begin_step()
 
@@ -141,7 +142,7 @@ class Follow:
         elif message["kind"] == "done":
             self._done = True
         elif message["kind"] == "error":
-            self._error = message["message"]
+            self._error, self._diverged = message["message"], bool(message.get("diverged"))
 
     def _node(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> None:
         self._monitor.node_done()
@@ -153,24 +154,27 @@ class Follow:
         self._step_peak = max(self._step_peak, footprint_bytes)
         self._step_traffic += self._traffic[index]
         self._step_time[node.op] = self._step_time.get(node.op, 0.0) + seconds
-        self._writer.write(
-            Event(
-                step=len(self.outcome.steps),
-                node=index,
-                op=node.op,
-                block=int(node.part.removeprefix("block_")) if node.part.startswith("block_") else None,
-                phase=node.phase,
-                start_s=start_s - self._first_start_s,
-                seconds=seconds,
-                bytes=self._traffic[index].total_bytes,
-                footprint_bytes=footprint_bytes or None,
-            )
-        )
+        if self._writer is not None:
+            self._writer.write(self._event(index, start_s - self._first_start_s, seconds, footprint_bytes))
 
         if start_s - self._drawn_s > DRAW_S:
             self._drawn_s = start_s
             step, n_nodes = len(self.outcome.steps) + 1, len(self._order)
             self._on_node(NodeDone(step, self._position, n_nodes, str(node), footprint_bytes))
+
+    def _event(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> Event:
+        node = self._program.nodes[index]
+        return Event(
+            step=len(self.outcome.steps),
+            node=index,
+            op=node.op,
+            block=int(node.part.removeprefix("block_")) if node.part.startswith("block_") else None,
+            phase=node.phase,
+            start_s=start_s,
+            seconds=seconds,
+            bytes=self._traffic[index].total_bytes,
+            footprint_bytes=footprint_bytes or None,
+        )
 
     def _step(self, message: dict[str, Any]) -> None:
         peak = self._step_peak or self._monitor.peak_footprint_bytes
@@ -186,7 +190,8 @@ class Follow:
         )
         self.outcome.steps.append(result)
         self._time_by_op.append(self._step_time)
-        self._writer.end_step()
+        if self._writer is not None:
+            self._writer.end_step()
         self._begin_step()
         self.outcome.peak_footprint_bytes = max(self.outcome.peak_footprint_bytes, peak)
         highest = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
@@ -197,7 +202,8 @@ class Follow:
 
         Raises:
             NotCompiled: A kernel was not in the cache.
-            WorkerError: The worker reported an error.
+            DivergedError: The loss was not finite any more.
+            WorkerError: The worker reported another error.
         """
         outcome = self.outcome
         outcome.peak_footprint_bytes = max(outcome.peak_footprint_bytes, self._step_peak, monitor.peak_footprint_bytes)
@@ -209,7 +215,8 @@ class Follow:
         if outcome.reason == "done" and not self._done:
             outcome.reason = "error"
         if self._error is not None and outcome.reason == "error":
-            raise (NotCompiled if NOT_COMPILED in self._error else WorkerError)(self._error)
+            kind = DivergedError if self._diverged else WorkerError
+            raise (NotCompiled if NOT_COMPILED in self._error else kind)(self._error)
         if outcome.reason != "done":
             outcome.message = self._describe(returncode, cap.budget_bytes, last_line, decimal)
         return outcome

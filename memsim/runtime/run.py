@@ -46,6 +46,8 @@ class RunConfig:
         decimal: Whether the user wrote decimal units (1GB), so that messages do too.
         compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
         data: Training text; None is CPython's own documentation.
+        eval_first: Evaluate before the first step too.
+        events: Write every node to ``events.jsonl``: some 150 bytes each.
         out: Directory to create; None names one under ``runs``.
         scratch: Where spilled values go; None is the output directory.
         plan_check: Refuse a plan that does not fit.
@@ -63,6 +65,7 @@ class RunConfig:
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
+    eval_first: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulate: int = 1
@@ -70,6 +73,7 @@ class RunConfig:
     threads: int = 0
     compute: str = "auto"
     cold: bool = False
+    events: bool = True
     out: Path | None = None
     scratch: Path | None = None
     plan_check: bool = True
@@ -217,8 +221,9 @@ def _check(config: RunConfig) -> None:
     for path in (config.data, config.eval_data):
         if path is not None and not path.is_file():
             raise InputError(f"no text file at {path}")
-    if config.eval_every and config.eval_data is None:
-        raise UsageError("--eval-every needs --eval-data")
+    for option, asked in {"--eval-every": config.eval_every, "--eval-first": config.eval_first}.items():
+        if asked and config.eval_data is None:
+            raise UsageError(f"{option} needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
         raise InputError(f"the scratch directory {config.scratch} does not exist; create it or choose another")
     require_disk(config.scratch or config.out or RUNS, "the scratch")
@@ -256,7 +261,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
 def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) -> WorkerJob:
     """Write the worker's files and return its orders, but for what only the open cap knows."""
     config, pack, plan = ready.config, ready.pack, ready.plan
-    by_bytes = pack.source == "packed" and pack.tokenizer is None
+    by_bytes = pack.source == "packed" and pack.tokenizer is None and pack.config.vocab_size > 256
     progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
     tokens = {"tokens.bin": config.data} | ({"eval.bin": config.eval_data} if config.eval_data else {})
     for file, text in tokens.items():
@@ -284,6 +289,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         eval_tokens=str(work / "eval.bin") if plan.evaluate else None,
         eval_sequences=config.eval_sequences,
         eval_every=config.eval_every,
+        eval_first=config.eval_first,
         steps=config.steps,
         seq_len=config.seq_len,
         accumulate=config.accumulate,
@@ -310,7 +316,7 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
             orders,
             cap,
             ready.plan.train.program,
-            out / EVENTS_FILE,
+            out / EVENTS_FILE if config.events else None,
             lambda baseline_bytes: _admit(ready, baseline_bytes),
             progress.node,
             progress.step,

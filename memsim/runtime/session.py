@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memsim.errors import WorkerError
+from memsim.errors import DivergedError, WorkerError
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import constant_values, constants
@@ -115,14 +115,14 @@ class Session:
         """Run one step (numbered from 0) on ``accumulate`` windows; return its loss and accuracy before the update.
 
         Raises:
-            WorkerError: The loss is not finite.
+            DivergedError: The loss is not finite.
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
         self._pinned["step"][0] = step + 1
         self._train.run(observe)
         score = self._losses.take()
         if not np.isfinite(score.loss):
-            raise WorkerError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
+            raise DivergedError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
         return score
 
     def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.errors import MemsimError
+from memsim.errors import DivergedError, MemsimError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
@@ -34,7 +34,7 @@ def main() -> None:
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
     except MemsimError as error:
-        messages.send("error", message=str(error))
+        messages.send("error", message=str(error), diverged=isinstance(error, DivergedError))
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.ENOMEM:  # how mmap says MemoryError
@@ -80,15 +80,20 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
 
+    def evaluate_after(n_steps: int) -> None:
+        if eval_tokens is not None:
+            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
+            messages.send("eval", step=n_steps, loss=result.loss, accuracy=result.accuracy)
+
+    if job.eval_first:
+        evaluate_after(0)
     for step in range(job.steps):
         start = time.perf_counter()
         score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
-        due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
-        if eval_tokens is not None and due:
-            result = session.evaluate(eval_tokens, job.seq_len, job.eval_sequences, evaluating)
-            messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+        if step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0):
+            evaluate_after(step + 1)
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
