@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"reports"},
-    {"bench"},
+    {"bench", "compare"},
     {"runtime", "search"},
     {"simulator"},
     {"planner"},

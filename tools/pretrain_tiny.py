@@ -4,6 +4,8 @@ A byte-level Qwen2-style model learns the docstrings and comments of CPython's s
 documentation (``pydoc_data.topics``) is kept from it and becomes the text to fine-tune on. From half of the steps on
 the forward pass sees the weights as the pack will hold them, so that the checkpoint loses nothing when it is packed.
 
+A step takes one thread: on a machine with other work, two that wait for each other are several times slower.
+
 OUT, which must not exist, gets ``checkpoint`` (a Hugging Face directory), ``pack``, ``text`` (the fine-tuning text) and
 ``training.json`` (the loss curve and where everything comes from). ``memsim/tiny`` holds the last three.
 """
@@ -233,8 +235,10 @@ def train(recipe: Recipe, texts: dict[str, Bytes], say: Callable[[str], None]) -
 
 
 def write_texts(directory: Path, texts: dict[str, str]) -> None:
-    """Write the fine-tuning text, a JSONL file for each split."""
+    """Write the fine-tuning text, a JSONL file for each split, and the licence that it comes under."""
     directory.mkdir()
+    licence = Path(sysconfig.get_paths()["stdlib"]) / "LICENSE.txt"
+    write_text(directory / licence.name, licence.read_text(encoding="utf-8"))
     for split in SPLITS:
         lines = (json.dumps({"text": text}, ensure_ascii=False) for text in documents(texts, split))
         write_text(directory / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))

@@ -8,7 +8,7 @@ import click
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = ("run", "pack", "simulate", "validate", "bench", "models", "devices")
+_COMMANDS = ("run", "compare", "pack", "simulate", "validate", "bench", "models", "devices")
 
 
 class _LazyGroup(click.Group):
