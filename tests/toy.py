@@ -56,7 +56,7 @@ def gradient_names(placed: PlacedProgram) -> dict[str, str]:
     """Return adapter (``block_000/self_attn.q_proj.lora_A``) -> value that holds its gradient, as updates read them."""
     names: dict[str, str] = {}
     for node in placed.program.nodes:
-        if "n_tensors" in node.attrs:
+        if "n_tensors" in node.attrs and node.op != "zo_update":
             n = int(node.attrs["n_tensors"])
             # Adapters that are loaded for a phase have its prefix: ``block_000/r.self_attn...``.
             adapters = [name.replace("/r.", "/").replace("/u.", "/") for name in node.inputs[1 : n + 1]]

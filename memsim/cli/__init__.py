@@ -8,7 +8,7 @@ import click
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = ("run", "compare", "pack", "simulate", "validate", "bench", "models", "devices")
+_COMMANDS = ("run", "compare", "pack", "simulate", "validate", "bench", "models", "devices", "replay-seeds")
 
 
 class _LazyGroup(click.Group):
@@ -22,7 +22,7 @@ class _LazyGroup(click.Group):
         """Import and return one subcommand, or None for an unknown name."""
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"memsim.cli.{cmd_name}").command
+        command = importlib.import_module(f"memsim.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

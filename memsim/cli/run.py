@@ -4,21 +4,38 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from memsim.cli.drawing import SYNTHETIC, drawn
-from memsim.errors import InputError
+from memsim.errors import InputError, UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.run import RunConfig, run
 from memsim.runtime.supervise import exit_code
-from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.schedules.zeroth_order import MASKS, METHODS, NOISES, ZeroOrder
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 
-@click.command(name="run", context_settings={"show_default": True})
+class _Grouped(click.Command):
+    """A command whose help lists the options of zeroth-order schedules apart."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Options": [], "Zeroth-order schedules": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                zeroth_order = (parameter.name or "").startswith("zo_")
+                groups["Zeroth-order schedules" if zeroth_order else "Options"].append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+@click.command(name="run", cls=_Grouped, context_settings={"show_default": True})
 @click.option("--budget", required=True, metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB.")
 @click.option(
     "--model",
@@ -27,7 +44,7 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps, spills and recomputes."
+    "--schedule", type=click.Choice(SCHEDULE_NAMES), default="mebp", help="What a step keeps, spills and recomputes."
 )
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
 @click.option("--steps", type=int, default=5, metavar="N", help="Optimizer steps.")
@@ -63,6 +80,23 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
     default="warm",
     help="Cold drops weight pages from the page cache at every eviction.",
 )
+@click.option(
+    "--zo-eps",
+    type=float,
+    metavar="EPS",
+    help="Size of the perturbation, in units of the adapters' weights.  [default: 0.001; fzoo: 0.0001]",
+)
+@click.option("--zo-directions", type=int, metavar="Q", help="Directions a step.  [default: 1; fzoo: 8]")
+@click.option("--zo-noise", type=click.Choice(NOISES), help="Distribution of z.  [default: gaussian; fzoo: rademacher]")
+@click.option(
+    "--zo-sparsity",
+    type=float,
+    default=0.0,
+    metavar="SHARE",
+    help="Share of the elements that are neither perturbed nor updated.",
+)
+@click.option("--zo-mask", type=click.Choice(MASKS), default="random", help="Leave out elements, or rows of a tensor.")
+@click.option("--zo-resample", type=int, default=1, metavar="N", help="Steps after which the mask is drawn anew.")
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
 @click.option("--eval-first", is_flag=True, help="Evaluate before the first step too.")
@@ -102,6 +136,12 @@ def command(
     threads: int,
     compute: str,
     page_cache: str,
+    zo_eps: float | None,
+    zo_directions: int | None,
+    zo_noise: str | None,
+    zo_sparsity: float,
+    zo_mask: str,
+    zo_resample: int,
     eval_data: Path | None,
     eval_every: int,
     eval_first: bool,
@@ -121,6 +161,7 @@ def command(
     if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
     budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
+    _check_options_of(schedule)
     config = RunConfig(
         budget_bytes=budget_bytes,
         decimal=decimal,
@@ -145,6 +186,7 @@ def command(
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
+        zeroth_order=ZeroOrder(zo_eps, zo_directions, zo_noise, zo_sparsity, zo_mask, zo_resample),
     )
     with drawn(config) as progress:
         outcome = run(config, progress)
@@ -158,6 +200,18 @@ def command(
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
         sys.exit(exit_code(result.exit_reason))
+
+
+def _check_options_of(schedule: str) -> None:
+    """Refuse options that the schedule would ignore."""
+    ctx = click.get_current_context()
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if schedule in METHODS and "optimizer" in given:
+        raise UsageError(f"--optimizer: {schedule} updates by {METHODS[schedule].optimizer}, as its definition says")
+    ignored = sorted(name for name in given if name.startswith("zo_"))
+    if schedule not in METHODS and ignored:
+        option = f"--{ignored[0].replace('_', '-')}"
+        raise UsageError(f"{option} is for zeroth-order schedules ({', '.join(METHODS)}), not {schedule}")
 
 
 def _summary(result: Result, decimal: bool) -> str:

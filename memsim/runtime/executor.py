@@ -29,6 +29,9 @@ class Host(Protocol):
     def emit_loss(self, stats: Array) -> None:
         """Take stats, f64 [3]: sum of losses, number correct, number of labels."""
 
+    def emit_estimate(self, rho: Array) -> None:
+        """Take the projected gradients of a step, f64 [n]."""
+
 
 class Executor:
     """Runs one step program, again and again.
@@ -136,7 +139,12 @@ class Executor:
         self._host.next_batch(self.array(node.outputs[0]), self.array(node.outputs[1]))
 
     def _emit_loss(self, node: Node) -> None:
-        self._host.emit_loss(self.array(node.inputs[0]))
+        """Emit the loss of the lane that is not perturbed, or of all lanes together."""
+        lanes, base = self.array(node.inputs[0]).reshape(-1, 3), int(node.attrs.get("base", -1))
+        self._host.emit_loss(lanes.sum(axis=0) if base < 0 else lanes[base])
+
+    def _emit_estimate(self, node: Node) -> None:
+        self._host.emit_estimate(self.array(node.inputs[0]))
 
     def _balloon(self, node: Node) -> None:
         """Touch memory that no plan knows of, so that tests can break the cap."""
@@ -157,6 +165,7 @@ _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "zero": Executor._zero,
     "next_batch": Executor._next_batch,
     "emit_loss": Executor._emit_loss,
+    "emit_estimate": Executor._emit_estimate,
     "balloon": Executor._balloon,
 }
 

@@ -33,11 +33,13 @@ class StepDone:
     Attributes:
         step: From 1.
         footprint_bytes: The highest footprint so far.
+        rho: Projected gradients of a zeroth-order step.
     """
 
     step: int
     result: StepResult
     footprint_bytes: int
+    rho: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class Follow:
         self._begin_step()
         self.outcome.peak_footprint_bytes = max(self.outcome.peak_footprint_bytes, peak)
         highest = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
-        self._on_step(StepDone(len(self.outcome.steps), result, highest))
+        self._on_step(StepDone(len(self.outcome.steps), result, highest, tuple(message["rho"])))
 
     def finish(self, returncode: int, cap: Cap, monitor: Monitor, last_line: str, decimal: bool) -> Outcome:
         """Return the outcome of a worker that has ended.

@@ -26,6 +26,7 @@ class WorkerJob:
         eval_every: Evaluate after every so many steps; 0 only at the end.
         eval_first: Evaluate before the first step too.
         cold: Drop weight pages from the page cache at every eviction.
+        kernel_rank: The most LoRA ranks that a product sees at once.
     """
 
     parent_pid: int
@@ -48,6 +49,7 @@ class WorkerJob:
     cold: bool
     scratch: str
     adapter: str
+    kernel_rank: int
     lora_rank: int
     lora_alpha: float
     target_modules: tuple[str, ...]

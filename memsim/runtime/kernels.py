@@ -10,6 +10,7 @@ from numba import get_num_threads, set_num_threads
 import memsim_kernels as k
 from memsim.errors import WorkerError
 from memsim.runtime.paging import Array
+from memsim.runtime.zeroth_order_ops import ZEROTH_ORDER_KERNELS
 from memsim_kernels import cpu, warmup
 from memsim_kernels.lora import Adapter
 
@@ -19,6 +20,12 @@ Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
 
 _NO_BIAS = np.zeros(0, np.float32)
 _NO_BIAS.flags.writeable = False  # the kernels are compiled for mapped, read-only biases
+
+
+def _by_lane(a: Attrs, *arrays: Array) -> list[tuple[Array, ...]]:
+    """Return, for each lane, its rows of ``arrays``."""
+    lanes = a.get("lanes", 1)
+    return list(zip(*(array.reshape(lanes, -1, array.shape[-1]) for array in arrays), strict=True))
 
 
 def _start(out: Array, so_far: Sequence[Array]) -> bool:
@@ -40,7 +47,8 @@ def _forward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tupl
     """Return bias and adapter of a product, from its inputs after the matrix."""
     if "lora_scale" not in a:
         return rest[0] if rest else _NO_BIAS, Adapter()
-    return rest[0] if len(rest) > 2 else _NO_BIAS, Adapter(rest[-2], rest[-1], a["lora_scale"], o[1])
+    bias = rest[0] if len(rest) > 2 else _NO_BIAS
+    return bias, Adapter(rest[-2], rest[-1], a["lora_scale"], o[1], a.get("lanes", 1))
 
 
 def _backward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[bool, Adapter]:
@@ -93,7 +101,8 @@ def _layernorm_backward_input(o: Sequence[Array], i: Sequence[Array], a: Attrs) 
 
 
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.rope_forward(o[0], i[0], i[1], i[2], a["n_heads"])
+    for y, x in _by_lane(a, o[0], i[0]):
+        k.rope_forward(y, x, i[1], i[2], a["n_heads"])
 
 
 def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -105,7 +114,8 @@ def _seen(a: Attrs) -> tuple[int, int, float, int, bool]:
 
 
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.attention_forward(o[0], o[1], i[0], i[1], i[2], *_seen(a))
+    for y, lse, q, keys, v in _by_lane(a, *o, *i):
+        k.attention_forward(y, lse, q, keys, v, *_seen(a))
 
 
 def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -137,7 +147,8 @@ def _relu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.add(o[0], i[0], i[1][a["start"] : a["start"] + len(i[0])])
+    for y, x in _by_lane(a, o[0], i[0]):
+        k.add(y, x, i[1][a["start"] : a["start"] + len(x)])
 
 
 def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -145,12 +156,26 @@ def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _take_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.copy(o[0], i[0][a["start"] : a["start"] + a["count"]])
+    for y, x in _by_lane(a, o[0], i[0]):
+        k.copy(y, x[a["start"] : a["start"] + a["count"]])
 
 
 def _put_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     _start(o[0], i[:1])
-    k.copy(o[0][a["start"] : a["start"] + len(i[1])], i[1])
+    for y, rows in _by_lane(a, o[0], i[1]):
+        k.copy(y[a["start"] : a["start"] + len(rows)], rows)
+
+
+def _repeat_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    for (y,) in _by_lane(a, o[0]):
+        k.copy(y, i[0])
+
+
+def _concat_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    start = 0
+    for rows in i:
+        k.copy(o[0][start : start + len(rows)], rows)
+        start += len(rows)
 
 
 def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -161,20 +186,20 @@ def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) ->
     k.cross_entropy_backward(o[0], i[0], i[1], i[2], i[3], a["scale"])
 
 
-def _head_outputs(o: Sequence[Array], a: Attrs) -> tuple[Array, Array | None, Array]:
-    """Return stats, dx if wanted, and the workspace, which was planned for a number of threads.
+def _head_outputs(o: Sequence[Array], labels: Array, a: Attrs) -> tuple[Array, Array | None, Array, Array]:
+    """Return stats, dx if wanted, the workspace, which was planned for a number of threads, and every lane's labels.
 
     Raises:
         WorkerError: More threads are at work, which would write beyond it.
     """
     if get_num_threads() > a["threads"]:
         raise WorkerError(f"the step was planned for {a['threads']} threads, not {get_num_threads()}; plan it again")
-    return o[0], o[2] if a["gradient"] else None, o[1]
+    return o[0], o[2] if a["gradient"] else None, o[1], np.tile(labels, a["lanes"]) if "lanes" in a else labels
 
 
 def _linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    stats, dx, work = _head_outputs(o, a)
-    k.head_q4(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work)
+    stats, dx, work, labels = _head_outputs(o, i[1], a)
+    k.head_q4(stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work)
 
 
 def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
@@ -230,13 +255,15 @@ KERNELS: dict[str, Kernel] = {
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,
+    "repeat_rows": _repeat_rows,
+    "concat_rows": _concat_rows,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
     "sgd": _sgd,
     "momentum": _momentum,
     "adamw": _adamw,
-}
+} | ZEROTH_ORDER_KERNELS
 
 
 def _fits_bf16(q: Array, a: Attrs) -> bool:
@@ -272,12 +299,13 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         linear_q4_backward_input_bf16(o[0], i[0], i[1], i[2], a["group_size"], accumulate, work, fitting(adapter))
 
     def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        stats, dx, head_work = _head_outputs(o, a)
-        head_q4_bf16(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work)
+        stats, dx, head_work, labels = _head_outputs(o, i[1], a)
+        head_q4_bf16(stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work)
 
     def attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         run = attention_forward_bf16 if _fits_bf16(i[0], a) else k.attention_forward
-        run(o[0], o[1], i[0], i[1], i[2], *_seen(a))
+        for y, lse, q, keys, v in _by_lane(a, *o, *i):
+            run(y, lse, q, keys, v, *_seen(a))
 
     def attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         run = attention_backward_bf16 if _fits_bf16(i[1], a) else k.attention_backward

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,15 +22,19 @@ from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import WorkerJob
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
+from memsim.runtime.seed_log import SeedLog, header_of
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
+from memsim.schedules.catalog import updates_by
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.zeroth_order import METHODS, ZeroOrder, estimator
 from memsim.units import MIB, format_bytes
 from memsim.weights.cache import find_model
 from memsim.weights.pack import Pack
 
 RESULT_FILE = "result.json"
 EVENTS_FILE = "events.jsonl"
+SEEDS_FILE = "seeds.jsonl"
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
 
@@ -53,6 +58,8 @@ class RunConfig:
         plan_check: Refuse a plan that does not fit.
         enforcement: One way of capping; None takes the best available.
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
+        zeroth_order: Settings of a zeroth-order schedule, which brings an optimizer of its own: ``optimizer`` then
+            names the learning rate only.
     """
 
     budget_bytes: int
@@ -79,6 +86,7 @@ class RunConfig:
     plan_check: bool = True
     enforcement: str | None = None
     balloon_bytes: int = 0
+    zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +263,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
         threads=config.threads or len(os.sched_getaffinity(0)),
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
+        zeroth_order=config.zeroth_order,
     )
 
 
@@ -297,6 +306,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(work / "adapter"),
+        kernel_rank=plan.widest_rank,
         lora_rank=config.lora.rank,
         lora_alpha=config.lora.alpha,
         target_modules=config.lora.target_modules,
@@ -311,20 +321,39 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
     orders = work / "job.json"
     write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
 
-    try:
-        return supervise(
-            orders,
-            cap,
-            ready.plan.train.program,
-            out / EVENTS_FILE if config.events else None,
-            lambda baseline_bytes: _admit(ready, baseline_bytes),
-            progress.node,
-            progress.step,
-            config.decimal,
-        )
-    except NotCompiled:
-        forget_kernels(job.threads)
-        raise
+    with ExitStack() as stack:
+        log = _seed_log(ready, out)
+        if log is not None:
+            stack.callback(log.close)
+
+        def on_step(done: StepDone) -> None:
+            if log is not None:
+                log.write(done.step - 1, config.optimizer.lr, done.rho)
+            progress.step(done)
+
+        try:
+            return supervise(
+                orders,
+                cap,
+                ready.plan.train.program,
+                out / EVENTS_FILE if config.events else None,
+                lambda baseline_bytes: _admit(ready, baseline_bytes),
+                progress.node,
+                on_step,
+                config.decimal,
+            )
+        except NotCompiled:
+            forget_kernels(job.threads)
+            raise
+
+
+def _seed_log(ready: _Ready, out: Path) -> SeedLog | None:
+    """Begin the log of a run that can be made again from its seeds."""
+    config = ready.config
+    if config.schedule not in METHODS:
+        return None
+    decided = estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
+    return SeedLog(out / SEEDS_FILE, header_of(decided, ready.model, ready.pack.model_hash, config.seed, config.lora))
 
 
 def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome) -> Result:
@@ -339,7 +368,7 @@ def _record(ready: _Ready, enforcement: Enforcement, kernel_peak: int | None, ou
         seq_len=config.seq_len,
         lora_rank=config.lora.rank,
         trainable_parameters=n_trainable(ready.setup.config, config.lora),
-        optimizer=config.optimizer.name,
+        optimizer=updates_by(config.schedule, config.optimizer),
         compute=ready.compute,
         threads=ready.setup.threads,
         weights="synthetic" if ready.pack.source == "synthetic" else "packed",

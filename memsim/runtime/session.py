@@ -21,6 +21,7 @@ from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.runtime.scratch import ScratchFile, scratch_sizes
+from memsim.runtime.seed_log import step_key
 from memsim.runtime.storage import ArenaStorage, PlannedArena, allocate_arena, allocate_pinned
 from memsim.weights.pack import Pack
 
@@ -39,6 +40,7 @@ class _Losses:
     def __init__(self, windows: Iterator[tuple[Array, Array]]) -> None:
         self._windows = windows
         self._total = np.zeros(3)
+        self.rho: tuple[float, ...] = ()
 
     def next_batch(self, ids: Array, labels: Array) -> None:
         window = next(self._windows)
@@ -47,6 +49,9 @@ class _Losses:
 
     def emit_loss(self, stats: Array) -> None:
         self._total += stats
+
+    def emit_estimate(self, rho: Array) -> None:
+        self.rho = tuple(rho.tolist())
 
     def take(self) -> Score:
         loss, correct, valid = self._total.tolist()
@@ -62,7 +67,7 @@ class Session:
         train: The step program.
         evaluate: The evaluation program, if any.
         scratch_directory: Where spilled values and optimizer state go; on a disk.
-        seed: Of the adapters' initial values.
+        seed: Of the adapters' initial values and of a zeroth-order step's noise.
         cold: Drop evicted weight pages from the page cache too.
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
@@ -92,7 +97,7 @@ class Session:
                 f"the step program was lowered for other weights than {pack.directory}; plan the run again"
             )
         programs = {name: item.program for name, item in placed.items()}
-        self._config, self._lora, self._kernels = pack.config, lora, kernels
+        self._config, self._lora, self._kernels, self._seed = pack.config, lora, kernels, seed
         self._pinned = allocate_pinned(programs)
         self._weights = weights or MappedWeights(pack, cold)
         self._scratch = ScratchFile(scratch_sizes(*programs.values()), staging(programs.values()), scratch_directory)
@@ -118,12 +123,29 @@ class Session:
             DivergedError: The loss is not finite.
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
-        self._pinned["step"][0] = step + 1
+        self._begin(step)
         self._train.run(observe)
         score = self._losses.take()
         if not np.isfinite(score.loss):
             raise DivergedError(f"the loss is {score.loss} at step {step + 1}; lower --lr")
         return score
+
+    def _begin(self, step: int) -> None:
+        self._losses.rho = ()
+        self._pinned["step"][0] = step + 1
+        if "seed" in self._pinned:
+            self._pinned["seed"][:] = step_key(self._seed, step)
+
+    @property
+    def rho(self) -> tuple[float, ...]:
+        """The projected gradients of the last step, if it was a zeroth-order one."""
+        return self._losses.rho
+
+    def replay_step(self, step: int, rho: tuple[float, ...]) -> None:
+        """Run one step (numbered from 0) of a program from ``lower_replay``, whose projected gradients are known."""
+        self._begin(step)
+        self._pinned["rho"][:] = rho
+        self._train.run()
 
     def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""

@@ -55,7 +55,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     pack = open_pack(Path(job.pack))
     weights = MappedWeights(pack, job.cold)
     checking = _Check(weights)
-    kernels = load_kernels(job.compute, job.threads, job.lora_rank)
+    kernels = load_kernels(job.compute, job.threads, job.kernel_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -91,7 +91,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
         start = time.perf_counter()
         score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
-        messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
+        messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds, rho=session.rho)
         if step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0):
             evaluate_after(step + 1)
     messages.send("stage", name="writing the adapter")

@@ -90,18 +90,22 @@ class Emitter:
         self.enter(part, "update")
         old = [adapters[name] for name in self.shapes]
         gradients = [self.gradients[f"{part}/{name}"] for name in self.shapes]
-        new = [self._overwrite(name, f"{name}.new") for name in old]
+        new = [self.overwrite(name, f"{name}.new") for name in old]
         states = [state] if state else []
-        outputs = [*new, *(self._overwrite(name, f"{name}.new") for name in states)]
+        outputs = [*new, *(self.overwrite(name, f"{name}.new") for name in states)]
         attrs = optimizer.attrs() | {"n_tensors": len(old)}
         self.builder.emit_declared(optimizer.name, ["step", *old, *gradients, *states], outputs, attrs)
+        return self.put_back(index, new)
+
+    def put_back(self, index: int, new: list[str]) -> list[str]:
+        """Emit the way of a block's new adapters to where they live; return what holds them."""
         if self.choices.adapters == "pinned":
             return new
-        store = self._overwrite(self.stores[index][""], f"{part}/adapters.new")
+        store = self.overwrite(self.stores[index][""], f"{block_part(index)}/adapters.new")
         self.builder.emit_declared("store", [self.stores[index][""], *new], [store])
         return [store]
 
-    def _overwrite(self, old: str, new: str) -> str:
+    def overwrite(self, old: str, new: str) -> str:
         """Declare ``new`` in the storage of ``old``."""
         value = self.builder.values[old]
         self.builder.values[new] = Value(new, value.type, value.space, value.source, alias_of=old)

@@ -28,15 +28,17 @@ def lower(graph: ModelGraph, choices: Choices, optimizer: OptimizerConfig, ballo
         optimizer: What updates the adapters.
         balloon_bytes: Insert a node that touches this many unplanned bytes (for testing the cap).
     """
-    return _Lowering(graph, choices).step(optimizer, balloon_bytes)
+    return Lowering(graph, choices).step(optimizer, balloon_bytes)
 
 
 def lower_evaluation(graph: ModelGraph, choices: Choices) -> Program:
     """Return the verified program of one evaluation batch: the forward and the loss."""
-    return _Lowering(graph, choices).evaluation()
+    return Lowering(graph, choices).evaluation()
 
 
-class _Lowering:
+class Lowering:
+    """One step of first-order training on its way to a program; other steps build on its pieces."""
+
     def __init__(self, graph: ModelGraph, choices: Choices) -> None:
         self.n_blocks = graph.config.num_hidden_layers
         if len(choices.blocks) != self.n_blocks:
@@ -48,7 +50,8 @@ class _Lowering:
         self.saved: list[Env] = [{} for _ in range(self.n_blocks)]
 
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
-        self.builder.input("step", TensorType((1,), "f64"), Space.PINNED, "step")
+        """Return the program of a training step."""
+        self._declare_step()
         states = [self.emit.declare_state(index, optimizer) for index in range(self.n_blocks)]
         at_end = self.choices.update == "end" or self.graph.accumulate > 1
         if self.graph.accumulate > 1:
@@ -73,9 +76,13 @@ class _Lowering:
         return self._finish(new, repeat)
 
     def evaluation(self) -> Program:
+        """Return the program of an evaluation batch."""
         labels, x = self._forward_all(train=False)
         self._head(x, labels, train=False)
         return self._finish([], None)
+
+    def _declare_step(self) -> None:
+        self.builder.input("step", TensorType((1,), "f64"), Space.PINNED, "step")
 
     def _finish(self, outputs: Sequence[str], repeat: Repeat | None) -> Program:
         program = reuse_in_place(self.builder.build(outputs, repeat))
@@ -86,25 +93,29 @@ class _Lowering:
 
     def _forward_all(self, train: bool) -> tuple[str, str]:
         """Emit batch, embedding and blocks; return the labels and the last block's output."""
-        self.emit.enter("", "forward")
-        kind = TensorType((self.graph.n_tokens,), "u32")
-        ids, labels = (self.builder.declare(name, kind) for name in ("ids", "labels"))
-        self.builder.emit_declared("next_batch", [], [ids, labels])
+        ids, labels = self._next_batch()
         x = self._embed(ids)
         for index in range(self.n_blocks):
             x = self._forward(index, x, self.choices.blocks[index] if train else _KEEP_NOTHING)
         return labels, x
 
-    def _embed(self, ids: str) -> str:
+    def _next_batch(self) -> tuple[str, str]:
+        self.emit.enter("", "forward")
+        kind = TensorType((self.graph.n_tokens,), "u32")
+        ids, labels = (self.builder.declare(name, kind) for name in ("ids", "labels"))
+        self.builder.emit_declared("next_batch", [], [ids, labels])
+        return ids, labels
+
+    def _embed(self, ids: str, prefix: str = "f") -> str:
         self.emit.enter("embed", "forward")
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
         words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
         n_rows = {name: positions[0] if name == "embed_positions.weight" else words for name in specs}
         row_bytes = sum(spec.n_bytes // n_rows[name] for name, spec in specs.items())
-        env = self.emit.page_in("embed", "f", reads_bytes=self.graph.n_tokens * row_bytes)
+        env = self.emit.page_in("embed", prefix, reads_bytes=self.graph.n_tokens * row_bytes)
         weights = list(env.values())
         env["ids"] = ids
-        self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, "f", env)
+        self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, prefix, env)
         self.emit.evict(weights)
         return env["y"]
 

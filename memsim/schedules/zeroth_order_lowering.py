@@ -1,0 +1,246 @@
+"""Lowering a zeroth-order step: perturbed forwards as lanes of one stream, their losses, one estimate, updates.
+
+Weights, adapters, scratch and block programs are those of every step (``lowering``, ``emitter``); a step adds
+``perturb`` before each block, ``estimate`` after the last lane, and updates that draw the noise again.
+"""
+
+from collections.abc import Sequence
+
+from memsim.ir.program import Attr, Program, Repeat, Space, TensorType
+from memsim.models.graph import ModelGraph
+from memsim.models.parts import block_part
+from memsim.schedules.choices import BlockChoices, Choices
+from memsim.schedules.emitter import Env
+from memsim.schedules.lanes import in_lanes, lane_axis, stacked
+from memsim.schedules.lowering import Lowering
+from memsim.schedules.zeroth_order import Estimator
+
+_MLP_ROWS = 512
+"""Rows of all lanes together that are in an MLP at once: a product unpacks its matrix once for as many."""
+
+SEED_WORDS = TensorType((2,), "u32")
+_STATS = 3
+
+
+def zeroth_order_choices(n_blocks: int, estimator: Estimator) -> Choices:
+    """Return what a zeroth-order step and its evaluation choose: the smallest of everything, and nothing is kept."""
+    lanes = len(estimator.lanes) if estimator.method.streams == "shared" else 1
+    return Choices(
+        blocks=(BlockChoices(frozenset(), frozenset()),) * n_blocks,
+        unpack="tile",
+        head="one_pass",
+        adapters="paged",
+        update="end",
+        mlp_tile=max(1, _MLP_ROWS // lanes),
+        prefetch=True,
+    )
+
+
+def lower_zeroth_order(graph: ModelGraph, estimator: Estimator, balloon_bytes: int = 0) -> Program:
+    """Return the verified program of one step of a zeroth-order method.
+
+    Args:
+        graph: Block programs of the model; losses of its ``accumulate`` micro-batches are summed before the estimate.
+        estimator: The method.
+        balloon_bytes: Insert a node that touches this many unplanned bytes (for testing the cap).
+    """
+    return ZeroOrderLowering(graph, estimator).zeroth_order_step(balloon_bytes)
+
+
+def lower_replay(graph: ModelGraph, estimator: Estimator) -> Program:
+    """Return the program of a step whose projected gradients are known, in the pinned value ``rho``: its updates."""
+    return ZeroOrderLowering(graph, estimator).replay()
+
+
+class ZeroOrderLowering(Lowering):
+    """One step of a zeroth-order method on its way to a program."""
+
+    def __init__(self, graph: ModelGraph, estimator: Estimator) -> None:
+        super().__init__(graph, zeroth_order_choices(graph.config.num_hidden_layers, estimator))
+        self.estimator = estimator
+        self._in_lanes: dict[tuple[int, int, bool], tuple[Program, Program]] = {}
+
+    def zeroth_order_step(self, balloon_bytes: int) -> Program:
+        """Return the whole step."""
+        estimator, method = self.estimator, self.estimator.method
+        states = self._begin()
+        streams = [estimator.lanes] if method.streams == "shared" else [(lane,) for lane in estimator.lanes]
+        micro_batches = self.graph.accumulate
+        sums = (
+            [self._zero_losses(number, len(lanes)) for number, lanes in enumerate(streams)] if micro_batches > 1 else []
+        )
+        start = len(self.builder.nodes)
+        ids, labels = self._next_batch()
+        losses = [self._stream(f"f{n}", ids, labels, lanes, report=True) for n, lanes in enumerate(streams)]
+        if sums:
+            losses = [self._add_losses(total, stats) for total, stats in zip(sums, losses, strict=True)]
+        if balloon_bytes:
+            self.builder.emit_declared("balloon", [], [], {"n_bytes": balloon_bytes})
+        repeat = Repeat(start, len(self.builder.nodes), micro_batches)
+        rho = self._estimate(losses, "rho")
+        if method.accepts:
+            tried = self._stream("a", ids, labels, ("-0", "+0"), scale=rho)
+            self.emit.enter("", "forward")
+            (rho,) = self.builder.emit("accept", [*losses, tried, rho], ["rho.accepted"])
+        self.builder.emit_declared("emit_estimate", [rho], [])
+        return self._finish(self._updates(rho, states), repeat)
+
+    def replay(self) -> Program:
+        """Return the updates alone."""
+        states = self._begin()
+        kind = TensorType((self.estimator.directions,), "f64")
+        rho = self.builder.input("rho", kind, Space.PINNED, "rho")
+        return self._finish(self._updates(rho, states), None)
+
+    def _begin(self) -> list[str]:
+        """Declare what outlives a step; return the optimizer state of each block."""
+        self._declare_step()
+        self.builder.input("seed", SEED_WORDS, Space.PINNED, "seed")
+        return [self.emit.declare_state(index, self.estimator.optimizer) for index in range(self.n_blocks)]
+
+    # -- lanes -----------------------------------------------------------------------------------------------------
+
+    def _stream(
+        self, prefix: str, ids: str, labels: str, lanes: Sequence[str], scale: str = "", report: bool = False
+    ) -> str:
+        """Emit one forward of all ``lanes``; return the statistics of their losses.
+
+        Args:
+            prefix: Of the names of this stream's values.
+            ids: Tokens.
+            labels: Their labels.
+            lanes: What each adds to the adapters.
+            scale: A value to multiply the perturbation with, beside the learning rate; empty for eps alone.
+            report: Whether these losses are the step's.
+        """
+        x = self._embed(ids, prefix)
+        if len(lanes) > 1:
+            (x,) = self.builder.emit("repeat_rows", [x], [f"embed/{prefix}.lanes"], lanes=len(lanes))
+        for index in range(self.n_blocks):
+            x = self._block(index, x, lanes, prefix, scale)
+        stats = self._losses(x, labels, len(lanes), prefix)
+        if report:
+            base = lanes.index(".") if "." in lanes else -1
+            self.builder.emit_declared("emit_loss", [stats], [], {"base": base})
+        return stats
+
+    def _block(self, index: int, x: str, lanes: Sequence[str], prefix: str, scale: str) -> str:
+        self.emit.enter(block_part(index), "forward")
+        env, weights = self.emit.block_weights(index, prefix)
+        for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
+            self.emit.prefetch(following)
+        adapters = self.emit.adapters(index, prefix)
+        env |= self.emit.constants | self._perturbed(index, adapters, lanes, prefix, scale)
+        y = self._through(index, x, env, len(lanes), prefix, own_adapters=True)
+        self.emit.evict(weights)
+        return y
+
+    def _through(self, index: int, x: str, env: Env, lanes: int, prefix: str, own_adapters: bool) -> str:
+        """Emit the forward nodes of a block for the lanes in ``x``; return its output."""
+        env = env | {"x": x}
+        attention = self._program(self.graph.attention(index).forward, lanes, own_adapters)
+        self.emit.inline(attention.nodes, attention.values, prefix, env)
+        if not self._tiles():
+            mlp = self._program(self.graph.mlp().forward, lanes, own_adapters)
+            self.emit.inline(mlp.nodes, mlp.values, prefix, env)
+            return env["y"]
+        part, y = self.builder.part, env["x_mid"]
+        for number, (start, count) in enumerate(self._tiles()):
+            mlp = self._program(self.graph.mlp(count).forward, lanes, own_adapters)
+            name = f"{part}/{prefix}.{number}"
+            (rows,) = self.builder.emit("take_rows", [y], [f"{name}.x_mid"], start=start, count=count, lanes=lanes)
+            inner = env | {"x_mid": rows}
+            self.emit.inline(mlp.nodes, mlp.values, f"{prefix}.{number}", inner)
+            (y,) = self.builder.emit("put_rows", [y, inner["y"]], [f"{name}.rows"], start=start, lanes=lanes)
+        return y
+
+    def _program(self, program: Program, lanes: int, own_adapters: bool) -> Program:
+        key = (id(program), lanes, own_adapters)
+        if key not in self._in_lanes:
+            # The program itself is kept too: its identity must not become another one's.
+            self._in_lanes[key] = program, in_lanes(program, lanes, own_adapters)
+        return self._in_lanes[key][1]
+
+    def _perturbed(self, index: int, adapters: Env, lanes: Sequence[str], prefix: str, scale: str) -> Env:
+        """Emit the adapters of every lane, stacked; return their names."""
+        part = block_part(index)
+        axes = "".join(str(lane_axis(name)) for name in adapters)
+        new = {}
+        for name, value in adapters.items():
+            kind = stacked(self.builder.values[value].type, lane_axis(name), len(lanes))
+            new[name] = self.builder.declare(f"{part}/{prefix}.z.{name}", kind)
+        step = self.estimator.optimizer.lr if scale else self.estimator.eps
+        attrs: dict[str, Attr] = {
+            "signs": ",".join(lanes),
+            "axes": axes,
+            "eps": step,
+            "parameter": index * len(adapters),
+        }
+        inputs = ["seed", *([scale] if scale else []), *adapters.values()]
+        outputs = [*new.values(), self._workspace(index, f"{prefix}.z.work")]
+        self.builder.emit_declared("perturb", inputs, outputs, attrs | self.estimator.noise_attrs())
+        return new
+
+    def _workspace(self, index: int, name: str) -> str:
+        """Declare room for the noise of one tensor of a block."""
+        largest = max(rows * columns for rows, columns in self.emit.shapes.values())
+        return self.builder.declare(f"{block_part(index)}/{name}", TensorType((largest,)))
+
+    # -- losses and the estimate -----------------------------------------------------------------------------------
+
+    def _losses(self, x: str, labels: str, lanes: int, prefix: str) -> str:
+        """Emit the head without a gradient; return the statistics of each lane's loss."""
+        self.emit.enter("head", "forward")
+        env: Env = {}
+        for part in self._head_parts():
+            env |= self.emit.page_in(part, f"{prefix}.h")
+        weights = list(env.values())
+        self.emit.prefetch(block_part(0))
+        env |= {"x": x, "labels": labels}
+        head = self._program(self.graph.head("one_pass", train=False), lanes, own_adapters=False)
+        self.emit.inline(head.nodes, head.values, prefix, env)
+        self.emit.evict(weights)
+        return env["stats"]
+
+    def _zero_losses(self, number: int, lanes: int) -> str:
+        self.emit.enter("", "forward")
+        total = self.builder.declare(f"losses{number}", TensorType((_STATS * lanes,), "f64"))
+        self.builder.emit_declared("zero", [], [total])
+        return total
+
+    def _add_losses(self, total: str, stats: str) -> str:
+        new = self.emit.overwrite(total, f"{total}.sum")
+        self.builder.emit_declared("sum_losses", [total, stats], [new])
+        return new
+
+    def _estimate(self, losses: Sequence[str], name: str) -> str:
+        self.emit.enter("", "forward")
+        estimator = self.estimator
+        kind, eps, directions = estimator.method.estimate, estimator.eps, estimator.directions
+        return self.builder.emit("estimate", losses, [name], kind=kind, eps=eps, directions=directions)[0]
+
+    # -- updates ---------------------------------------------------------------------------------------------------
+
+    def _updates(self, rho: str, states: Sequence[str]) -> list[str]:
+        """Emit the updates of all blocks; return what holds the new adapters."""
+        return [
+            name
+            for index in range(self.n_blocks)
+            for name in self._update(index, rho, 0, states[index], self.estimator)
+        ]
+
+    def _update(self, index: int, rho: str, rho_at: int, state: str, estimator: Estimator) -> list[str]:
+        """Emit the update of one block, whose estimates begin at ``rho_at``."""
+        self.emit.enter(block_part(index), "update")
+        adapters = list(self.emit.adapters(index, "u").values())
+        states = [state] if state else []
+        new = [self.emit.overwrite(name, f"{name}.new") for name in (*adapters, *states)]
+        attrs = estimator.update_attrs() | {
+            "n_tensors": len(adapters),
+            "parameter": index * len(adapters),
+            "directions": estimator.directions,
+            "rho_at": rho_at,
+        }
+        inputs = ["step", "seed", rho, *adapters, *states]
+        self.builder.emit_declared("zo_update", inputs, [*new, self._workspace(index, "u.work")], attrs)
+        return self.emit.put_back(index, new[: len(adapters)])
