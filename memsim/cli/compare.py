@@ -21,7 +21,7 @@ from memsim.json_file import read_object
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.runtime.directories import out_directory
 from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
-from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.simulator.device_file import find_device
 from memsim.units import format_bytes, is_decimal, parse_bytes
@@ -38,7 +38,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
     "--schedules",
     default="mebp,tiled",
     metavar="LIST",
-    help=f"What to compare: NAME or NAME:STEPS, of {', '.join(SCHEDULES)}.",
+    help=f"What to compare: NAME or NAME:STEPS, of {', '.join(SCHEDULE_NAMES)}.",
 )
 @click.option("--steps", type=int, default=100, metavar="N", help="Steps of a schedule that names none of its own.")
 @click.option("--seeds", type=int, default=3, metavar="K", help="Runs of each schedule.")

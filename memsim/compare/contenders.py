@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from memsim.errors import UsageError
-from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.catalog import SCHEDULE_NAMES
 
 MAX_STEPS = 100_000
 LR_GRID: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -51,8 +51,8 @@ def _listed(text: str, option: str) -> list[str]:
 
 def _steps_of(item: str, default: int) -> tuple[str, int]:
     name, colon, count = item.partition(":")
-    if name not in SCHEDULES:
-        raise UsageError(f"--schedules: no schedule called {name!r}; schedules: {', '.join(SCHEDULES)}")
+    if name not in SCHEDULE_NAMES:
+        raise UsageError(f"--schedules: no schedule called {name!r}; schedules: {', '.join(SCHEDULE_NAMES)}")
     steps = _integer(count, f"--schedules {item}") if colon else default
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"{steps} steps of {name} are not between 1 and {MAX_STEPS}")

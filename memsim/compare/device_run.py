@@ -45,6 +45,7 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
         base.optimizer,
         base.accumulate,
         threads,
+        zeroth_order=base.zeroth_order,
     )
     plan = plan_run(setup, "")
     forward = plan_run(replace(setup, evaluate=True), "").evaluate
