@@ -10,7 +10,7 @@ import click
 
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
-from memsim.compare.contenders import LR_GRID, Contender, parse_contenders
+from memsim.compare.contenders import LR_GRIDS, parse_contenders
 from memsim.compare.device_run import simulate_run
 from memsim.compare.experiment import Settings, compare
 from memsim.compare.plots import plot
@@ -23,6 +23,7 @@ from memsim.runtime.directories import out_directory
 from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.simulator.device_file import find_device
 from memsim.units import format_bytes, is_decimal, parse_bytes
 from memsim.weights.cache import find_model
@@ -36,7 +37,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 @click.option("--model", default="tiny", metavar="NAME|PATH|HUB_ID", help="As for `memsim run`.")
 @click.option(
     "--schedules",
-    default="mebp,tiled",
+    default="mebp,mezo:1000",
     metavar="LIST",
     help=f"What to compare: NAME or NAME:STEPS, of {', '.join(SCHEDULE_NAMES)}.",
 )
@@ -47,8 +48,9 @@ _MAX_SETTINGS_BYTES = 1 << 20
     "grids",
     multiple=True,
     metavar="[NAME:]LIST",
-    default=(",".join(f"{lr:g}" for lr in LR_GRID),),
-    help="Learning rates to choose from, for every schedule or for NAME; repeatable.",
+    help="Learning rates to choose from, for every schedule or for NAME; repeatable.  [default: "
+    + "; ".join(f"{kind} {','.join(f'{lr:g}' for lr in grid)}" for kind, grid in LR_GRIDS.items())
+    + "]",
 )
 @click.option("--tune-steps", type=int, metavar="N", help="Steps for choosing a rate, at most.  [default: all]")
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Text to train on.  [default: shipped]")
@@ -78,10 +80,18 @@ _MAX_SETTINGS_BYTES = 1 << 20
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
+@click.option(
+    "--zo-eps", type=float, metavar="EPS", help="Perturbation of zeroth-order schedules.  [default: each one's own]"
+)
+@click.option("--zo-directions", type=int, metavar="Q", help="Directions of a zeroth-order step, likewise.")
+@click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="As for `memsim run`.")
 @click.option("--threads", type=int, default=1, metavar="N", help="Kernel threads; 0 takes every processor.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New directory.  [default: below runs]")
 @click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="DIR", help="Continue there; the other options must be equal."
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Continue there: only --schedules, --lr-grid and --seeds may differ.",
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the record to PATH, or to stdout.")
 def command(
@@ -104,6 +114,9 @@ def command(
     target_modules: str,
     optimizer: str,
     accumulate: int,
+    zo_eps: float | None,
+    zo_directions: int | None,
+    compute: str,
     threads: int,
     out: Path | None,
     resume: Path | None,
@@ -131,6 +144,8 @@ def command(
             lora=lora,
             optimizer=OptimizerConfig(optimizer),
             accumulate=accumulate,
+            zeroth_order=ZeroOrder(eps=zo_eps, directions=zo_directions),
+            compute=compute,
             threads=threads,
             events=False,
         ),
@@ -147,8 +162,8 @@ def command(
         pack, name = find_model(model, packing)
     if pack.source == "synthetic":
         click.echo(SYNTHETIC, err=True)
-    described = _described(contenders, settings, target.name)
-    directory = _directory(out, resume, f"{name}-compare", described)
+    shared = _described(settings, target.name)
+    directory = _directory(out, resume, f"{name}-compare", shared)
     curves = []
     try:
         for scored in compare(contenders, settings, directory, _run):
@@ -157,7 +172,7 @@ def command(
     except KeyboardInterrupt:
         click.echo(f"memsim: finished runs are kept; repeat the command with --resume {directory}", err=True)
         raise
-    text = json.dumps(record(described, curves), indent=2) + "\n"
+    text = json.dumps(record(shared, curves), indent=2) + "\n"
     write_text(directory / "compare.json", text)
     plot(curves, target.name, directory / "compare.svg")
     if json_path == "-":
@@ -169,31 +184,29 @@ def command(
     click.echo(f"{directory}: compare.json, compare.svg, a directory for each run")
 
 
-def _described(contenders: Sequence[Contender], settings: Settings, device: str) -> dict[str, Any]:
-    """Return what was asked for as plain data, the same whenever the same is asked for."""
-    base: dict[str, Any] = asdict(settings.base)
+def _described(settings: Settings, device: str) -> dict[str, Any]:
+    """Return what all runs share as plain data, the same whenever the same is asked for."""
     texts = {"data": settings.base.data, "validation": settings.validation, "test": settings.test}
     shipped = {shipped_text(split): f"shipped ({split})" for split in SPLITS}
-    described = base | {name: shipped.get(path, str(path)) for name, path in texts.items() if path} | {"device": device}
-    described |= {"seeds": settings.seeds, "evals": settings.evals, "tune_steps": settings.tune_steps}
-    plain: dict[str, Any] = json.loads(
-        json.dumps(described | {"contenders": [asdict(contender) for contender in contenders]})
-    )
+    described: dict[str, Any] = asdict(settings.base)
+    described |= {name: shipped.get(path, str(path)) for name, path in texts.items() if path}
+    described |= {"evals": settings.evals, "tune_steps": settings.tune_steps, "device": device}
+    plain: dict[str, Any] = json.loads(json.dumps(described))
     return plain
 
 
-def _directory(out: Path | None, resume: Path | None, stem: str, described: dict[str, Any]) -> Path:
+def _directory(out: Path | None, resume: Path | None, stem: str, shared: dict[str, Any]) -> Path:
     """Return the directory of this comparison: a new one, or the one to continue in.
 
     Raises:
         InputError: A comparison with other settings is there.
     """
     if resume is not None:
-        if read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != described:
+        if read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != shared:
             raise InputError(f"{resume} holds a comparison with other settings; repeat them, or use --out")
         return resume
     with out_directory(out, stem) as directory:
-        write_text(directory / _SETTINGS, json.dumps(described, indent=2) + "\n")
+        write_text(directory / _SETTINGS, json.dumps(shared, indent=2) + "\n")
     return directory
 
 

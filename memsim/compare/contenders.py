@@ -6,10 +6,12 @@ from math import isfinite
 
 from memsim.errors import UsageError
 from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.zeroth_order import METHODS
 
 MAX_STEPS = 100_000
-LR_GRID: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
-"""Learning rates to choose from, for AdamW on adapters of a small model."""
+LR_GRIDS = {"first-order": (3e-4, 1e-3, 3e-3), "zeroth-order": (1e-4, 3e-4, 1e-3)}
+"""Learning rates to choose from where the user names none: for AdamW on adapters of a small model, and for estimates of
+the gradient, which random walks limit to smaller steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,13 @@ def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[
     for name in own:
         if name not in counts:
             raise UsageError(f"--lr-grid {name}:... is for a schedule that is not in --schedules {schedules}")
-    return tuple(Contender(name, count, own.get(name, common)) for name, count in counts.items())
+    return tuple(
+        Contender(name, count, own.get(name) or common or _default_grid(name)) for name, count in counts.items()
+    )
+
+
+def _default_grid(name: str) -> tuple[float, ...]:
+    return LR_GRIDS["zeroth-order" if name in METHODS else "first-order"]
 
 
 def _listed(text: str, option: str) -> list[str]:
@@ -67,8 +75,9 @@ def _integer(text: str, where: str) -> int:
 
 
 def _grids(options: Sequence[str]) -> tuple[tuple[float, ...], Mapping[str, tuple[float, ...]]]:
-    """Return the grid of all schedules, and those of single ones."""
-    common, own = LR_GRID, {}
+    """Return the grid of all schedules, empty if none was given, and those of single ones."""
+    common: tuple[float, ...] = ()
+    own: dict[str, tuple[float, ...]] = {}
     for option in options:
         name, colon, rates = option.rpartition(":")
         grid = tuple(sorted({_rate(rate, option) for rate in _listed(rates, "--lr-grid")}))

@@ -112,7 +112,7 @@ def choose_lr(
             optimizer=replace(base.optimizer, lr=lr),
             seed=TUNING_SEED,
             eval_data=validation,
-            out=out / f"tune-{contender.schedule}-lr{lr:g}",
+            out=out / f"tune-{contender.schedule}-{steps}-lr{lr:g}",
         )
         try:
             losses[lr] = _done(config, run).evals[-1].loss
@@ -144,7 +144,7 @@ def _scores(contender: Contender, lr: float, settings: Settings, out: Path, run:
                 eval_data=settings.test,
                 eval_first=True,
                 eval_every=-(-contender.steps // settings.evals),
-                out=out / f"test-{contender.schedule}-seed{seed}",
+                out=out / f"test-{contender.schedule}-{contender.steps}-lr{lr:g}-seed{seed}",
             ),
             run,
         )
