@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +23,7 @@ def decode(kind: type[T], value: object, where: str) -> T:
     Integers must be non-negative and below 2^63, floats finite, strings at most 4,096 characters.
 
     Args:
-        kind: A dataclass whose fields are numbers, strings, literals, tuples, dicts, dataclasses or optional.
+        kind: A dataclass whose fields are numbers, strings, paths, literals, tuples, dicts, dataclasses or optional.
         value: What ``parse_json`` returned.
         where: What the error messages call it.
 
@@ -84,6 +85,7 @@ _SCALARS = {
     int: "an integer from 0 to 2^63 - 1",
     float: "a finite number",
     str: f"a string of at most {_MAX_TEXT} characters",
+    Path: f"a path of at most {_MAX_TEXT} characters",
 }
 
 
@@ -96,4 +98,6 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
         kind is bool or (kind is int and 0 <= value <= _MAX_INTEGER) or (kind is str and len(value) <= _MAX_TEXT)
     ):
         return value
+    if kind is Path and exact is str and 0 < len(value) <= _MAX_TEXT and "\0" not in value:
+        return Path(value)
     raise InputError(f"{where} must be {_SCALARS[kind]}, not {shown(value)}")

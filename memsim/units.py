@@ -40,3 +40,19 @@ def format_bytes(n_bytes: float, decimal: bool = False) -> str:
 def is_decimal(text: str) -> bool:
     """Return whether the user wrote a decimal unit (``1GB``), so that answers use MB too."""
     return "i" not in text.lower()
+
+
+def parse_share(text: str) -> float:
+    """Return the share that ``text`` names, such as ``2%`` or ``0.02``, as a number from 0 to 100 (10,000%).
+
+    Raises:
+        UsageError: Not a number, below 0, or above 10,000%.
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if rest or not 0 <= share <= 100:
+        raise UsageError(f"{text[:40]!r} is not a share; write a percentage such as 2%")
+    return share

@@ -19,7 +19,9 @@ CHECKS = {
     "tests": ("pytest",),
     # Numba's compiler hides out-of-range indices and integer overflow; the interpreter does not.
     "nojit": ("pytest", "tests/kernels"),
+    "docs": ("mkdocs", "build", "--quiet", "--strict"),
 }
+ENVIRONMENT = {"nojit": {"NUMBA_DISABLE_JIT": "1"}, "docs": {"NO_MKDOCS_2_WARNING": "1"}}
 SLOW = ("tests", "nojit")
 
 
@@ -29,7 +31,7 @@ def run(name: str) -> bool:
         print("nojit: no tests/kernels, nothing to run", flush=True)
         return True
     tool, *arguments = CHECKS[name]
-    environment = os.environ | ({"NUMBA_DISABLE_JIT": "1"} if name == "nojit" else {})
+    environment = os.environ | ENVIRONMENT.get(name, {})
     print(f"{name}: {' '.join(CHECKS[name])}", flush=True)
     start = time.perf_counter()
     code = subprocess.run([sys.executable, "-m", tool, *arguments], cwd=ROOT, env=environment, check=False).returncode

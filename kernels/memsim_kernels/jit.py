@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numba import boolean, config, float32, float64, int64, njit, types, uint16, uint32, void
+from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -34,7 +35,8 @@ BOOL, FLOAT, INT = boolean, float64, int64
 def kernel(*parameters: Any) -> Callable[[Function], Function]:
     """Return a decorator that compiles a function for exactly these parameter types, or loads it from Numba's cache.
 
-    Compilation happens at import; afterwards a call with other types raises TypeError instead of compiling again.
+    Compilation happens at import; afterwards a call with other types raises TypeError instead of compiling again. No
+    compiled function may call a kernel.
     """
 
     def decorate(function: Function) -> Function:
@@ -45,6 +47,7 @@ def kernel(*parameters: Any) -> Callable[[Function], Function]:
             )(function)
         finally:
             config.CACHE_DIR = before
+        _release_bitcode(compiled)
         return compiled
 
     return decorate
@@ -54,6 +57,19 @@ def helper(function: Function) -> Function:
     """Compile a function that only kernels call; its code becomes part of theirs."""
     compiled: Function = njit(nogil=True, error_model="numpy", boundscheck=False)(function)
     return compiled
+
+
+def _release_bitcode(compiled: Any) -> None:
+    """Drop the LLVM module of a kernel that came from the cache.
+
+    Numba parses it beside the machine code, in case another function should be linked with this one, and keeps it: 24
+    MB for the kernels of this package. Only helpers are linked with others. Numba has no public way to let go of it; a
+    version without this name keeps it.
+    """
+    if isinstance(compiled, CPUDispatcher) and compiled.stats.cache_hits:
+        for result in compiled.overloads.values():
+            if hasattr(result.library, "_shared_module"):
+                result.library._shared_module = None
 
 
 def _cache_directory() -> str:

@@ -8,7 +8,9 @@ import click
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = ("run", "compare", "pack", "simulate", "validate", "bench", "models", "devices", "replay-seeds")
+_COMMANDS = (
+    "run", "compare", "pack", "simulate", "validate", "check", "diff", "bench", "models", "devices", "replay-seeds"
+)  # fmt: skip
 
 
 class _LazyGroup(click.Group):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.results import emit_json
 from memsim.simulator.device import Device, Quantity
-from memsim.simulator.device_file import HOST, built_in, find_device, host_file
+from memsim.simulator.device_file import HOST, add_device, added, built_in, find_device, format_device, host_file
 
 
 @click.group(name="devices", invoke_without_command=True)
@@ -20,7 +21,7 @@ def command(context: click.Context, json_path: str | None) -> None:
     """List the devices of `memsim simulate`, show one with its sources, or measure this machine."""
     if context.invoked_subcommand is not None:
         return
-    names = [*built_in(), *([HOST] if host_file().is_file() else [])]
+    names = [*built_in(), *added()]
     devices = [find_device(name) for name in names]
     if json_path is not None:
         rows = [{"name": item.name, "title": item.title, "rule": item.rule} for item in devices]
@@ -35,14 +36,26 @@ def command(context: click.Context, json_path: str | None) -> None:
 
 @command.command(name="show")
 @click.argument("name", metavar="NAME|FILE")
+@click.option("--toml", "as_toml", is_flag=True, help="Print the device's file, to start one of your own from.")
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
-def show(name: str, json_path: str | None) -> None:
+def show(name: str, as_toml: bool, json_path: str | None) -> None:
     """Show every number of a device: low, nominal, high, unit, confidence and source."""
     device = find_device(name)
+    if as_toml:
+        click.echo(format_device(device), nl=False)
+        return
     if json_path is not None:
         emit_json({"command": "devices show", **_plain(device)}, json_path)
     if json_path != "-":
         click.echo(_table(device))
+
+
+@command.command(name="add")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE.toml")
+def add(path: Path) -> None:
+    """Check a device file and keep it under its name, for --device NAME."""
+    device = add_device(path)
+    click.echo(f"{device.name}: {device.title}")
 
 
 def _plain(device: Device) -> dict[str, Any]:

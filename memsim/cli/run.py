@@ -10,6 +10,7 @@ from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.errors import InputError, UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
+from memsim.regression.baseline import from_run, write_baseline
 from memsim.results import Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.run import RunConfig, run
@@ -118,6 +119,9 @@ class _Grouped(click.Command):
     "--enforcement", type=click.Choice(list(ENFORCEMENTS)), help="Cap in this way only.  [default: the best available]"
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@click.option(
+    "--save-baseline", type=click.Path(path_type=Path), metavar="FILE", help="Store the run for `memsim check`."
+)
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
 def command(
     budget: str,
@@ -151,6 +155,7 @@ def command(
     plan_check: bool,
     enforcement: str | None,
     json_path: str | None,
+    save_baseline: Path | None,
     test_balloon: str | None,
 ) -> None:
     """Fine-tune a model with LoRA in a process that the kernel kills at --budget.
@@ -158,8 +163,9 @@ def command(
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
     same shapes and bytes. The adapter is written in PEFT's format, beside result.json and events.jsonl.
     """
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
+    for path in (json_path if json_path != "-" else None, save_baseline):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"cannot write {path}: its directory does not exist")
     budget_bytes, decimal = parse_bytes(budget), is_decimal(budget)
     _check_options_of(schedule)
     config = RunConfig(
@@ -191,6 +197,8 @@ def command(
     with drawn(config) as progress:
         outcome = run(config, progress)
     result = outcome.result
+    if save_baseline is not None and result.exit_reason == "done":
+        write_baseline(save_baseline, from_run(outcome.directory, config, result))
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":

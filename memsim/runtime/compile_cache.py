@@ -61,13 +61,14 @@ def main() -> None:
         print(fastest_compute(threads), *compute_paths())
         return
     with forbid_compilation():
-        from memsim.runtime.kernels import load_kernels
+        from memsim.runtime.kernels import finish_loading, load_kernels
 
         load_kernels(task, threads)
     import memsim.runtime.session
     import memsim.runtime.worker
     import memsim.weights.adapters  # noqa: F401
 
+    finish_loading()
     print(process_footprint())
 
 

@@ -1,7 +1,10 @@
 """The op table of execution: op name -> a call of a kernel. In a run, the only importer of ``memsim_kernels``."""
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -336,6 +339,14 @@ def load_kernels(compute: str, threads: int, rank: int = 32) -> dict[str, Kernel
         return KERNELS
     warmup.warm_up_bf16()
     return KERNELS | _bf16_kernels(threads, rank)
+
+
+def finish_loading() -> None:
+    """Give back to the system what loading needed, and spare the garbage collector what stays."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # GNU's C library only; elsewhere free() decides
+        ctypes.CDLL(None).malloc_trim(0)
+    gc.freeze()
 
 
 def compute_paths() -> tuple[str, ...]:

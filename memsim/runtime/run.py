@@ -38,6 +38,9 @@ SEEDS_FILE = "seeds.jsonl"
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
 
+FINISHED: list[Callable[["RunConfig", "RunOutcome"], None]] = []
+"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
+
 _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap": False, "thrashing": False}
 PROGRAM_FILE = "program.jsonl"
 
@@ -172,7 +175,10 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
                 file.replace(out / file.name)
         result = _record(ready, enforcement, kernel_peak, outcome)
         write_result(out / RESULT_FILE, result)
-    return RunOutcome(result, out, outcome.message)
+    finished = RunOutcome(result, out, outcome.message)
+    for listener in FINISHED:
+        listener(config, finished)
+    return finished
 
 
 def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:

@@ -5,7 +5,6 @@ Nothing here may import what a step does not need.
 """
 
 import errno
-import gc
 import os
 import sys
 import threading
@@ -46,7 +45,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.lora import LoraConfig
     from memsim.runtime.data import Batches, TokenFile
-    from memsim.runtime.kernels import load_kernels
+    from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
     from memsim.weights.adapters import write_adapter
@@ -59,8 +58,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
-    gc.collect()
-    gc.freeze()
+    finish_loading()
     if job.data_limit_bytes is not None:
         limit_data(job.data_limit_bytes)
     messages.send("ready", baseline_bytes=footprint.read_bytes())

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memsim.errors import InputError
-from memsim.files import cache_dir
+from memsim.files import cache_dir, write_text
 from memsim.json_decode import decode
 from memsim.json_file import open_regular, shown
 from memsim.simulator.device import UNITS, Device, Quantity, Rule, Source
@@ -34,6 +34,7 @@ HOST: Final = "host"
 _MAX_BYTES = 1 << 20
 _DIRECTORY = Path(__file__).parent.parent / "devices"
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SMALLEST_PAGE_BYTES = 4096
 _FRACTIONS = ("warning_fraction", "flash_hot_multiplier", "thermal_floor")
 _MAY_BE_ZERO = ("op_launch_s", "fault_s", "flash_latency_s", "system_bytes", "thermal_hold_s", "thermal_ramp_s")
@@ -61,8 +62,29 @@ def host_file() -> Path:
     return cache_dir() / "devices" / f"{HOST}.toml"
 
 
+def added() -> list[str]:
+    """Return the names of the devices in the user's cache: those added, and ``host`` once it is measured."""
+    return sorted(path.stem for path in host_file().parent.glob("*.toml"))
+
+
+def add_device(path: Path) -> Device:
+    """Check a device file and keep a copy in the user's cache, where its name finds it.
+
+    Raises:
+        InputError: The file breaks a rule of the format, or its name is taken by a device that comes with memsim.
+    """
+    device = read_device(path)
+    if device.name in built_in() or device.name == HOST or not _NAME.fullmatch(device.name):
+        raise InputError(
+            f"{path}: a device cannot be called {shown(device.name)}; rename the file, such as my-phone.toml"
+        )
+    host_file().parent.mkdir(exist_ok=True)
+    write_text(host_file().parent / f"{device.name}.toml", format_device(device))
+    return device
+
+
 def find_device(name: str) -> Device:
-    """Return the device that ``--device name`` means: one that comes with memsim, ``host``, or a file.
+    """Return the device that ``--device name`` means: one that comes with memsim, ``host``, an added one, or a file.
 
     Raises:
         InputError: No such device or file, or a file that breaks a rule of the format; the message says which.
@@ -75,7 +97,9 @@ def find_device(name: str) -> Device:
         return read_device(host_file())
     if name.endswith(".toml"):
         return read_device(Path(name))
-    known = ", ".join([*built_in(), HOST])
+    if name in added():
+        return read_device(host_file().parent / f"{name}.toml")
+    known = ", ".join(dict.fromkeys([*built_in(), HOST, *added()]))
     raise InputError(f"no device called {shown(name)}; devices: {known}; or the path of a .toml file")
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.files import cache_dir
-from memsim.models.config import ModelConfig
+from memsim.json_file import read_object
+from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.presets import PRESETS, preset
+from memsim.weights.checkpoint import MAX_CONFIG_BYTES
 from memsim.weights.formats import is_source, open_source, source_files
 from memsim.weights.hub import fetch, is_hub_id
 from memsim.weights.pack import Pack, is_pack, open_pack
@@ -52,8 +54,8 @@ def find_model(name: str, progress: Progress, group_size: int | None = None, see
     """Return the pack that ``--model name`` means, and the model's name for people and records.
 
     A preset gives its synthetic weights, or those that memsim ships; a pack directory is opened; a Hugging Face or MLX
-    directory or a GGUF file is packed into the cache, once for each state of its files; what is neither is looked for
-    on the Hugging Face hub.
+    directory or a GGUF file is packed into the cache, once for each state of its files; a ``config.json`` gives
+    synthetic weights of its shapes; what is none of these is looked for on the Hugging Face hub.
 
     Args:
         name: A preset, a path (``./NAME`` if it is called like a preset), or a hub id (``owner/model``).
@@ -71,7 +73,8 @@ def find_model(name: str, progress: Progress, group_size: int | None = None, see
         return pack, name.lower()
     try:
         path = local_source(name, progress)
-        return _open_path(path, progress, group_size), Path(name).absolute().name
+        pack = _open_path(path, progress, group_size, seed)
+        return pack, path.stem if path.suffix == ".json" else Path(name).absolute().name
     except OSError as error:  # of asking whether a file is there: no permission, a name that is too long
         raise InputError(f"cannot read model {name!r}: {error.strerror or error}") from error
 
@@ -86,7 +89,10 @@ def local_source(name: str, progress: Progress) -> Path:
     return fetch(name, progress) if is_hub_id(name) and not path.exists() else path
 
 
-def _open_path(path: Path, progress: Progress, group_size: int | None) -> Pack:
+def _open_path(path: Path, progress: Progress, group_size: int | None, seed: int) -> Pack:
+    if path.suffix == ".json" and path.is_file():
+        config = config_from_dict(read_object(path, MAX_CONFIG_BYTES), str(path))
+        return cached_synthetic(path.stem, config, group_size or DEFAULT_GROUP_SIZE, seed, progress)
     if is_pack(path):
         pack = open_pack(path)
         if group_size not in (None, pack.group_size):
@@ -99,7 +105,7 @@ def _open_path(path: Path, progress: Progress, group_size: int | None) -> Pack:
     )
     raise InputError(
         f"model {str(path)!r} {problem}; presets: {', '.join(PRESETS)}; a directory must hold pack.json, or "
-        f"config.json and model.safetensors"
+        f"config.json and model.safetensors; a config.json alone gives synthetic weights"
     )
 
 

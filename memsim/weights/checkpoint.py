@@ -22,7 +22,7 @@ CONFIG_FILE = "config.json"
 
 _WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
-_MAX_CONFIG_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 4 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 # How multimodal files begin the names of the text model, since transformers 4.52 and before.
@@ -43,7 +43,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         InputError: A file is missing or malformed, a tensor is missing, or has the wrong shape or type.
     """
     where = directory / CONFIG_FILE
-    data = read_object(where, _MAX_CONFIG_BYTES)
+    data = read_object(where, MAX_CONFIG_BYTES)
     config = config_from_dict(data, str(where))
     found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
     tensors = {

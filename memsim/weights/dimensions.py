@@ -7,14 +7,12 @@ from memsim.json_file import read_object
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.presets import PRESETS, preset
 from memsim.weights.cache import DEFAULT_GROUP_SIZE
-from memsim.weights.checkpoint import CONFIG_FILE
+from memsim.weights.checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES
 from memsim.weights.pack import is_pack, open_pack
-
-_MAX_CONFIG_BYTES = 4 << 20
 
 
 def find_dimensions(name: str) -> tuple[ModelConfig, int, str]:
-    """Return (config, group size, name for people) of a preset, a pack, or a directory with a ``config.json``.
+    """Return (config, group size, name for people) of a preset, a pack, or a ``config.json`` or its directory.
 
     Raises:
         InputError: No such model (the message lists the presets), or its files cannot be used.
@@ -26,10 +24,10 @@ def find_dimensions(name: str) -> tuple[ModelConfig, int, str]:
         if is_pack(directory):
             pack = open_pack(directory)
             return pack.config, pack.group_size, directory.name
-        where = directory / CONFIG_FILE
+        where = directory if directory.suffix == ".json" else directory / CONFIG_FILE
         if where.is_file():
-            config = config_from_dict(read_object(where, _MAX_CONFIG_BYTES), str(where))
-            return config, DEFAULT_GROUP_SIZE, directory.name
+            config = config_from_dict(read_object(where, MAX_CONFIG_BYTES), str(where))
+            return config, DEFAULT_GROUP_SIZE, directory.stem if where is directory else directory.name
     except OSError as error:  # of asking whether a file is there: no permission, a name that is too long
         raise InputError(f"cannot read model {name!r}: {error.strerror or error}") from error
     raise InputError(

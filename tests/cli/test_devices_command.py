@@ -50,3 +50,21 @@ def test_a_user_s_file_is_shown_and_an_unknown_name_refused(tmp_path: Path) -> N
     (tmp_path / "mine.toml").write_text(format_device(find_device("mac-m4")))
     assert _run("show", str(tmp_path / "mine.toml")).stdout == _run("show", "mac-m4").stdout
     assert isinstance(_run("show", "nokia").exception, InputError)
+
+
+def test_a_device_of_ones_own_is_added_by_its_name(tmp_path: Path) -> None:
+    mine = tmp_path / "my-phone.toml"
+    mine.write_text(_run("show", "mac-m4", "--toml").stdout.replace("Mac with an M4", "My phone"))
+    assert _run("add", str(mine)).stdout.startswith("my-phone: My phone")
+    mine.unlink()
+    assert find_device("my-phone").numbers == find_device("mac-m4").numbers
+    assert "my-phone" in _run().stdout
+
+
+@pytest.mark.parametrize("name", ["mac-m4", "host", ".hidden", "a b"])
+def test_a_name_that_is_taken_or_strange_cannot_be_added(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.toml"
+    path.write_text(format_device(find_device("mac-m4")))
+    done = _run("add", str(path))
+    assert isinstance(done.exception, InputError)
+    assert "cannot be called" in str(done.exception)

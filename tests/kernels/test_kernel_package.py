@@ -109,7 +109,7 @@ def test_a_change_in_a_helper_file_is_compiled(tmp_path):
 
 def _output(command: list[str], environment: dict[str, str], directory: Path) -> str:
     return subprocess.run(
-        command, env=environment, cwd=directory, capture_output=True, text=True, check=True, timeout=120
+        command, env=environment, cwd=directory, capture_output=True, text=True, check=True, timeout=600
     ).stdout.strip()
 
 
@@ -161,3 +161,20 @@ def _exp2_of(x: np.ndarray) -> np.ndarray:
 def _exp2_loop(out, x):
     for i in range(x.size):
         out[i] = exponential.exp2(x[i])
+
+
+@compiled
+def test_kernels_from_the_cache_hold_no_bitcode_and_run():
+    program = """
+import gc
+from numba.core.registry import CPUDispatcher
+import memsim_kernels
+from memsim_kernels import warmup
+cached = [item for item in gc.get_objects() if isinstance(item, CPUDispatcher) and item.stats.cache_hits]
+held = [result for item in cached for result in item.overloads.values() if result.library._shared_module is not None]
+warmup.warm_up()
+print(len(cached) >= 15, len(held))
+"""
+    command = [sys.executable, "-c", program]
+    _output([sys.executable, "-c", "import memsim_kernels"], dict(os.environ), Path.cwd())  # fills the cache
+    assert _output(command, dict(os.environ), Path.cwd()) == "True 0"

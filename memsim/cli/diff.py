@@ -1,0 +1,57 @@
+"""``memsim diff``: two runs side by side."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from memsim.json_file import read_object
+from memsim.regression.baseline import is_baseline, peak_by_op, read_baseline
+from memsim.regression.describe import growth_lines, table
+from memsim.regression.differences import grown, side_by_side
+from memsim.results import MAX_RECORD_BYTES, Result, emit_json, read_result
+from memsim.runtime.run import EVENTS_FILE, RESULT_FILE
+
+
+@click.command(name="diff")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the comparison to PATH, or to stdout.")
+def command(a: Path, b: Path, json_path: str | None) -> None:
+    """Show what run B does otherwise than run A.
+
+    A and B are run directories, result records or baseline files. Nothing is required of them, so the exit code is 0.
+    """
+    (old, old_ops), (new, new_ops) = _read(a), _read(b)
+    rows = side_by_side(old, new)
+    changes = {
+        "values larger in B at the peak": grown(old.peak_by_value, new.peak_by_value),
+        "values smaller in B at the peak": grown(new.peak_by_value, old.peak_by_value),
+        "ops with a higher footprint after them in B": grown(old_ops, new_ops),
+        "ops with a lower footprint after them in B": grown(new_ops, old_ops),
+    }
+    if json_path is not None:
+        plain = [{"name": row.name, "a": row.baseline, "b": row.actual} for row in rows]
+        emit_json(
+            {"figures": plain} | {key: [asdict(row) for row in found] for key, found in changes.items()}, json_path
+        )
+    if json_path != "-":
+        lines = [f"A  {_named(old)}", f"B  {_named(new)}", "", *table(rows, ("A", "B"))]
+        for title, found in changes.items():
+            lines += growth_lines(title, found)
+        click.echo("\n".join(lines))
+
+
+def _named(result: Result) -> str:
+    return f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}, {result.compute}"
+
+
+def _read(path: Path) -> tuple[Result, dict[str, int]]:
+    """Return the record that ``path`` holds, and what each op held at most where that is known."""
+    if path.is_dir():
+        result = read_result(path / RESULT_FILE)
+        return result, peak_by_op(path, result) if (path / EVENTS_FILE).exists() else {}
+    if is_baseline(read_object(path, MAX_RECORD_BYTES)):
+        baseline = read_baseline(path)
+        return baseline.result, baseline.peak_by_op_bytes
+    return read_result(path), {}
