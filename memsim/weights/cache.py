@@ -67,7 +67,7 @@ def find_model(name: str, progress: Progress, group_size: int | None = None, see
         InputError: No such model (the message lists the presets), or its files cannot be used.
     """
     if name.lower() in PACKS:
-        return _open_path(PACKS[name.lower()], progress, group_size), name.lower()
+        return _open_path(PACKS[name.lower()], progress, group_size, seed), name.lower()
     if name.lower() in PRESETS:
         pack = cached_synthetic(name.lower(), preset(name), group_size or DEFAULT_GROUP_SIZE, seed, progress)
         return pack, name.lower()

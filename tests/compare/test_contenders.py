@@ -2,14 +2,14 @@
 
 import pytest
 
-from memsim.compare.contenders import LR_GRID, MAX_STEPS, Contender, parse_contenders
+from memsim.compare.contenders import LR_GRIDS, MAX_STEPS, Contender, parse_contenders
 from memsim.errors import UsageError
 
 
 def test_steps_are_the_common_ones_or_a_schedule_s_own() -> None:
-    assert parse_contenders("mebp, tiled:200", 100, []) == (
-        Contender("mebp", 100, LR_GRID),
-        Contender("tiled", 200, LR_GRID),
+    assert parse_contenders("mebp, mezo:200", 100, []) == (
+        Contender("mebp", 100, LR_GRIDS["first-order"]),
+        Contender("mezo", 200, LR_GRIDS["zeroth-order"]),
     )
 
 
