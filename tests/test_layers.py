@@ -37,7 +37,10 @@ LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 WITHOUT_COMPILER = LEVELS["simulator"]
 
 # The op tables of every run, and the process that times kernels with a part left out, which no run does.
-KNOW_THE_KERNELS = {"memsim.runtime.kernels", "memsim.runtime.zeroth_order_ops", "memsim.bench.kernel_calls"}
+KNOW_THE_KERNELS = {
+    *("memsim.runtime.kernels", "memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
+    "memsim.bench.kernel_calls",
+}
 # Main programs of processes of their own, which exist to be compared with; nothing imports them.
 TORCH_PROCESSES = {"memsim.bench.peer_calls", "memsim.bench.torch_step"}
 

@@ -64,4 +64,31 @@ def gradient_names(placed: PlacedProgram) -> dict[str, str]:
     return names
 
 
-__all__ = ["Batches", "SEQ_LEN", "gradient_names", "plan_toy", "randomize_adapters", "token_file", "toy_config"]
+def flat_adapters(session: Session) -> np.ndarray:
+    """Return all adapters of a session as one vector."""
+    return np.concatenate([np.array(tensor).ravel() for _, _, tensor in session.adapters()])
+
+
+def step_noise(session: Session, seed: int, step: int, direction: int = 0, rademacher: bool = False) -> np.ndarray:
+    """Return z of a whole step, drawn here."""
+    from memsim_kernels import add_noise
+
+    drawn = []
+    for parameter, (_, _, tensor) in enumerate(session.adapters()):
+        z = np.zeros(tensor.size, np.float32)
+        add_noise(z, 1.0, seed, step, direction, parameter, rademacher)
+        drawn.append(z)
+    return np.concatenate(drawn)
+
+
+__all__ = [
+    "Batches",
+    "SEQ_LEN",
+    "flat_adapters",
+    "step_noise",
+    "gradient_names",
+    "plan_toy",
+    "randomize_adapters",
+    "token_file",
+    "toy_config",
+]

@@ -82,6 +82,12 @@ class _Grouped(click.Command):
     help="Cold drops weight pages from the page cache at every eviction.",
 )
 @click.option(
+    "--lcsb-groups",
+    type=int,
+    metavar="K",
+    help="lcsb: block b is trained in every K-th step, from step b mod K on.  [default: 4]",
+)
+@click.option(
     "--zo-eps",
     type=float,
     metavar="EPS",
@@ -98,6 +104,12 @@ class _Grouped(click.Command):
 )
 @click.option("--zo-mask", type=click.Choice(MASKS), default="random", help="Leave out elements, or rows of a tensor.")
 @click.option("--zo-resample", type=int, default=1, metavar="N", help="Steps after which the mask is drawn anew.")
+@click.option(
+    "--zo-lr", type=float, metavar="RATE", help="hybrid: learning rate below the top blocks.  [default: --lr]"
+)
+@click.option(
+    "--hybrid-k", "zo_hybrid_k", type=int, default=1, metavar="K", help="hybrid: blocks that backpropagation trains."
+)
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
 @click.option("--eval-first", is_flag=True, help="Evaluate before the first step too.")
@@ -140,12 +152,15 @@ def command(
     threads: int,
     compute: str,
     page_cache: str,
+    lcsb_groups: int | None,
     zo_eps: float | None,
     zo_directions: int | None,
     zo_noise: str | None,
     zo_sparsity: float,
     zo_mask: str,
     zo_resample: int,
+    zo_lr: float | None,
+    zo_hybrid_k: int,
     eval_data: Path | None,
     eval_every: int,
     eval_first: bool,
@@ -192,7 +207,8 @@ def command(
         plan_check=plan_check,
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
-        zeroth_order=ZeroOrder(zo_eps, zo_directions, zo_noise, zo_sparsity, zo_mask, zo_resample),
+        lcsb_groups=lcsb_groups,
+        zeroth_order=ZeroOrder(zo_eps, zo_directions, zo_noise, zo_sparsity, zo_mask, zo_resample, zo_lr, zo_hybrid_k),
     )
     with drawn(config) as progress:
         outcome = run(config, progress)
@@ -214,9 +230,15 @@ def _check_options_of(schedule: str) -> None:
     """Refuse options that the schedule would ignore."""
     ctx = click.get_current_context()
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    if schedule in METHODS and "optimizer" in given:
+    hybrid = schedule in METHODS and METHODS[schedule].hybrid
+    if not hybrid and (name := next(iter(given & {"zo_lr", "zo_hybrid_k"}), "")):
+        option = {"zo_lr": "--zo-lr", "zo_hybrid_k": "--hybrid-k"}[name]
+        raise UsageError(f"{option} is for the schedule hybrid, not {schedule}")
+    if schedule in METHODS and not hybrid and "optimizer" in given:
         raise UsageError(f"--optimizer: {schedule} updates by {METHODS[schedule].optimizer}, as its definition says")
     ignored = sorted(name for name in given if name.startswith("zo_"))
+    if schedule != "lcsb" and "lcsb_groups" in given:
+        raise UsageError(f"--lcsb-groups is for the schedule lcsb, not {schedule}")
     if schedule not in METHODS and ignored:
         option = f"--{ignored[0].replace('_', '-')}"
         raise UsageError(f"{option} is for zeroth-order schedules ({', '.join(METHODS)}), not {schedule}")

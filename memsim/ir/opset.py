@@ -400,9 +400,9 @@ def lane_slot(rank: int) -> int:
 def _perturb(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """The tensors of each lane, w + s z: (seed u32 [2], [scale f64 [1]], n tensors) -> n tensors and a workspace.
 
-    ``lanes`` says what each lane gets: ``+3,-3`` the third direction's noise times ``eps`` (or the scale), added and
-    subtracted; ``.`` nothing. ``axes`` has a digit for each tensor: along that axis the lanes are stacked, each in
-    ``lane_slot`` of it. A single lane is not padded.
+    ``signs`` says what each lane gets: ``+3,-3`` the noise of direction 3 times ``eps`` (or the scale), added and
+    subtracted; ``.`` nothing; ``=3`` is that noise itself, without w. ``axes`` has a digit for each tensor: along that
+    axis the lanes are stacked, each in ``lane_slot`` of it. A single lane is not padded.
     """
     lanes, axes = str(attrs["signs"]).split(","), str(attrs["axes"])
     tensors = i[-len(axes) :]
@@ -413,6 +413,80 @@ def _perturb(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
         shape[axis] = shape[axis] if len(lanes) == 1 else len(lanes) * lane_slot(shape[axis])
         stacked.append(TensorType(tuple(shape)))
     return [*stacked, TensorType((max(kind.n_bytes for kind in tensors) // 4,))]
+
+
+# An op with its tangent: rows of the activations are those of x, and then those of x', as many again.
+
+
+@_op("linear_q4_tangent")
+def _linear_q4_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, N] of x [2 T, K], a workspace h [2 T, R] and another, from (x, q, scales, [bias], [A, B, A', B']).
+
+    Y' = x' W^T + scale ((x' A^T) B^T + (x A'^T) B^T + (x A^T) B'^T).
+    """
+    _require_packed(i[1], i[2], attrs)
+    n_rows, n_columns = _matrix_shape(attrs)
+    rows, has_adapter = i[0].shape[0], "lora_scale" in attrs
+    _require(i[0].shape[1] == n_columns and len(i) - 3 - 4 * has_adapter in (0, 1), i)
+    y = TensorType((rows, n_rows))
+    if not has_adapter:
+        return [y]
+    rank = _adapter(i[-4:-2], n_rows, n_columns, i)
+    _require(i[-4:-2] == i[-2:], i)
+    return [y, TensorType((rows, rank)), TensorType((2, rank, n_rows))]
+
+
+@_op("rmsnorm_tangent")
+def _rmsnorm_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, C] and rstd, as of ``rmsnorm`` over x, from (x [2 T, C], weight)."""
+    half = TensorType((i[0].shape[0] // 2, i[0].shape[1]))
+    return [i[0], _rmsnorm([half, i[1]], attrs)[1]]
+
+
+@_op("layernorm_tangent")
+def _layernorm_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, C], mean [T] and rstd [T], from (x [2 T, C], weight, bias)."""
+    row = TensorType((i[0].shape[0] // 2,))
+    return [i[0], row, row]
+
+
+@_op("attention_tangent")
+def _attention_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """O [2 T, NH D], lse [NH, T] and a workspace, from (q, k, v) of 2 T rows each."""
+    n_tokens, head_dim = i[0].shape[0] // 2, i[0].shape[1] // _integer(attrs, "n_heads")
+    work = TensorType((3 * min(n_tokens, TANGENT_ROWS) * n_tokens + 7 * n_tokens * head_dim,))
+    lse = _attention([TensorType((n_tokens, kind.shape[1])) for kind in i], attrs)[1]
+    return [i[0], lse, work]
+
+
+@_op("gated_tangent")
+def _gated_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """S [2 T, H] and a workspace [3, T, H], from (gate, up) of 2 T rows each; ``activation`` says which."""
+    _require(i[0] == i[1], i)
+    return [i[0], TensorType((3, i[0].shape[0] // 2, i[0].shape[1]))]
+
+
+@_op("relu_tangent")
+def _relu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, H], from x [2 T, H]."""
+    return [i[0]]
+
+
+@_op("add_table_rows_tangent")
+def _add_table_rows_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """X with rows of a table added to its first half, from (x [2 T, C], table)."""
+    return [i[0]]
+
+
+@_op("linear_cross_entropy_q4_tangent")
+def _linear_cross_entropy_q4_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Stats, workspace and dx of ``linear_cross_entropy_q4`` over x, and the loss's tangent f64 [1] = <dx, x'>."""
+    half = TensorType((i[0].shape[0] // 2, i[0].shape[1]))
+    return [*_linear_cross_entropy_q4([half, *i[1:]], attrs), TensorType((1,), "f64")]
+
+
+TANGENT_ROWS = 256
+"""Queries whose scores, with tangents, are in memory at once."""
 
 
 @_op("sum_losses", may_reuse=((0, 0),))

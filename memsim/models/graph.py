@@ -37,6 +37,7 @@ class ModelGraph:
     Attributes:
         accumulate: The loss's gradient is divided by this many micro-batches.
         threads: Kernel threads; each needs a workspace in the one-pass head.
+        frozen_below: Blocks below this one are not differentiated.
     """
 
     config: ModelConfig
@@ -45,6 +46,7 @@ class ModelGraph:
     group_size: int
     accumulate: int = 1
     threads: int = 1
+    frozen_below: int = 0
     _attention: dict[tuple[str, bool], Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
     _mlp: dict[int, Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -56,13 +58,14 @@ class ModelGraph:
     def attention(self, index: int) -> Segment:
         """Return the first half of block ``index``.
 
-        Blocks of a kind share it. That of the first block has no gradient of its input: nothing below it is trained.
+        Blocks of a kind share it. That of the lowest block to be differentiated has no gradient of its input: nothing
+        below it wants one.
         """
         kind = self.config.layer_type(index)
-        key = (kind, index > 0)
+        key = (kind, index > self.frozen_below)
         if key not in self._attention:
             program = attention_program(self.config, self.lora, self.n_tokens, self.group_size, kind)
-            self._attention[key] = self._segment(program, train_input=index > 0)
+            self._attention[key] = self._segment(program, train_input=index > self.frozen_below)
         return self._attention[key]
 
     def mlp(self, n_tokens: int | None = None) -> Segment:

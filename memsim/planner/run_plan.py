@@ -25,6 +25,7 @@ class TrainingSetup:
         evaluate: Whether an evaluation program is needed.
         balloon_bytes: Unplanned bytes that a test node touches.
         zeroth_order: Settings of a zeroth-order schedule.
+        lcsb_groups: Into how many groups ``lcsb`` parts the blocks; None is its default.
     """
 
     config: ModelConfig
@@ -38,6 +39,7 @@ class TrainingSetup:
     evaluate: bool = False
     balloon_bytes: int = 0
     zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
+    lcsb_groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
         UsageError: Unknown schedule, or a setting that it cannot have.
     """
     graph = ModelGraph(setup.config, setup.lora, setup.n_tokens, setup.group_size, setup.accumulate, setup.threads)
-    train, choices = lower_schedule(setup.schedule, graph, setup.optimizer, setup.zeroth_order, setup.balloon_bytes)
+    train, choices = lower_schedule(
+        setup.schedule, graph, setup.optimizer, setup.zeroth_order, setup.lcsb_groups, setup.balloon_bytes
+    )
     programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]
     plans = [plan_memory(program) for program in programs]
     placed = [

@@ -151,6 +151,28 @@ WORK: dict[str, _Row] = {
     "add_table_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 3 * o[0].n_bytes),
     "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
     "put_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * i[1].n_bytes),
+    # Four more products with an adapter's matrices than its own, for half of the rows.
+    "linear_q4_tangent": _Row(
+        Kind.MATMUL,
+        lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + 2 * _adapter(i[-2:], a)),
+        _once,
+    ),
+    "linear_cross_entropy_q4_tangent": _Row(
+        Kind.MATMUL,
+        lambda i, a: 2 * i[0].shape[0] * _matrix(a),
+        lambda i, a: -(-i[0].shape[0] // 2 // head_rows(gradient=True)),
+        _all_but_workspace,
+    ),
+    # Forward, three products for the scores and their tangents, two for the result: of whole rows of scores.
+    "attention_tangent": _Row(
+        Kind.ATTENTION,
+        lambda i, a: (4 * _pairs(i[0].shape[0] // 2, a) + 10 * (i[0].shape[0] // 2) ** 2) * i[0].shape[1],
+    ),
+    "rmsnorm_tangent": _ELEMENTWISE,
+    "layernorm_tangent": _ELEMENTWISE,
+    "gated_tangent": _ELEMENTWISE,
+    "relu_tangent": _ELEMENTWISE,
+    "add_table_rows_tangent": _ELEMENTWISE,
     "repeat_rows": _ELEMENTWISE,
     "concat_rows": _ELEMENTWISE,
     "perturb": _ELEMENTWISE,

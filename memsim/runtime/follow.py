@@ -101,7 +101,6 @@ class Follow:
         self._on_step = on_step
         self._drawn_s = 0.0
         self._traffic = [node_traffic(program, node) for node in program.nodes]
-        self._order = list(program.order())
         self._done = False
         self._first_start_s: float | None = None
         self._time_by_op: list[dict[str, float]] = []
@@ -111,6 +110,7 @@ class Follow:
         self._begin_step()
 
     def _begin_step(self) -> None:
+        self._order = list(self._program.order(len(self.outcome.steps)))
         self._step_peak = 0
         self._step_traffic = Traffic()
         self._step_time: dict[str, float] = {}

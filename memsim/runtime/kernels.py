@@ -13,6 +13,7 @@ from numba import get_num_threads, set_num_threads
 import memsim_kernels as k
 from memsim.errors import WorkerError
 from memsim.runtime.paging import Array
+from memsim.runtime.tangent_ops import tangent_kernels
 from memsim.runtime.zeroth_order_ops import ZEROTH_ORDER_KERNELS
 from memsim_kernels import cpu, warmup
 from memsim_kernels.lora import Adapter
@@ -267,6 +268,7 @@ KERNELS: dict[str, Kernel] = {
     "momentum": _momentum,
     "adamw": _adamw,
 } | ZEROTH_ORDER_KERNELS
+KERNELS |= tangent_kernels(_linear_q4, _linear_cross_entropy_q4)
 
 
 def _fits_bf16(q: Array, a: Attrs) -> bool:
@@ -320,7 +322,7 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         "linear_q4": linear_q4,
         "linear_q4_backward_input": linear_q4_backward_input,
         "linear_cross_entropy_q4": linear_cross_entropy_q4,
-    }
+    } | tangent_kernels(linear_q4, linear_cross_entropy_q4)
 
 
 def load_kernels(compute: str, threads: int, rank: int = 32) -> dict[str, Kernel]:

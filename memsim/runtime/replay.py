@@ -6,6 +6,7 @@ the kernels that a run's worker has, so that the bits are the same.
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import memsim
@@ -15,6 +16,7 @@ from memsim.models.graph import ModelGraph
 from memsim.models.lora import check_lora
 from memsim.planner.plan import plan_memory
 from memsim.runtime.compile_cache import kernel_environment
+from memsim.runtime.directories import out_directory
 from memsim.runtime.prepare import Progress, prepare_kernels
 from memsim.runtime.seed_log import SeedHeader, SeedStep, read_seed_log, step_key
 from memsim.schedules.zeroth_order_lowering import lower_replay
@@ -83,14 +85,14 @@ def _replay(log: Path, pack: Pack, out: Path, name: str) -> int:
     if first is None:
         raise InputError(f"{log} has no steps")
     placed = place_replay(header, first.lr, pack)
-    out.mkdir(parents=True)
-    session = Session(pack, header.lora, placed, None, out, header.seed, kernels=load_kernels("f32", 1))
-    count = 0
-    for number, step in enumerate((first, *steps)):
-        _check_step(header, first, step, number, log)
-        session.replay_step(number, step.rho)
-        count += 1
-    write_adapter(out, session.adapters(), pack.config, header.lora, name)
+    count, n_estimates = 0, header.estimator(first.lr).n_estimates(pack.config.num_hidden_layers)
+    with out_directory(out, "") as directory:
+        session = Session(pack, header.lora, placed, None, directory, header.seed, kernels=load_kernels("f32", 1))
+        for number, step in enumerate(chain([first], steps)):
+            _check_step(header, first, step, number, n_estimates, log)
+            session.replay_step(number, step.rho)
+            count += 1
+        write_adapter(directory, session.adapters(), pack.config, header.lora, name)
     return count
 
 
@@ -101,15 +103,15 @@ def place_replay(header: SeedHeader, lr: float, pack: Pack) -> PlacedProgram:
     return PlacedProgram(program, pack.model_hash, plan.offsets, plan.arena_bytes)
 
 
-def _check_step(header: SeedHeader, first: SeedStep, step: SeedStep, number: int, log: Path) -> None:
+def _check_step(header: SeedHeader, first: SeedStep, step: SeedStep, number: int, n_estimates: int, log: Path) -> None:
     run, own = step_key(header.seed, number)
     where = f"{log} line {number + 2}"
     if step.seed != (run << 32) + own:
         raise InputError(f"{where}: seed {step.seed} is not that of step {number + 1}; the log has lost or mixed lines")
     if step.lr != first.lr:
         raise InputError(f"{where}: the learning rate changes from {first.lr:g} to {step.lr:g}, which no run does")
-    if len(step.rho) != header.directions:
-        raise InputError(f"{where}: {len(step.rho)} projected gradients, not {header.directions}")
+    if len(step.rho) != n_estimates:
+        raise InputError(f"{where}: {len(step.rho)} projected gradients, not {n_estimates}")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class RunConfig:
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
         zeroth_order: Settings of a zeroth-order schedule, which brings an optimizer of its own: ``optimizer`` then
             names the learning rate only.
+        lcsb_groups: Into how many groups ``lcsb`` parts the blocks.
     """
 
     budget_bytes: int
@@ -90,6 +91,7 @@ class RunConfig:
     enforcement: str | None = None
     balloon_bytes: int = 0
     zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
+    lcsb_groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,7 @@ def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
         zeroth_order=config.zeroth_order,
+        lcsb_groups=config.lcsb_groups,
     )
 
 
@@ -356,7 +359,7 @@ def _launch(ready: _Ready, job: WorkerJob, cap: Cap, out: Path, work: Path, prog
 def _seed_log(ready: _Ready, out: Path) -> SeedLog | None:
     """Begin the log of a run that can be made again from its seeds."""
     config = ready.config
-    if config.schedule not in METHODS:
+    if config.schedule not in METHODS or not METHODS[config.schedule].replays:
         return None
     decided = estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
     return SeedLog(out / SEEDS_FILE, header_of(decided, ready.model, ready.pack.model_hash, config.seed, config.lora))

@@ -124,7 +124,7 @@ class Session:
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
         self._begin(step)
-        self._train.run(observe)
+        self._train.run(observe, step)
         score = self._losses.take()
         if not np.isfinite(score.loss):
             raise DivergedError(f"the loss is {score.loss} at step {step + 1}; lower --lr")

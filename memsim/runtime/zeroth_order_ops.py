@@ -50,7 +50,10 @@ def _perturb(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
             if lane[1:] != drawn:
                 drawn = lane[1:]
                 _draw(z, i[0], {int(drawn): eps}, a["parameter"] + position, w.shape[-1], a)
-            (np.add if lane[0] == "+" else np.subtract)(w, z.reshape(w.shape), out=place)
+            if lane[0] == "=":
+                np.copyto(place, z.reshape(w.shape))
+            else:
+                (np.add if lane[0] == "+" else np.subtract)(w, z.reshape(w.shape), out=place)
 
 
 def _means(stats: Sequence[Array]) -> Array:

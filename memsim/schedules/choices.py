@@ -1,7 +1,7 @@
 """A schedule is a value: what each block keeps, spills or recomputes between its forward and its backward."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memsim.errors import UsageError
 
@@ -36,6 +36,8 @@ class Choices:
             backward. Micro-batches are summed first, so with several of them it is always the end.
         mlp_tile: Tokens of the MLP that are in memory at once; None is all. Its residuals are recomputed then.
         prefetch: Ask for the next block's pages while this one computes.
+        groups: Blocks take turns: block b is differentiated and updated in every ``groups``-th step, from step b on. In
+            all others it passes the gradient on as if its Jacobian were the identity. None has no turns.
     """
 
     blocks: tuple[BlockChoices, ...]
@@ -45,6 +47,7 @@ class Choices:
     update: str
     mlp_tile: int | None
     prefetch: bool
+    groups: int | None = None
 
 
 def backprop(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
@@ -70,6 +73,34 @@ def tiled(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
     )
 
 
+def mesp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
+    """MeSP's lifetimes (arXiv 2602.13069): block inputs stay in memory, all else is recomputed by explicit backwards.
+
+    Products read the packed matrices; gradients of all blocks are kept until the end. Attention's T x T matrix, which
+    the published code holds, is not made here.
+    """
+    return Choices(
+        blocks=(BlockChoices(frozenset({"x"}), frozenset()),) * n_blocks,
+        unpack="tile",
+        head="logits",
+        adapters="pinned",
+        update="end",
+        mlp_tile=None,
+        prefetch=False,
+    )
+
+
+LCSB_GROUPS = 4
+
+
+def lcsb(n_blocks: int, residuals: tuple[str, ...], groups: int = LCSB_GROUPS) -> Choices:
+    """LCSB (arXiv 2602.13073) on MeBP: in each step every ``groups``-th block is recomputed and differentiated.
+
+    A block that is not selected is not updated either: its optimizer state waits.
+    """
+    return replace(mebp(n_blocks, residuals), groups=min(groups, n_blocks))
+
+
 _INPUT_ON_DISK = BlockChoices(frozenset(), frozenset({"x"}))
 
 
@@ -79,7 +110,13 @@ def _as_published(blocks: tuple[BlockChoices, ...]) -> Choices:
     )
 
 
-SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {"mebp": mebp, "tiled": tiled, "backprop": backprop}
+SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {
+    "mebp": mebp,
+    "tiled": tiled,
+    "backprop": backprop,
+    "mesp": mesp,
+    "lcsb": lcsb,
+}
 
 
 def choices_for(schedule: str, n_blocks: int, residuals: tuple[str, ...]) -> Choices:

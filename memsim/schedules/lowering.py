@@ -4,7 +4,8 @@ This is the only description of a training step. Plain backprop, MeBP and every 
 ``Choices`` given here, that is, in which values the backward nodes read: kept, restored or recomputed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from memsim.ir.in_place import reuse_in_place
 from memsim.ir.opset import OpError
@@ -56,7 +57,8 @@ class Lowering:
         at_end = self.choices.update == "end" or self.graph.accumulate > 1
         if self.graph.accumulate > 1:
             for index in range(self.n_blocks):
-                self.emit.zero_gradients(index)
+                with self._turn(index):
+                    self.emit.zero_gradients(index)
         start = len(self.builder.nodes)
         labels, x = self._forward_all(train=True)
         if balloon_bytes:
@@ -65,14 +67,17 @@ class Lowering:
         dx = self._head(x, labels, train=True)
         new: list[str] = []
         for index in reversed(range(self.n_blocks)):
-            dx, adapters = self._backward(index, dx)
-            if not at_end:
-                new += self.emit.update(index, optimizer, states[index], adapters)
+            with self._turn(index):
+                below, adapters = self._backward(index, dx)
+                dx = self._pass_on(dx, below)
+                if not at_end:
+                    new += self.emit.update(index, optimizer, states[index], adapters)
         repeat = Repeat(start, len(self.builder.nodes), self.graph.accumulate)
         if at_end:
             for index in range(self.n_blocks):
                 self.emit.enter(block_part(index), "update")
-                new += self.emit.update(index, optimizer, states[index], self.emit.adapters(index, "u"))
+                with self._turn(index):
+                    new += self.emit.update(index, optimizer, states[index], self.emit.adapters(index, "u"))
         return self._finish(new, repeat)
 
     def evaluation(self) -> Program:
@@ -88,6 +93,25 @@ class Lowering:
         program = reuse_in_place(self.builder.build(outputs, repeat))
         verify(program)
         return program
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self, index: int) -> Iterator[None]:
+        """Let the nodes emitted inside be executed in the turns of block ``index`` only, if blocks have turns."""
+        groups = self.choices.groups
+        if groups is not None:
+            self.builder.turn = {"turns": groups, "turn": index % groups}
+        yield
+        self.builder.turn = {}
+
+    def _pass_on(self, dx: str, below: str) -> str:
+        """Return the gradient of a block's input: with turns it is ``dx``, unless the block replaces that."""
+        if self.choices.groups is None or not below:
+            return below
+        new = self.emit.overwrite(dx, f"{self.builder.part}/b.passed")
+        self.builder.emit_declared("put_rows", [dx, below], [new], {"start": 0})
+        return new
 
     # -- forward ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +170,8 @@ class Lowering:
             if name in chosen.spill:
                 kind = self.builder.values[env[name]].type
                 saved[name] = self.builder.declare(f"{part}/s.{name}", kind, Space.SCRATCH, f"{part}/{name}")
-                self.builder.emit_declared("spill", [env[name]], [saved[name]])
+                with self._turn(index):
+                    self.builder.emit_declared("spill", [env[name]], [saved[name]])
 
     # -- the MLP in tiles of tokens --------------------------------------------------------------------------------
 
@@ -223,8 +248,9 @@ class Lowering:
         attention = self.graph.attention(index)
         self.emit.enter(part, "recompute")
         env, weights = self.emit.block_weights(index, "r")
-        if index:
-            self.emit.prefetch(block_part(index - 1))
+        following = index - (self.choices.groups or 1)
+        if following >= 0:
+            self.emit.prefetch(block_part(following))
         adapters = self.emit.adapters(index, "r")
         env |= self.emit.constants | adapters
         self._restore(index, env)
@@ -240,7 +266,7 @@ class Lowering:
         env[attention.backward.seed] = dy
         self.emit.inline_backward(attention.backward, index, "b", env)
         self.emit.evict(weights)
-        return (env[attention.backward.gradients["x"]] if index else ""), adapters
+        return env.get(attention.backward.gradients.get("x", ""), ""), adapters
 
     def _recompute(self, index: int, env: Env, wanted: set[str]) -> None:
         """Emit the forward nodes that ``wanted`` values need beyond what ``env`` has."""

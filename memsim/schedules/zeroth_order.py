@@ -25,13 +25,17 @@ class Method:
     Attributes:
         about: What it does, for people.
         estimate: ``central`` runs w + eps z and w - eps z for each direction, rho = (L+ - L-) / (2 eps); ``one_sided``
-            runs w once and w + eps z, rho = (L+ - L) / eps; ``normalized`` the same with rho = (L+ - L) / std(L+).
+            runs w once and w + eps z, rho = (L+ - L) / eps; ``normalized`` the same with rho = (L+ - L) / std(L+);
+            ``jvp`` runs w with its tangent along z, rho = <gradient, z> exactly.
         optimizer: What takes the gradient: an update of ``OptimizerConfig``.
         sign: What of the gradient is replaced by its sign: nothing, each ``estimate``, or each ``element``.
         directions: Directions a step, if the user names no other number.
         eps: Size of the perturbation, likewise.
         noise: The only distribution that it allows; empty for any.
         streams: ``shared``: all lanes in one stream of the weights. ``separate``: a stream for each.
+        blocks: ``jacobi`` estimates each block's gradient with only that block perturbed, and then updates all;
+            ``gauss-seidel`` updates each block before the next one is perturbed; empty perturbs all blocks at once.
+        hybrid: The top blocks are trained by backpropagation, through the lane that is not perturbed.
         accepts: Try both w - lr g and w + lr g, and go where the loss of the same batch is lowest, or nowhere.
     """
 
@@ -43,18 +47,25 @@ class Method:
     eps: float = 1e-3
     noise: str = ""
     streams: str = "shared"
+    blocks: str = ""
+    hybrid: bool = False
     accepts: bool = False
 
     @property
     def accumulates(self) -> bool:
         """Whether losses of several micro-batches can be summed before the estimate."""
-        return not self.accepts
+        return not (self.accepts or self.blocks or self.hybrid or self.estimate == "jvp")
+
+    @property
+    def replays(self) -> bool:
+        """Whether seeds and projected gradients are all that its updates need."""
+        return not self.hybrid
 
     def lanes(self, directions: int) -> tuple[str, ...]:
         """Return what each lane adds: ``+2`` and ``-2`` the noise of direction 2, ``.`` nothing."""
         if self.estimate == "central":
             return tuple(f"{sign}{index}" for index in range(directions) for sign in "+-")
-        return (".", *(f"+{index}" for index in range(directions)))
+        return (".", *(f"{'=' if self.estimate == 'jvp' else '+'}{index}" for index in range(directions)))
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -69,6 +80,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "zo-adam": Method("Adam on the estimated gradient", optimizer="adamw"),
         "fzoo": Method("one-sided, +-1 noise, steps divided by the spread of losses", estimate="normalized",
                        directions=8, eps=1e-4, noise="rademacher"),
+        "forward-grad": Method("exact directional derivative by forward differentiation", estimate="jvp", eps=1.0),
+        "zo-jacobi": Method("an estimate for each block, with only that block perturbed", blocks="jacobi"),
+        "zo-gauss-seidel": Method("the same, each block updated before the next is perturbed", blocks="gauss-seidel"),
+        "hybrid": Method("backpropagation through the top blocks, zeroth-order below", estimate="one_sided",
+                         hybrid=True),
     }
 )  # fmt: skip
 
@@ -84,6 +100,8 @@ class ZeroOrder:
         sparsity: Share of the elements that are neither perturbed nor updated, 0 to below 1.
         mask: ``random`` leaves out elements, ``rows`` whole rows of a tensor.
         resample: Steps after which the mask is drawn anew.
+        lr: Learning rate of the blocks that a hybrid trains by estimates; None is that of the others.
+        hybrid_k: Blocks at the top that a hybrid trains by backpropagation.
     """
 
     eps: float | None = None
@@ -92,6 +110,8 @@ class ZeroOrder:
     sparsity: float = 0.0
     mask: str = "random"
     resample: int = 1
+    lr: float | None = None
+    hybrid_k: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +131,11 @@ class Estimator:
     mask: str
     resample: int
     optimizer: OptimizerConfig
+    hybrid_k: int = 1
+
+    def n_estimates(self, n_blocks: int) -> int:
+        """Return how many projected gradients come out of a step."""
+        return n_blocks if self.method.blocks else self.directions
 
     @property
     def lanes(self) -> tuple[str, ...]:
@@ -155,7 +180,8 @@ def estimator(name: str, settings: ZeroOrder, lr: float, accumulate: int = 1) ->
         sparsity=settings.sparsity,
         mask=settings.mask,
         resample=settings.resample,
-        optimizer=OptimizerConfig(method.optimizer, lr, weight_decay=0.0),
+        optimizer=OptimizerConfig(method.optimizer, lr if settings.lr is None else settings.lr, weight_decay=0.0),
+        hybrid_k=settings.hybrid_k,
     )
 
 
@@ -167,8 +193,10 @@ def _check(name: str, method: Method, settings: ZeroOrder, accumulate: int) -> N
         raise UsageError(f"--zo-directions {directions} must be 1 to 1024")
     if method.estimate == "normalized" and directions < 2:
         raise UsageError(f"--zo-directions 1: {name} divides by the spread of the losses, which takes 2 or more")
-    if method.accepts and directions > 1:
-        raise UsageError(f"--zo-directions {directions}: {name} tries both ends of one direction; leave it out")
+    if method.estimate == "jvp" and eps != 1.0:
+        raise UsageError(f"--zo-eps {eps:g}: {name} differentiates exactly and has no eps; leave it out")
+    if (method.accepts or method.blocks or method.estimate == "jvp") and directions > 1:
+        raise UsageError(f"--zo-directions {directions}: {name} has one direction; leave it out")
     if settings.noise not in NOISES:
         raise UsageError(f"--zo-noise {settings.noise!r}: choose from {', '.join(NOISES)}")
     if method.noise not in ("", settings.noise):
@@ -181,5 +209,6 @@ def _check(name: str, method: Method, settings: ZeroOrder, accumulate: int) -> N
         raise UsageError(f"--zo-resample {settings.resample} is below 1")
     if accumulate > 1 and not method.accumulates:
         raise UsageError(
-            f"--accumulate {accumulate}: {name} needs its batch twice in a step; use --accumulate 1 or another method"
+            f"--accumulate {accumulate}: {name} needs the losses of one batch before it goes on; use --accumulate 1 "
+            f"or another method"
         )

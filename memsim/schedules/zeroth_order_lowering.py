@@ -25,26 +25,17 @@ _STATS = 3
 def zeroth_order_choices(n_blocks: int, estimator: Estimator) -> Choices:
     """Return what a zeroth-order step and its evaluation choose: the smallest of everything, and nothing is kept."""
     lanes = len(estimator.lanes) if estimator.method.streams == "shared" else 1
+    # The backward of a hybrid's top blocks works on these tiles too, and holds several times as much.
+    rows = _MLP_ROWS // 2 if estimator.method.hybrid else _MLP_ROWS
     return Choices(
         blocks=(BlockChoices(frozenset(), frozenset()),) * n_blocks,
         unpack="tile",
         head="one_pass",
         adapters="paged",
         update="end",
-        mlp_tile=max(1, _MLP_ROWS // lanes),
+        mlp_tile=max(1, rows // lanes),
         prefetch=True,
     )
-
-
-def lower_zeroth_order(graph: ModelGraph, estimator: Estimator, balloon_bytes: int = 0) -> Program:
-    """Return the verified program of one step of a zeroth-order method.
-
-    Args:
-        graph: Block programs of the model; losses of its ``accumulate`` micro-batches are summed before the estimate.
-        estimator: The method.
-        balloon_bytes: Insert a node that touches this many unplanned bytes (for testing the cap).
-    """
-    return ZeroOrderLowering(graph, estimator).zeroth_order_step(balloon_bytes)
 
 
 def lower_replay(graph: ModelGraph, estimator: Estimator) -> Program:
@@ -83,19 +74,25 @@ class ZeroOrderLowering(Lowering):
             self.emit.enter("", "forward")
             (rho,) = self.builder.emit("accept", [*losses, tried, rho], ["rho.accepted"])
         self.builder.emit_declared("emit_estimate", [rho], [])
-        return self._finish(self._updates(rho, states), repeat)
+        updated = [self._update(index, rho, 0, state) for index, state in enumerate(states)]
+        return self._finish([name for names in updated for name in names], repeat)
 
     def replay(self) -> Program:
         """Return the updates alone."""
         states = self._begin()
-        kind = TensorType((self.estimator.directions,), "f64")
+        kind = TensorType((self.estimator.n_estimates(self.n_blocks),), "f64")
         rho = self.builder.input("rho", kind, Space.PINNED, "rho")
-        return self._finish(self._updates(rho, states), None)
+        own = 1 if self.estimator.method.blocks else 0  # each block has an estimate of its own
+        updated = [self._update(index, rho, own * index, state) for index, state in enumerate(states)]
+        return self._finish([name for names in updated for name in names], None)
+
+    def _declare(self) -> None:
+        self._declare_step()
+        self.builder.input("seed", SEED_WORDS, Space.PINNED, "seed")
 
     def _begin(self) -> list[str]:
         """Declare what outlives a step; return the optimizer state of each block."""
-        self._declare_step()
-        self.builder.input("seed", SEED_WORDS, Space.PINNED, "seed")
+        self._declare()
         return [self.emit.declare_state(index, self.estimator.optimizer) for index in range(self.n_blocks)]
 
     # -- lanes -----------------------------------------------------------------------------------------------------
@@ -118,22 +115,28 @@ class ZeroOrderLowering(Lowering):
             (x,) = self.builder.emit("repeat_rows", [x], [f"embed/{prefix}.lanes"], lanes=len(lanes))
         for index in range(self.n_blocks):
             x = self._block(index, x, lanes, prefix, scale)
-        stats = self._losses(x, labels, len(lanes), prefix)
+        env, weights = self._head_weights(prefix)
+        stats = self._losses(x, labels, env, len(lanes), prefix)
+        self.emit.evict(weights)
         if report:
             base = lanes.index(".") if "." in lanes else -1
             self.builder.emit_declared("emit_loss", [stats], [], {"base": base})
         return stats
 
     def _block(self, index: int, x: str, lanes: Sequence[str], prefix: str, scale: str) -> str:
+        env, weights, adapters = self._page_in(index, prefix)
+        env |= self._perturbed(index, adapters, lanes, prefix, scale)
+        y = self._through(index, x, env, len(lanes), prefix, own_adapters=True)
+        self.emit.evict(weights)
+        return y
+
+    def _page_in(self, index: int, prefix: str) -> tuple[Env, list[str], Env]:
+        """Emit the page-in of a block; return what its nodes read, what to evict, and its adapters."""
         self.emit.enter(block_part(index), "forward")
         env, weights = self.emit.block_weights(index, prefix)
         for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
             self.emit.prefetch(following)
-        adapters = self.emit.adapters(index, prefix)
-        env |= self.emit.constants | self._perturbed(index, adapters, lanes, prefix, scale)
-        y = self._through(index, x, env, len(lanes), prefix, own_adapters=True)
-        self.emit.evict(weights)
-        return y
+        return env | self.emit.constants, weights, self.emit.adapters(index, prefix)
 
     def _through(self, index: int, x: str, env: Env, lanes: int, prefix: str, own_adapters: bool) -> str:
         """Emit the forward nodes of a block for the lanes in ``x``; return its output."""
@@ -158,8 +161,11 @@ class ZeroOrderLowering(Lowering):
         key = (id(program), lanes, own_adapters)
         if key not in self._in_lanes:
             # The program itself is kept too: its identity must not become another one's.
-            self._in_lanes[key] = program, in_lanes(program, lanes, own_adapters)
+            self._in_lanes[key] = program, self._derive(program, lanes, own_adapters)
         return self._in_lanes[key][1]
+
+    def _derive(self, program: Program, lanes: int, own_adapters: bool) -> Program:
+        return in_lanes(program, lanes, own_adapters)
 
     def _perturbed(self, index: int, adapters: Env, lanes: Sequence[str], prefix: str, scale: str) -> Env:
         """Emit the adapters of every lane, stacked; return their names."""
@@ -188,18 +194,20 @@ class ZeroOrderLowering(Lowering):
 
     # -- losses and the estimate -----------------------------------------------------------------------------------
 
-    def _losses(self, x: str, labels: str, lanes: int, prefix: str) -> str:
-        """Emit the head without a gradient; return the statistics of each lane's loss."""
+    def _head_weights(self, prefix: str) -> tuple[Env, list[str]]:
+        """Emit the page-in of the head; return what its nodes read and what to evict."""
         self.emit.enter("head", "forward")
         env: Env = {}
         for part in self._head_parts():
             env |= self.emit.page_in(part, f"{prefix}.h")
-        weights = list(env.values())
         self.emit.prefetch(block_part(0))
-        env |= {"x": x, "labels": labels}
+        return env, list(env.values())
+
+    def _losses(self, x: str, labels: str, env: Env, lanes: int, prefix: str) -> str:
+        """Emit the head without a gradient; return the statistics of each lane's loss."""
+        env = env | {"x": x, "labels": labels}
         head = self._program(self.graph.head("one_pass", train=False), lanes, own_adapters=False)
         self.emit.inline(head.nodes, head.values, prefix, env)
-        self.emit.evict(weights)
         return env["stats"]
 
     def _zero_losses(self, number: int, lanes: int) -> str:
@@ -221,16 +229,9 @@ class ZeroOrderLowering(Lowering):
 
     # -- updates ---------------------------------------------------------------------------------------------------
 
-    def _updates(self, rho: str, states: Sequence[str]) -> list[str]:
-        """Emit the updates of all blocks; return what holds the new adapters."""
-        return [
-            name
-            for index in range(self.n_blocks)
-            for name in self._update(index, rho, 0, states[index], self.estimator)
-        ]
-
-    def _update(self, index: int, rho: str, rho_at: int, state: str, estimator: Estimator) -> list[str]:
-        """Emit the update of one block, whose estimates begin at ``rho_at``."""
+    def _update(self, index: int, rho: str, rho_at: int, state: str) -> list[str]:
+        """Emit the update of one block, whose estimates begin at ``rho_at``; return what holds its new adapters."""
+        estimator = self.estimator
         self.emit.enter(block_part(index), "update")
         adapters = list(self.emit.adapters(index, "u").values())
         states = [state] if state else []

@@ -80,7 +80,7 @@ def train(pack: Pack, disk: Path, schedule: str, storage: str, steps: int = 5, *
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled", "mezo"])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled", "mesp", "lcsb", "mezo"])
 def test_arena_separate_arrays_and_keep_all_give_the_same_bits(
     disk: Path, toy_pack: Pack, schedule: str, changes: dict
 ) -> None:
@@ -90,6 +90,12 @@ def test_arena_separate_arrays_and_keep_all_give_the_same_bits(
         other = train(toy_pack, disk, schedule, storage, **changes)
         assert other.losses == kept.losses
         assert other.adapters == kept.adapters
+
+
+@pytest.mark.parametrize("schedule", ["zo-jacobi", "zo-gauss-seidel", "hybrid", "fzoo", "zo-adam", "zo-sgd-cons"])
+def test_so_do_steps_that_cannot_accumulate(disk: Path, toy_pack: Pack, schedule: str) -> None:
+    kept, *others = (train(toy_pack, disk, schedule, storage, steps=3) for storage in STORAGES)
+    assert all(other.losses == kept.losses and other.adapters == kept.adapters for other in others)
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
