@@ -81,9 +81,12 @@ _MAX_SETTINGS_BYTES = 1 << 20
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option(
-    "--zo-eps", type=float, metavar="EPS", help="Perturbation of zeroth-order schedules.  [default: each one's own]"
+    "--zo-eps",
+    type=float,
+    metavar="EPS",
+    help="Perturbation of the zeroth-order schedules that have one.  [default: each one's own]",
 )
-@click.option("--zo-directions", type=int, metavar="Q", help="Directions of a zeroth-order step, likewise.")
+@click.option("--zo-directions", type=int, metavar="Q", help="Directions of their steps, likewise.")
 @click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="As for `memsim run`.")
 @click.option("--threads", type=int, default=1, metavar="N", help="Kernel threads; 0 takes every processor.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New directory.  [default: below runs]")

@@ -1,12 +1,12 @@
 """What is compared: ``--schedules mebp,tiled:200`` and ``--lr-grid`` as values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from memsim.errors import UsageError
 from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.schedules.zeroth_order import METHODS
+from memsim.schedules.zeroth_order import METHODS, ZeroOrder
 
 MAX_STEPS = 100_000
 LR_GRIDS = {"first-order": (3e-4, 1e-3, 3e-3), "zeroth-order": (1e-4, 3e-4, 1e-3)}
@@ -47,7 +47,16 @@ def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[
 
 
 def _default_grid(name: str) -> tuple[float, ...]:
-    return LR_GRIDS["zeroth-order" if name in METHODS else "first-order"]
+    # The rate of a hybrid is that of the blocks that it differentiates.
+    return LR_GRIDS["zeroth-order" if name in METHODS and not METHODS[name].hybrid else "first-order"]
+
+
+def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:
+    """Return what ``schedule`` takes of zeroth-order settings that are meant for every schedule that has them."""
+    method = METHODS.get(schedule)
+    exact = method is None or method.estimate == "jvp"
+    one_direction = method is None or exact or method.accepts or method.blocks
+    return replace(asked, eps=None if exact else asked.eps, directions=None if one_direction else asked.directions)
 
 
 def _listed(text: str, option: str) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from memsim.compare.contenders import Contender
+from memsim.compare.contenders import Contender, own_settings
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
 from memsim.runtime.run import RunConfig
@@ -45,7 +45,7 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
         base.optimizer,
         base.accumulate,
         threads,
-        zeroth_order=base.zeroth_order,
+        zeroth_order=own_settings(contender.schedule, base.zeroth_order),
     )
     plan = plan_run(setup, "")
     forward = plan_run(replace(setup, evaluate=True), "").evaluate

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
-from memsim.compare.contenders import Contender
+from memsim.compare.contenders import Contender, own_settings
 from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
 from memsim.results import Result, read_result
 from memsim.runtime.run import RESULT_FILE, RunConfig, RunOutcome
@@ -110,6 +110,7 @@ def choose_lr(
             schedule=contender.schedule,
             steps=steps,
             optimizer=replace(base.optimizer, lr=lr),
+            zeroth_order=own_settings(contender.schedule, base.zeroth_order),
             seed=TUNING_SEED,
             eval_data=validation,
             out=out / f"tune-{contender.schedule}-{steps}-lr{lr:g}",
@@ -140,6 +141,7 @@ def _scores(contender: Contender, lr: float, settings: Settings, out: Path, run:
                 schedule=contender.schedule,
                 steps=contender.steps,
                 optimizer=replace(settings.base.optimizer, lr=lr),
+                zeroth_order=own_settings(contender.schedule, settings.base.zeroth_order),
                 seed=seed,
                 eval_data=settings.test,
                 eval_first=True,
@@ -157,6 +159,7 @@ def _done(config: RunConfig, run: Run) -> Result:
     if record.exists():
         result, message = read_result(record), "see its record"
     else:
+        shutil.rmtree(config.out, ignore_errors=True)  # what a killed comparison left of this run
         outcome = run(config)
         result, message = outcome.result, outcome.message
     if result.exit_reason == "interrupted":

@@ -2,8 +2,9 @@
 
 import pytest
 
-from memsim.compare.contenders import LR_GRIDS, MAX_STEPS, Contender, parse_contenders
+from memsim.compare.contenders import LR_GRIDS, MAX_STEPS, Contender, own_settings, parse_contenders
 from memsim.errors import UsageError
+from memsim.schedules.zeroth_order import METHODS, ZeroOrder, estimator
 
 
 def test_steps_are_the_common_ones_or_a_schedule_s_own() -> None:
@@ -39,3 +40,17 @@ def test_what_cannot_be_is_refused(schedules: str, grids: list[str], message: st
     with pytest.raises(UsageError) as refusal:
         parse_contenders(schedules, 10, grids)
     assert message in str(refusal.value)
+
+
+def test_settings_of_a_comparison_reach_the_schedules_that_have_them() -> None:
+    asked = ZeroOrder(eps=0.01, directions=3, sparsity=0.5)
+    assert own_settings("mezo", asked) == asked
+    assert own_settings("zo-sgd-cons", asked) == ZeroOrder(eps=0.01, sparsity=0.5)
+    assert own_settings("forward-grad", asked) == own_settings("mebp", asked) == ZeroOrder(sparsity=0.5)
+    for name in METHODS:
+        estimator(name, own_settings(name, asked), lr=1e-3)  # refuses what a method cannot have
+
+
+def test_a_hybrid_takes_the_rates_of_what_it_differentiates() -> None:
+    (hybrid,) = parse_contenders("hybrid", 5, [])
+    assert hybrid.lrs == LR_GRIDS["first-order"]

@@ -107,6 +107,7 @@ def test_a_finished_run_is_not_repeated_and_an_interrupted_one_is(tmp_path: Path
     first = Runs(lambda config: "interrupted" if config.seed == 1 else "done")
     with pytest.raises(KeyboardInterrupt):
         list(compare(one(), SETTINGS, tmp_path, first))
+    (tmp_path / "test-mebp-10-lr0.2-seed1").mkdir()  # a run that was killed has left no record
     second = Runs()
     (scored,) = compare(one(), SETTINGS, tmp_path, second)
     assert [config.seed for config in second.configs] == [1]
