@@ -41,9 +41,10 @@ def plot(curves: Sequence[Curve], device: str, path: Path) -> None:
                     low, high = ([s.mean + sign * s.deviation for s in spreads] for sign in (-1, 1))
                     style = {"color": f"C{number % _COLOURS}", "linestyle": _DASHES[number // _COLOURS % len(_DASHES)]}
                     means = [s.mean for s in spreads]
-                    panel.plot(costs, means, marker=".", markersize=4, label=curve.schedule, **style)
+                    panel.plot(costs, means, linewidth=1.2, label=curve.schedule, **style)
                     panel.fill_between(costs, low, high, color=style["color"], alpha=0.15, linewidth=0)
                 panel.set_xscale("log")
+                panel.minorticks_off()
                 panel.set_xlabel(label.format(device=device))
                 panel.grid(alpha=0.3, linewidth=0.5)
             row[0].set_ylabel(title)

@@ -49,6 +49,7 @@ def test_a_comparison_writes_what_its_runs_measured(done: tuple[Path, "subproces
     assert (mebp["lr"], mebp["lr_losses"]) == (1e-3, {})
     result = read_result(out / "test-mebp-3-lr0.001-seed0" / "result.json")
     assert result.weights == "packed"
+    assert not (out / "test-mebp-3-lr0.001-seed0" / "events.jsonl").exists()  # 150 bytes for each of many nodes
     assert [point["loss"]["mean"] for point in mebp["points"]] == [item.loss for item in result.evals]
     assert mebp["points"][-1]["bytes_read"] == sum(step.bytes_paged_in or 0 for step in result.steps)
     assert mebp["points"][-1]["seconds"] == pytest.approx(sum(step.step_s or 0 for step in result.steps))
