@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from memsim.models.config import ModelConfig
 from memsim.models.family import FAMILIES
@@ -49,19 +56,27 @@ def reference_config(config: ModelConfig) -> PretrainedConfig:
     return AutoConfig.for_model(config.model_type, **fields)
 
 
+def model_class(config: ModelConfig) -> type:
+    """Return transformers' class of models with the head that ``config`` has."""
+    if config.family.causal:
+        return AutoModelForCausalLM
+    return AutoModelForMaskedLM if config.num_labels is None else AutoModelForSequenceClassification
+
+
 def reference_model(pack: Pack) -> PreTrainedModel:
     """Return transformers' model with exactly the weights that memsim computes with."""
-    model = AutoModelForCausalLM.from_config(reference_config(pack.config)).float()
+    model = model_class(pack.config).from_config(reference_config(pack.config)).float()
     missing, unexpected = model.load_state_dict(dequantized(pack), strict=False)
     assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}  # tied to the embedding
+    # Tied to the embedding, and to lm_head.bias.
+    assert set(missing) <= {"lm_head.weight", "lm_head.decoder.weight", "lm_head.decoder.bias"}
     model.tie_weights()
     return model.eval()
 
 
 def with_adapters(pack: Pack, lora: LoraConfig, adapters: Mapping[tuple[int, str], np.ndarray]) -> PeftModel:
     """Return the reference model with PEFT adapters of the given values."""
-    targets = [theirs for theirs, ours in peft_targets(pack.config).items() if ours in lora.target_modules]
+    targets = peft_targets(pack.config, lora)
     settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, bias="none")
     model = get_peft_model(reference_model(pack), settings)
     with torch.no_grad():

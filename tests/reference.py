@@ -3,6 +3,8 @@
 Every function takes any numeric arrays and returns new float64 arrays.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -171,6 +173,19 @@ def geglu_backward(ds: ArrayLike, gate: ArrayLike, up: ArrayLike) -> tuple[F64, 
     inner_slope = np.sqrt(2.0 / np.pi) * (1.0 + 3.0 * 0.044715 * g**2)
     slope = 0.5 * (1.0 + tanh) + 0.5 * g * (1.0 - tanh**2) * inner_slope
     return f64(ds) * f64(up) * slope, f64(ds) * 0.5 * g * (1.0 + tanh)
+
+
+def gelu_forward(x: ArrayLike) -> F64:
+    return f64(x) * _distribution(f64(x))
+
+
+def gelu_backward(dy: ArrayLike, x: ArrayLike) -> F64:
+    density = np.exp(-0.5 * f64(x) ** 2) / np.sqrt(2.0 * np.pi)
+    return f64(dy) * (_distribution(f64(x)) + f64(x) * density)
+
+
+def _distribution(x: F64) -> F64:
+    return np.vectorize(lambda value: 0.5 * math.erfc(-value / math.sqrt(2.0)))(x)
 
 
 def cross_entropy_forward(logits: ArrayLike, labels: ArrayLike) -> tuple[F64, F64]:

@@ -7,10 +7,11 @@ import numpy as np
 
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.lora import LoraConfig
-from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.session import Session
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.weights.pack import Pack
 from toy_families import toy_config
 
@@ -40,8 +41,8 @@ def plan_toy(
     return plan_run(setup, pack.model_hash)
 
 
-def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3) -> TokenFile:
-    np.random.default_rng(seed).integers(0, vocab_size, n_tokens, dtype=np.uint32).tofile(path)
+def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3, first: int = 0) -> TokenFile:
+    np.random.default_rng(seed).integers(first, vocab_size, n_tokens, dtype=np.uint32).tofile(path)
     return TokenFile(path, vocab_size)
 
 
@@ -81,10 +82,39 @@ def step_noise(session: Session, seed: int, step: int, direction: int = 0, radem
     return np.concatenate(drawn)
 
 
+METHOD_LORA = LoraConfig(rank=3, alpha=6)  # an odd rank, which lanes pad
+
+
+def plan_method(pack: Pack, schedule: str, lr: float = 1e-3, accumulate: int = 1, **settings: object) -> RunPlan:
+    """Plan a step of a zeroth-order method; ``settings`` are ``ZeroOrder``'s."""
+    setup = TrainingSetup(
+        config=pack.config,
+        group_size=pack.group_size,
+        lora=METHOD_LORA,
+        schedule=schedule,
+        n_tokens=SEQ_LEN,
+        optimizer=OptimizerConfig(lr=lr),
+        accumulate=accumulate,
+        zeroth_order=ZeroOrder(**settings),  # type: ignore[arg-type]
+    )
+    return plan_run(setup, pack.model_hash)
+
+
+def session_of(pack: Pack, disk: Path, plan: RunPlan, seed: int = 0, kernels: object = None) -> Session:
+    """Return a session of a plan of ``plan_method``, with random adapters."""
+    from memsim.runtime.kernels import KERNELS
+
+    session = Session(pack, METHOD_LORA, plan.train, None, disk, seed, kernels=kernels or KERNELS)  # type: ignore[arg-type]
+    randomize_adapters(session)
+    return session
+
+
 __all__ = [
     "Batches",
     "SEQ_LEN",
     "flat_adapters",
+    "plan_method",
+    "session_of",
     "step_noise",
     "gradient_names",
     "plan_toy",

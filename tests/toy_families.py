@@ -35,6 +35,10 @@ FAMILY_CHANGES: dict[str, dict[str, object]] = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": {"head_dim": 20},
     "opt": {"num_key_value_heads": None, "rms_norm_eps": None, "ffn_dim": 100},
+    "roberta": {
+        "num_key_value_heads": None, "rms_norm_eps": None, "layer_norm_eps": 1e-5, "max_position_embeddings": 150,
+        "type_vocab_size": 2,
+    },
     "gemma3_text": {
         "head_dim": 32, "num_hidden_layers": 4, "sliding_window": 6, "sliding_window_pattern": 3,
         "query_pre_attn_scalar": 24, "rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 8.0},

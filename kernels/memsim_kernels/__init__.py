@@ -11,6 +11,7 @@ product is cut into tiles, or on addresses.
 from memsim_kernels.activation import geglu_backward, geglu_forward, swiglu_backward, swiglu_forward
 from memsim_kernels.attention import attention_backward, attention_forward
 from memsim_kernels.elementwise import add, copy
+from memsim_kernels.gelu import gelu_backward, gelu_forward
 from memsim_kernels.head_f32 import head_q4
 from memsim_kernels.layer_norm import layernorm_backward_input, layernorm_forward
 from memsim_kernels.linear import (
@@ -40,6 +41,8 @@ __all__ = [
     "embedding_q4_forward",
     "geglu_backward",
     "geglu_forward",
+    "gelu_backward",
+    "gelu_forward",
     "head_q4",
     "keep_some",
     "layernorm_backward_input",

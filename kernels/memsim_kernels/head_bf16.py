@@ -18,6 +18,7 @@ from memsim_kernels.jit import (
     F64,
     FLOAT,
     INT,
+    READ_1D,
     READ_2D,
     READ_IDS,
     READ_Q,
@@ -30,7 +31,7 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )  # fmt: skip
-from memsim_kernels.matmul import NO_MATRIX
+from memsim_kernels.matmul import NO_BIAS, NO_MATRIX
 from memsim_kernels.one_pass import (
     STATE_WORDS,
     absorb_row,
@@ -106,8 +107,8 @@ def _absorb_tile(state: F64, logits: F32, weights: int, sums: F32, labels: U32, 
 
 @helper
 def _part(
-    state: F64, labels: U32, rows: int, columns: int, a: int, q: U32, scales: U16, vocabulary: int, group_shift: int,
-    amx: bool, with_dx: bool, begin: int, end: int, work: F32,
+    state: F64, labels: U32, rows: int, columns: int, a: int, q: U32, scales: U16, bias: F32, vocabulary: int,
+    group_shift: int, amx: bool, with_dx: bool, begin: int, end: int, work: F32,
 ) -> None:  # fmt: skip
     """Do tiles begin ... end - 1 of the vocabulary."""
     line, steps_in_all = _line(columns) if with_dx else 0, (columns + 31) // 32
@@ -128,7 +129,7 @@ def _part(
         for at in range(0, steps_in_all, STEPS):
             multiply_panels(
                 address(logits), TILE * 4, rows, TILE, tile * TILE_STEPS, tile * TILE_STEPS + steps,
-                a + at * rows * 64, at, min(STEPS, steps_in_all - at), q, scales, no_bias, group_shift, True, at > 0,
+                a + at * rows * 64, at, min(STEPS, steps_in_all - at), q, scales, bias, group_shift, True, at > 0,
                 amx, own, ALL, NO_MATRIX, 0, 0,
             )  # fmt: skip
         _absorb_tile(state, logits, weights, sums, labels, column, inside)
@@ -141,10 +142,12 @@ def _part(
         release_tiles()
 
 
-@kernel(WRITE_STATS, WRITE_2D, READ_2D, READ_IDS, READ_Q, READ_SCALES, INT, INT, FLOAT, BOOL, BOOL, WRITE_1D, INT)
+@kernel(
+    WRITE_STATS, WRITE_2D, READ_2D, READ_IDS, READ_Q, READ_SCALES, READ_1D, INT, INT, FLOAT, BOOL, BOOL, WRITE_1D, INT
+)  # fmt: skip
 def _head(
-    stats: F64, dx: F32, x: F32, labels: U32, q: U32, scales: U16, vocabulary: int, group_size: int, scale: float,
-    with_dx: bool, amx: bool, work: F32, workers: int,
+    stats: F64, dx: F32, x: F32, labels: U32, q: U32, scales: U16, bias: F32, vocabulary: int, group_size: int,
+    scale: float, with_dx: bool, amx: bool, work: F32, workers: int,
 ) -> None:  # fmt: skip
     tokens, columns = x.shape
     group_shift = 2 if group_size == 32 else 3
@@ -171,7 +174,7 @@ def _head(
                 pack_rows(place, source, columns * 4, tokens - first, depth)
         for worker in prange(workers):
             _part(
-                states[worker], own_labels, rows, columns, a, q, scales, vocabulary, group_shift, amx, with_dx,
+                states[worker], own_labels, rows, columns, a, q, scales, bias, vocabulary, group_shift, amx, with_dx,
                 worker * tiles // workers, (worker + 1) * tiles // workers, parts[worker * size : (worker + 1) * size],
             )  # fmt: skip
         merge_states(states, factors)
@@ -186,14 +189,14 @@ def _head(
 
 def head_q4_bf16(
     stats: F64, dx: F32 | None, x: F32, labels: U32, q: U32, scales: F16, vocabulary: int, group_size: int,
-    scale: float, work: F32, amx: bool = cpu.HAS_AMX,
+    scale: float, work: F32, amx: bool = cpu.HAS_AMX, bias: F32 = NO_BIAS,
 ) -> None:  # fmt: skip
-    """Compute the mean loss's parts and its gradient by x, for logits x W^T. Needs cpu.HAS_AVX512_BF16.
+    """Compute the mean loss's parts and its gradient by x, for logits x W^T + bias. Needs cpu.HAS_AVX512_BF16.
 
     Args:
         stats: float64 [3], written: sum of losses, number correct, number valid. The sum is NaN when a label is
             neither below V nor IGNORED. [3 L] takes them for L lanes, equal stretches of the T tokens.
-        dx: [T, C], written: scale / number valid * (softmax(x W^T) - onehot(labels)) W, zero rows for ignored labels;
+        dx: [T, C], written: scale / number valid * (softmax(logits) - onehot(labels)) W, zero rows for ignored labels;
             None to leave it out.
         x: [T, C].
         labels: uint32 [T]; IGNORED (0xFFFFFFFF) counts nowhere.
@@ -204,9 +207,10 @@ def head_q4_bf16(
         scale: Factor of the mean loss whose gradient dx is.
         work: At least ``head_bf16_floats(T, C, threads)``, overwritten.
         amx: Use the tiles rather than the vectors.
+        bias: [V], or an empty array for none.
     """
     out = _NO_GRADIENT if dx is None else dx
     _head(
-        stats, out, x, labels, q, scales.view(np.uint16), vocabulary, group_size, scale, dx is not None, amx, work,
-        get_num_threads(),
+        stats, out, x, labels, q, scales.view(np.uint16), bias, vocabulary, group_size, scale, dx is not None, amx,
+        work, get_num_threads(),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from memsim_kernels.jit import (
     F64,
     FLOAT,
     INT,
+    READ_1D,
     READ_2D,
     READ_IDS,
     READ_Q,
@@ -28,6 +29,7 @@ from memsim_kernels.jit import (
     helper,
     kernel,
 )  # fmt: skip
+from memsim_kernels.matmul import NO_BIAS
 from memsim_kernels.one_pass import (
     STATE_WORDS,
     absorb_row,
@@ -78,9 +80,19 @@ def head_floats(tokens: int, columns: int, threads: int, with_dx: bool = True) -
 
 
 @helper
+def _start_logits(logits: F32, bias: F32, column: int, inside: int) -> None:
+    """Set a tile of logits to the bias of its columns, if there is one, or to zero."""
+    logits[:] = np.float32(0.0)
+    if bias.size:
+        own = bias[column : column + inside]
+        for t in range(logits.size // TILE):
+            logits[t * TILE : t * TILE + inside] = own
+
+
+@helper
 def _part(
-    state: F64, labels: U32, x: F32, row: int, q: U32, scales: U16, vocabulary: int, group_size: int, with_dx: bool,
-    begin: int, end: int, work: F32,
+    state: F64, labels: U32, x: F32, row: int, q: U32, scales: U16, bias: F32, vocabulary: int, group_size: int,
+    with_dx: bool, begin: int, end: int, work: F32,
 ) -> None:  # fmt: skip
     """Do tiles begin ... end - 1 of the vocabulary for the rows of ``labels``."""
     rows, columns = labels.size, x.shape[1]
@@ -94,7 +106,7 @@ def _part(
         column = tile * TILE
         inside = min(TILE, vocabulary - column)
         wide = (inside + 15) // 16 * 16
-        logits[:] = np.float32(0.0)
+        _start_logits(logits, bias, column, inside)
         for j in range(0, wide, WIDTH):
             width = min(WIDTH, wide - j)
             for k in range(0, columns, DEPTH):
@@ -131,10 +143,10 @@ def _part(
                 multiply(sums, j, line, sums, j, line, logits, 0, TILE, 1, panel, 0, width, rows, inside, width)
 
 
-@kernel(WRITE_STATS, WRITE_2D, READ_2D, READ_IDS, READ_Q, READ_SCALES, INT, INT, FLOAT, BOOL, WRITE_1D, INT)
+@kernel(WRITE_STATS, WRITE_2D, READ_2D, READ_IDS, READ_Q, READ_SCALES, READ_1D, INT, INT, FLOAT, BOOL, WRITE_1D, INT)
 def _head(
-    stats: F64, dx: F32, x: F32, labels: U32, q: U32, scales: U16, vocabulary: int, group_size: int, scale: float,
-    with_dx: bool, work: F32, workers: int,
+    stats: F64, dx: F32, x: F32, labels: U32, q: U32, scales: U16, bias: F32, vocabulary: int, group_size: int,
+    scale: float, with_dx: bool, work: F32, workers: int,
 ) -> None:  # fmt: skip
     tokens, columns = x.shape
     tiles = (vocabulary + TILE - 1) // TILE
@@ -148,7 +160,7 @@ def _head(
         own_labels = labels[row : row + rows]
         for worker in prange(workers):
             _part(
-                states[worker], own_labels, x, row, q, scales, vocabulary, group_size, with_dx,
+                states[worker], own_labels, x, row, q, scales, bias, vocabulary, group_size, with_dx,
                 worker * tiles // workers, (worker + 1) * tiles // workers, work[worker * size : (worker + 1) * size],
             )  # fmt: skip
         merge_states(states, factors)
@@ -163,14 +175,14 @@ def _head(
 
 def head_q4(
     stats: F64, dx: F32 | None, x: F32, labels: U32, q: U32, scales: F16, vocabulary: int, group_size: int,
-    scale: float, work: F32,
+    scale: float, work: F32, bias: F32 = NO_BIAS,
 ) -> None:  # fmt: skip
-    """Compute the mean loss's parts and its gradient by x, for logits x W^T, in float32.
+    """Compute the mean loss's parts and its gradient by x, for logits x W^T + bias, in float32.
 
     Args:
         stats: float64 [3], written: sum of losses, number correct, number valid. The sum is NaN when a label is
             neither below V nor IGNORED. [3 L] takes them for L lanes, equal stretches of the T tokens.
-        dx: [T, C], written: scale / number valid * (softmax(x W^T) - onehot(labels)) W, zero rows for ignored labels;
+        dx: [T, C], written: scale / number valid * (softmax(logits) - onehot(labels)) W, zero rows for ignored labels;
             None to leave it out.
         x: [T, C].
         labels: uint32 [T]; IGNORED (0xFFFFFFFF) counts nowhere.
@@ -180,9 +192,10 @@ def head_q4(
         group_size: 32 or 64.
         scale: Factor of the mean loss whose gradient dx is.
         work: At least ``head_floats(T, C, threads)``, overwritten.
+        bias: [V], or an empty array for none.
     """
     out = _NO_GRADIENT if dx is None else dx
     _head(
-        stats, out, x, labels, q, scales.view(np.uint16), vocabulary, group_size, scale, dx is not None, work,
+        stats, out, x, labels, q, scales.view(np.uint16), bias, vocabulary, group_size, scale, dx is not None, work,
         get_num_threads(),
     )  # fmt: skip

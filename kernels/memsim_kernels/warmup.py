@@ -43,6 +43,8 @@ def warm_up() -> None:
     mean = np.empty(tokens, np.float32)
     kernels.layernorm_forward(y, mean, rstd, x, weight, bias, 1e-6)
     kernels.layernorm_backward_input(x, dy, y, mean, rstd, weight, True)
+    kernels.gelu_forward(y, x)
+    kernels.gelu_backward(dy, dy, x)
     kernels.relu_forward(y, x)
     kernels.relu_backward(dy, dy, x)
     _warm_up_lora(tokens, size, rank)

@@ -17,7 +17,14 @@ _LIMIT_BROKEN = 3
 
 
 @click.command(name="check", context_settings={"show_default": True})
-@click.option("--baseline", "path", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "--baseline",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `memsim run --save-baseline` stored.",
+)
 @click.option("--tolerance", default="2%", metavar="SHARE", help="Growth in bytes that passes, relative.")
 @click.option(
     "--time-tolerance",

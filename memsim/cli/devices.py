@@ -52,10 +52,14 @@ def show(name: str, as_toml: bool, json_path: str | None) -> None:
 
 @command.command(name="add")
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE.toml")
-def add(path: Path) -> None:
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
+def add(path: Path, json_path: str | None) -> None:
     """Check a device file and keep it under its name, for --device NAME."""
     device = add_device(path)
-    click.echo(f"{device.name}: {device.title}")
+    if json_path is not None:
+        emit_json({"command": "devices add", **_plain(device)}, json_path)
+    if json_path != "-":
+        click.echo(f"{device.name}: {device.title}")
 
 
 def _plain(device: Device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import click
 
 from memsim.errors import LimitError, UsageError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, check_lora
+from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, check_lora, with_our_names
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
@@ -41,7 +41,10 @@ _MAX_STEPS = 100_000
 @click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
 @click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+    "--target-modules",
+    default=",".join(ALL_PROJECTIONS),
+    metavar="LIST",
+    help="Projections with an adapter; a family's own names (query, fc1) will do.",
 )
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
@@ -109,11 +112,10 @@ def _setup(
     device: Device,
 ) -> tuple[str, TrainingSetup]:
     config, group_size, name = find_dimensions(model)
+    lora = with_our_names(lora, config)
     check_lora(lora, config)
-    if seq_len > config.max_position_embeddings:
-        raise UsageError(
-            f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.max_position_embeddings}"
-        )
+    if seq_len > config.longest_sequence:
+        raise UsageError(f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.longest_sequence}")
     threads = max(1, int(device.at("nominal").threads))
     setup = TrainingSetup(config, group_size, lora, schedule, seq_len, optimizer, accumulate, threads)
     return name, setup

@@ -59,9 +59,9 @@ def _rope(b: Backward, node: Node) -> None:
 
 
 def _attention(b: Backward, node: Node) -> None:
-    q, k, v = node.inputs
+    q, k, v, *n_valid = node.inputs
     o, lse = node.outputs
-    dq, dk, dv, _ = b.emit(node, "attention_backward", [b.grad(o), q, k, v, o, lse], q, k, v, lse)
+    dq, dk, dv, _ = b.emit(node, "attention_backward", [b.grad(o), q, k, v, o, lse, *n_valid], q, k, v, lse)
     b.add(q, dq)
     b.add(k, dk)
     b.add(v, dv)
@@ -74,9 +74,15 @@ def _gated(b: Backward, node: Node) -> None:
     b.add(up, dup)
 
 
-def _relu(b: Backward, node: Node) -> None:
-    (x,) = node.inputs
-    (dx,) = b.emit(node, "relu_backward", [b.grad(node.outputs[0]), x], x)
+def _of_input(b: Backward, node: Node) -> None:
+    x = node.inputs[0]
+    (dx,) = b.emit(node, f"{node.op}_backward", [b.grad(node.outputs[0]), x], x)
+    b.add(x, dx)
+
+
+def _tanh(b: Backward, node: Node) -> None:
+    (x,), (y,) = node.inputs, node.outputs
+    (dx,) = b.emit(node, "tanh_backward", [b.grad(y), y], x)
     b.add(x, dx)
 
 
@@ -107,7 +113,10 @@ RULES: dict[str, Rule] = {
     "attention": _attention,
     "swiglu": _gated,
     "geglu": _gated,
-    "relu": _relu,
+    "gelu": _of_input,
+    "relu": _of_input,
+    "tanh": _tanh,
+    "take_rows": _of_input,
     "add": _add,
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy_q4": _linear_cross_entropy_q4,

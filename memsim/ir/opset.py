@@ -219,14 +219,20 @@ def _rope_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return _rope(i, attrs)
 
 
+def _padding(rest: Sequence[TensorType], attrs: Attrs) -> None:
+    """Check the optional last input of attention: the number of tokens that are no padding, u32 [1]."""
+    _require(len(rest) == 0 or (list(rest) == [TensorType((1,), "u32")] and not attrs["causal"]), rest)
+
+
 @_op("attention")
 def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v).
+    """Grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v, [n_valid]).
 
     O = softmax(``scale`` q k^T) v. If ``causal``, query t sees keys max(0, t - window + 1) ... t (0 ... t if ``window``
-    is 0), otherwise all keys.
+    is 0), otherwise all keys. With n_valid only the first so many tokens attend and are seen; o is 0 beyond.
     """
-    q, k, v = i
+    q, k, v = i[:3]
+    _padding(i[3:], attrs)
     window, causal, scale = _integer(attrs, "window"), attrs["causal"], attrs["scale"]
     seen = isinstance(causal, bool) and (window == 0 or (window > 0 and causal))
     if not (seen and isinstance(scale, float) and scale > 0.0):
@@ -239,8 +245,9 @@ def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("attention_backward")
 def _attention_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """dq, dk, dv and the workspace delta [NH, T], from (do, q, k, v, o, lse)."""
-    _require(len(i) == 6 and i[0] == i[1] == i[4] and _attention(i[1:4], attrs)[1] == i[5], i)
+    """dq, dk, dv and the workspace delta [NH, T], from (do, q, k, v, o, lse, [n_valid])."""
+    _padding(i[6:], attrs)
+    _require(len(i) in (6, 7) and i[0] == i[1] == i[4] and _attention(i[1:4], attrs)[1] == i[5], i)
     return [i[1], i[2], i[3], i[5]]
 
 
@@ -283,6 +290,37 @@ def _relu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [i[1]]
 
 
+@_op("gelu", may_reuse=((0, 0),))
+def _gelu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, H] = x Phi(x), the GELU with the error function."""
+    return _relu(i, attrs)
+
+
+@_op("gelu_backward", may_reuse=((0, 0), (0, 1)))
+def _gelu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, H], from (dy, x)."""
+    return _relu_backward(i, attrs)
+
+
+@_op("tanh", may_reuse=((0, 0),))
+def _tanh(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, H] = tanh(x)."""
+    return _relu(i, attrs)
+
+
+@_op("tanh_backward", may_reuse=((0, 0), (0, 1)))
+def _tanh_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, H] = dy (1 - y^2), from (dy, y)."""
+    return _relu_backward(i, attrs)
+
+
+@_op("add_row", may_reuse=((0, 0),))
+def _add_row(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] = x + row ``row`` of a table [P, C], such as token types."""
+    _require(len(i) == 2 and i[0].shape[1] == i[1].shape[1] and 0 <= _integer(attrs, "row") < i[1].shape[0], i)
+    return [i[0]]
+
+
 @_op("add_table_rows", may_reuse=((0, 0),))
 def _add_table_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, C] = x + rows from ``start`` on of a table [P, C], such as learned positions."""
@@ -301,8 +339,9 @@ def _add(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 @_op("cross_entropy")
 def _cross_entropy(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Stats f64 [3] = (sum of losses, number correct, number valid) and lse [T], from (logits [T, V], labels [T])."""
-    _require(i[1].dtype == "u32" and i[0].shape[0] == i[1].shape[0], i)
-    return [TensorType((3,), "f64"), TensorType((i[0].shape[0],))]
+    lanes = lanes_of(attrs)
+    _require(i[1].dtype == "u32" and i[0].shape[0] == lanes * i[1].shape[0], i)
+    return [TensorType((3 * lanes,), "f64"), TensorType((i[0].shape[0],))]
 
 
 @_op("cross_entropy_backward", may_reuse=((0, 0),))
@@ -336,11 +375,13 @@ def head_work_floats(n_tokens: int, n_columns: int, threads: int, gradient: bool
 def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Loss statistics as of ``cross_entropy``, a workspace and, if attribute ``gradient``, dx [T, K].
 
-    From (x [T, K], labels [T], q, scales). The logits x W^T are never all there: one pass over the rows of W makes a
-    tile of them, loss and gradient. With ``lanes`` the labels are those of each, and statistics come for each.
+    From (x [T, K], labels [T], q, scales, [bias [V]]). The logits x W^T + bias are never all there: one pass over the
+    rows of W makes a tile of them, loss and gradient. With ``lanes`` the labels are those of each, and statistics come
+    for each.
     """
     lanes = lanes_of(attrs)
-    _require(len(i) == 4 and i[0].shape == (lanes * i[1].shape[0], attrs["n_columns"]), i)
+    _require(len(i) == 4 or (len(i) == 5 and i[4] == TensorType((_integer(attrs, "n_rows"),))), i)
+    _require(i[0].shape == (lanes * i[1].shape[0], attrs["n_columns"]), i)
     _require_packed(i[2], i[3], attrs)
     n_tokens, n_columns = i[0].shape
     work = TensorType((head_work_floats(n_tokens, n_columns, _integer(attrs, "threads"), bool(attrs["gradient"])),))
@@ -353,6 +394,13 @@ def _take_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     start, count, lanes = _integer(attrs, "start"), _integer(attrs, "count"), lanes_of(attrs)
     _require(len(i) == 1 and 0 <= start < start + count <= i[0].shape[0] // lanes, i)
     return [TensorType((lanes * count, i[0].shape[1]))]
+
+
+@_op("take_rows_backward", may_reuse=((0, 1),))
+def _take_rows_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Dx [T, C], from (dy [count, C], x): dy in the rows that were taken, zero elsewhere."""
+    _require(len(i) == 2 and _take_rows(i[1:], attrs) == [i[0]], i)
+    return [i[1]]
 
 
 @_op("put_rows", may_reuse=((0, 0),))
@@ -452,10 +500,10 @@ def _layernorm_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType
 
 @_op("attention_tangent")
 def _attention_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """O [2 T, NH D], lse [NH, T] and a workspace, from (q, k, v) of 2 T rows each."""
+    """O [2 T, NH D], lse [NH, T] and a workspace, from (q, k, v) of 2 T rows each, and [n_valid]."""
     n_tokens, head_dim = i[0].shape[0] // 2, i[0].shape[1] // _integer(attrs, "n_heads")
     work = TensorType((3 * min(n_tokens, TANGENT_ROWS) * n_tokens + 7 * n_tokens * head_dim,))
-    lse = _attention([TensorType((n_tokens, kind.shape[1])) for kind in i], attrs)[1]
+    lse = _attention([*(TensorType((n_tokens, kind.shape[1])) for kind in i[:3]), *i[3:]], attrs)[1]
     return [i[0], lse, work]
 
 
@@ -468,6 +516,12 @@ def _gated_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("relu_tangent")
 def _relu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, H], from x [2 T, H]."""
+    return [i[0]]
+
+
+@_op("gelu_tangent")
+def _gelu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [2 T, H], from x [2 T, H]."""
     return [i[0]]
 

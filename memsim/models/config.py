@@ -1,7 +1,8 @@
-"""The configuration of a decoder-only language model, with Hugging Face's field names."""
+"""The configuration of a language model, with Hugging Face's field names."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from memsim.errors import InputError
@@ -14,6 +15,10 @@ SUPPORTED_MODEL_TYPES = tuple(FAMILIES)
 FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
 
 _MAX_LAYERS = 10_000
+_MAX_LABELS = 100_000
+_TOKEN_PREDICTORS = ("RobertaForMaskedLM",)
+_CLASSIFIERS = ("RobertaForSequenceClassification",)
+_PROBLEM = "single_label_classification"
 # Fields that change what a model computes, with the only value that memsim has; missing and null are fine.
 _UNSUPPORTED = {
     "attn_logit_softcapping": None,
@@ -42,6 +47,8 @@ class ModelConfig:
         sliding_window: Keys that a query of a ``sliding_attention`` block sees, itself included.
         layer_types: The kind of each block; None if all are ``full_attention``.
         query_pre_attn_scalar: Scores are divided by its root; None is head_dim.
+        type_vocab_size: Token types, of which memsim uses the first.
+        num_labels: Classes of a model that classifies whole sequences; None for one that predicts tokens.
     """
 
     model_type: str
@@ -62,6 +69,8 @@ class ModelConfig:
     sliding_window: int | None = None
     layer_types: tuple[str, ...] | None = None
     query_pre_attn_scalar: int | None = None
+    type_vocab_size: int | None = None
+    num_labels: int | None = None
 
     @property
     def family(self) -> Family:
@@ -124,8 +133,41 @@ class ModelConfig:
 
     def position_table(self) -> tuple[int, int] | None:
         """Return the shape of the table of learned positions, if there is one."""
-        first = self.family.first_position
-        return None if first is None else (self.max_position_embeddings + first, self.hidden_size)
+        if self.family.first_position is None:
+            return None
+        return self.max_position_embeddings + self.family.extra_positions, self.hidden_size
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that have a position."""
+        table = self.position_table()
+        return table[0] - (self.family.first_position or 0) if table else self.max_position_embeddings
+
+    def embedding_vectors(self) -> dict[str, tuple[int, ...]]:
+        """Return what is added to embeddings and norms them, as name -> shape."""
+        table = self.position_table()
+        tensors: dict[str, tuple[int, ...]] = {"embed_positions.weight": table} if table else {}
+        if self.family.normed_embedding:
+            tensors["embed_types.weight"] = (self.type_vocab_size or 1, self.hidden_size)
+            tensors |= {name: (self.hidden_size,) for name in self.norm_tensors("embed_norm")}
+        return tensors
+
+    def head_matrices(self) -> dict[str, tuple[int, int]]:
+        """Return the matrices of the head as name -> (out_features, in_features), a tied embedding left out."""
+        c = self.hidden_size
+        if self.num_labels is not None:
+            return {"classifier.dense": (c, c), "classifier.out_proj": (self.num_labels, c)}
+        first = {"head_dense": (c, c)} if self.family.transformed_head else {}
+        return first | ({} if self.tie_word_embeddings else {"lm_head": (self.vocab_size, c)})
+
+    def head_vectors(self) -> dict[str, tuple[int, ...]]:
+        """Return the norm and the biases of the head as name -> shape."""
+        if self.num_labels is not None:
+            return {f"{name}.bias": (rows,) for name, (rows, _) in self.head_matrices().items()}
+        tensors: dict[str, tuple[int, ...]] = {name: (self.hidden_size,) for name in self.norm_tensors("norm")}
+        if self.family.transformed_head:
+            tensors |= {"head_dense.bias": (self.hidden_size,), "lm_head.bias": (self.vocab_size,)}
+        return tensors
 
     def has_bias(self, projection: str) -> bool:
         """Return whether ``projection`` (such as ``self_attn.q_proj``) has a bias vector."""
@@ -135,10 +177,9 @@ class ModelConfig:
         """Return the number of base parameters; a tied head counts once."""
         block = sum(out * inp for out, inp in self.projections().values()) + sum(self.norms().values())
         block += sum(out for name, (out, _) in self.projections().items() if self.has_bias(name))
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        rows, columns = self.position_table() or (0, 0)
-        final = self.hidden_size * len(self.norm_tensors("norm"))
-        return self.num_hidden_layers * block + embeddings + rows * columns + final
+        others = (self.embedding_vectors(), self.head_matrices(), self.head_vectors())
+        ends = self.vocab_size * self.hidden_size + sum(prod(shape) for group in others for shape in group.values())
+        return self.num_hidden_layers * block + ends
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that have a value as plain data for JSON; ``config_from_dict`` reads it."""
@@ -195,9 +236,13 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
         sliding_window=sliding_window,
         layer_types=layer_types,
         query_pre_attn_scalar=integer(data, scalar, where) if (scalar := "query_pre_attn_scalar") in data else None,
+        type_vocab_size=integer(data, "type_vocab_size", where) if family.normed_embedding else None,
+        num_labels=_read_labels(data, family, where),
     )
     if heads % config.num_key_value_heads:
         raise InputError(f"{where}: {heads} query heads cannot share {config.num_key_value_heads} key-value heads")
+    if config.longest_sequence < 1:
+        raise InputError(f"{where}: 'max_position_embeddings' {config.max_position_embeddings} leaves no position")
     if config.head_dim % 2 and config.ropes():
         raise InputError(f"{where}: head_dim {config.head_dim} is odd; RoPE rotates pairs")
     return config
@@ -212,6 +257,28 @@ def _refuse_unsupported(data: Mapping[str, Any], family: Family, where: str) -> 
             raise InputError(f"{where}: {key} {shown(data[key])} is not supported")
     if data.get("word_embed_proj_dim", data.get("hidden_size")) != data.get("hidden_size"):
         raise InputError(f"{where}: word_embed_proj_dim {shown(data['word_embed_proj_dim'])} is not supported")
+
+
+def _read_labels(data: Mapping[str, Any], family: Family, where: str) -> int | None:
+    """Return the number of classes of a sequence classifier, None for a model that predicts tokens."""
+    architectures = data.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if not family.transformed_head:
+        return None
+    if name is None:  # our own file
+        return integer(data, "num_labels", where) if "num_labels" in data else None
+    if name not in _CLASSIFIERS + _TOKEN_PREDICTORS:
+        known = ", ".join(_CLASSIFIERS + _TOKEN_PREDICTORS)
+        raise InputError(f"{where}: the architecture {shown(name)} has no head that memsim knows; it has {known}")
+    if name in _TOKEN_PREDICTORS:
+        return None
+    if data.get("problem_type", _PROBLEM) != _PROBLEM:
+        raise InputError(f"{where}: problem_type {shown(data['problem_type'])} is not supported; memsim has {_PROBLEM}")
+    names = mapping(data, "id2label", where)
+    labels = integer({"num_labels": 2, **({"num_labels": len(names)} if names else {}), **data}, "num_labels", where)
+    if not 1 < labels <= _MAX_LABELS:  # one label is a regression to transformers
+        raise InputError(f"{where}: {labels} labels; a classifier has 2 to {_MAX_LABELS:,}")
+    return labels
 
 
 def _read_layers(data: Mapping[str, Any], family: Family, where: str) -> tuple[int | None, tuple[str, ...] | None]:

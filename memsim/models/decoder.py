@@ -1,8 +1,8 @@
-"""The decoder as block programs: embedding, transformer block, head.
+"""The model as block programs: embedding and transformer block; ``head`` has its end.
 
-One decoder serves all families: what differs is in ``ModelConfig`` and its ``Family``. Blocks of a kind are the same
-program; ``x`` comes first among its inputs, weights, adapters and constants after it, under the names that ``parts``
-and ``lora`` give them.
+One description serves all families: what differs is in ``ModelConfig`` and its ``Family``. Blocks of a kind are the
+same program; ``x`` comes first among its inputs, weights, adapters and constants after it, under the names that
+``parts`` and ``lora`` give them.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from memsim.ir.builder import Builder
 from memsim.ir.program import Attr, Program, Space, TensorType
 from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig, adapter_shapes
-from memsim.models.parts import block_part, head_matrix, part_tensors
+from memsim.models.parts import block_part, part_tensors
 
 
 def constants(config: ModelConfig, n_tokens: int) -> dict[str, TensorType]:
@@ -29,12 +29,14 @@ def constant_values(config: ModelConfig, n_tokens: int) -> dict[str, NDArray[np.
     return values
 
 
-def _part_inputs(builder: Builder, config: ModelConfig, part: str, group_size: int) -> None:
+def part_inputs(builder: Builder, config: ModelConfig, part: str, group_size: int) -> None:
+    """Add the tensors of ``part`` as inputs."""
     for name, spec in part_tensors(config, part, group_size).items():
         builder.input(name, TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}")
 
 
-def _matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
+def matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
+    """Return what a node says of the packed matrix that it reads."""
     return {"n_rows": shape[0], "n_columns": shape[1], "group_size": group_size}
 
 
@@ -42,13 +44,18 @@ def embed_program(config: ModelConfig, n_tokens: int, group_size: int) -> Progra
     """Return x [T, C] from ids [T]."""
     builder = Builder()
     builder.input("ids", TensorType((n_tokens,), "u32"))
-    _part_inputs(builder, config, "embed", group_size)
-    attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
-    first = config.family.first_position
+    part_inputs(builder, config, "embed", group_size)
+    attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
+    first, normed = config.family.first_position, config.family.normed_embedding
     out = "y" if first is None else "words"
     builder.emit("embedding_q4", ["ids", "embed_tokens.q", "embed_tokens.scales"], [out], **attrs)
     if first is not None:
-        builder.emit("add_table_rows", [out, "embed_positions.weight"], ["y"], start=first)
+        placed = "placed" if normed else "y"
+        builder.emit("add_table_rows", [out, "embed_positions.weight"], [placed], start=first)
+        out = placed
+    if normed:
+        builder.emit("add_row", [out, "embed_types.weight"], ["typed"], row=0)
+        emit_norm(builder, config, "typed", "embed_norm", "y")
     return builder.build(["y"])
 
 
@@ -71,7 +78,7 @@ class _Block:
 
     def project(self, x: str, name: str, out: str) -> str:
         """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
-        attrs = _matrix_attrs(self.config.projections()[name], self.group_size)
+        attrs = matrix_attrs(self.config.projections()[name], self.group_size)
         bias = [f"{name}.bias"] if self.config.has_bias(name) else []
         inputs, outputs = [x, f"{name}.q", f"{name}.scales", *bias], [out]
         if self.lora.targets(name):
@@ -83,15 +90,20 @@ class _Block:
 
     def norm(self, x: str, name: str, out: str) -> str:
         """Emit the norm ``name``, if there is one; return what it makes of ``x``."""
-        return _norm(self.builder, self.config, x, name, out) if name else x
+        return emit_norm(self.builder, self.config, x, name, out) if name else x
 
-    def add(self, x: str, change: str, out: str) -> Program:
-        """Emit the residual connection and return the finished program."""
-        self.builder.emit("add", [x, change], [out])
+    def add(self, x: str, change: str, norm: str, out: str) -> Program:
+        """Emit the residual connection with its norm, if there is one, and return the finished program."""
+        if self.config.family.post_norm:
+            self.builder.emit("add", [x, change], [f"{out}.sum"])
+            self.norm(f"{out}.sum", norm, out)
+        else:
+            self.builder.emit("add", [x, self.norm(change, norm, f"{change}_norm")], [out])
         return self.builder.build([out])
 
 
-def _norm(builder: Builder, config: ModelConfig, x: str, name: str, out: str) -> str:
+def emit_norm(builder: Builder, config: ModelConfig, x: str, name: str, out: str) -> str:
+    """Emit the norm ``name`` of ``x`` by the family's op; return ``out``."""
     statistics = {"rmsnorm": ["rstd"], "layernorm": ["mean", "rstd"]}[config.family.norm]
     outputs = [out, *(f"{out}.{statistic}" for statistic in statistics)]
     builder.emit(config.family.norm, [x, *config.norm_tensors(name)], outputs, eps=config.rms_norm_eps)
@@ -107,7 +119,7 @@ def attention_program(
 ) -> Program:
     """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C], of a block of kind ``layer_type``.
 
-    Some families norm q and k, a head at a time, and some what is added to x.
+    Some families norm q and k, a head at a time, and some what is added to x, or the sum instead.
     """
     before, after = config.family.norms[:2]
     block = _Block(config, lora, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
@@ -129,15 +141,17 @@ def attention_program(
     norm = block.norm("x", before, "attn_norm")
     q, k = heads_of("q", heads), heads_of("k", kv_heads)
     v = block.project(norm, "self_attn.v_proj", "v")
-    seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": True}
-    builder.emit("attention", [q, k, v], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
-    return block.add("x", block.norm(block.project("attn", "self_attn.o_proj", "o"), after, "o_norm"), "x_mid")
+    causal = config.family.causal
+    padding = [] if causal else [builder.input("n_valid", TensorType((1,), "u32"))]
+    seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": causal}
+    builder.emit("attention", [q, k, v, *padding], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
+    return block.add("x", block.project("attn", "self_attn.o_proj", "o"), after, "x_mid")
 
 
 def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size: int) -> Program:
     """Return y [T, C] = x_mid + MLP(norm(x_mid)), from x_mid [T, C]; every token by itself.
 
-    Some families norm what is added to x_mid, too.
+    Some families norm what is added to x_mid, too, or the sum instead.
     """
     before, after = config.family.norms[2:]
     block = _Block(config, lora, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
@@ -145,32 +159,4 @@ def mlp_program(config: ModelConfig, lora: LoraConfig, n_tokens: int, group_size
     gate = [block.project(norm, "mlp.gate_proj", "gate")] if config.family.gated else []
     up = block.project(norm, "mlp.up_proj", "up")
     block.builder.emit(config.family.activation, [*gate, up], [config.family.activation])
-    down = block.project(config.family.activation, "mlp.down_proj", "down")
-    return block.add("x_mid", block.norm(down, after, "down_norm"), "y")
-
-
-def head_program(
-    config: ModelConfig, n_tokens: int, group_size: int, scale: float, one_pass: bool, train: bool, threads: int
-) -> Program:
-    """Return stats (loss, accuracy, count) from x [T, C] and labels [T]; ``scale`` weighs the loss's gradient.
-
-    In one pass the vocabulary is streamed once for the loss and, in training, the gradient of the normed x.
-    """
-    builder = Builder()
-    builder.input("x", TensorType((n_tokens, config.hidden_size)))
-    builder.input("labels", TensorType((n_tokens,), "u32"))
-    for part in dict.fromkeys(("head", head_matrix(config)[0])):
-        _part_inputs(builder, config, part, group_size)
-    matrix = head_matrix(config)[1]
-    _norm(builder, config, "x", "norm", "norm")
-    attrs = _matrix_attrs((config.vocab_size, config.hidden_size), group_size)
-    packed = [f"{matrix}.q", f"{matrix}.scales"]
-    if one_pass:
-        outputs = ["stats", "work", *(["norm.grad"] if train else [])]
-        attrs |= {"scale": scale, "gradient": train, "threads": threads}
-        inputs = ["norm", "labels", *packed]
-        builder.emit("linear_cross_entropy_q4", inputs, outputs, **attrs)
-    else:
-        builder.emit("linear_q4", ["norm", *packed], ["logits"], **attrs)
-        builder.emit("cross_entropy", ["logits", "labels"], ["stats", "lse"], scale=scale)
-    return builder.build(["stats"])
+    return block.add("x_mid", block.project(config.family.activation, "mlp.down_proj", "down"), after, "y")

@@ -12,6 +12,9 @@ class Family:
     Attributes:
         norm: The op of every norm: ``rmsnorm``, or ``layernorm``, which has a bias.
         norms: The norms of a block: before attention, after it, before the MLP, after it; empty where there is none.
+        post_norm: Whether the norms after attention and MLP are of the sum with the block's input, not of what is
+            added to it.
+        causal: Whether a token sees only itself and those before it; otherwise all that are no padding.
         norm_offset: What is added to a stored norm weight to make it the factor: Gemma's are 1 + w.
         qk_norm: Whether the heads of q and k are normed before they are rotated.
         activation: The op of the MLP.
@@ -20,9 +23,13 @@ class Family:
         biased: The projections that have a bias when ``attention_bias`` is set.
         always_biased: Whether they have one whatever the file says.
         first_position: The row of the table of learned positions that the first token gets; None is RoPE.
+        extra_positions: The rows that this table has beyond ``max_position_embeddings``.
+        normed_embedding: Whether embeddings have a token type added, the first one, and are normed.
+        transformed_head: Whether the head begins with a matrix, an activation and a norm, and has a bias.
         scaled_embedding: Whether embeddings are multiplied by the root of hidden_size.
         window: Which blocks see a sliding window: ``none``, ``all``, the ``upper`` ones, or all but each n-th
             (``pattern``).
+        ends: The tokens between which every sequence stands, if it must.
         prefix: What Hugging Face's names of tensors outside the blocks begin with.
         blocks: What its names of the modules of block {} begin with.
         names: Our name of a module -> Hugging Face's, where they differ.
@@ -34,6 +41,8 @@ class Family:
     norm: str = "rmsnorm"
     norms: tuple[str, str, str, str] = ("input_layernorm", "", "post_attention_layernorm", "")
     norm_offset: float = 0.0
+    post_norm: bool = False
+    causal: bool = True
     qk_norm: bool = False
     activation: str = "swiglu"
     gated: bool = True
@@ -41,8 +50,12 @@ class Family:
     biased: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     always_biased: bool = False
     first_position: int | None = None
+    extra_positions: int = 0
+    normed_embedding: bool = False
+    transformed_head: bool = False
     scaled_embedding: bool = False
     window: str = "none"
+    ends: tuple[int, int] | None = None
     prefix: str = "model."
     blocks: str = "model.layers.{}."
     names: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +106,7 @@ FAMILIES = {
         biased=("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
         always_biased=True,
         first_position=2,
+        extra_positions=2,
         prefix="model.decoder.",
         blocks="model.decoder.layers.{}.",
         names={
@@ -112,6 +126,57 @@ FAMILIES = {
             "rms_norm_eps": 1e-5,  # of torch's LayerNorm
         },
         defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+    ),
+    "roberta": Family(
+        norm="layernorm",
+        norms=("", "post_attention_layernorm", "", "post_mlp_layernorm"),
+        post_norm=True,
+        causal=False,
+        activation="gelu",
+        activation_key=("hidden_act", "gelu"),
+        gated=False,
+        biased=("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
+        always_biased=True,
+        first_position=2,  # pad_token_id + 1: padding has a position of its own
+        normed_embedding=True,
+        transformed_head=True,
+        ends=(0, 2),
+        prefix="roberta.",
+        blocks="roberta.encoder.layer.{}.",
+        names={
+            "embed_tokens": "embeddings.word_embeddings",
+            "embed_positions": "embeddings.position_embeddings",
+            "embed_types": "embeddings.token_type_embeddings",
+            "embed_norm": "embeddings.LayerNorm",
+            "self_attn.q_proj": "attention.self.query",
+            "self_attn.k_proj": "attention.self.key",
+            "self_attn.v_proj": "attention.self.value",
+            "self_attn.o_proj": "attention.output.dense",
+            "post_attention_layernorm": "attention.output.LayerNorm",
+            "mlp.up_proj": "intermediate.dense",
+            "mlp.down_proj": "output.dense",
+            "post_mlp_layernorm": "output.LayerNorm",
+            "head_dense": "lm_head.dense",
+            "norm": "lm_head.layer_norm",
+        },
+        fields={"rms_norm_eps": "layer_norm_eps"},
+        fixed={
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "tie_word_embeddings": True,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+        },
+        # Of transformers' RobertaConfig.
+        defaults={
+            "vocab_size": 50_265,
+            "rms_norm_eps": 1e-12,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "tie_word_embeddings": True,
+        },
     ),
 }
 

@@ -6,7 +6,8 @@ from functools import cached_property
 from memsim.ir.autodiff import BlockBackward, differentiate
 from memsim.ir.program import Program
 from memsim.models.config import ModelConfig
-from memsim.models.decoder import attention_program, embed_program, head_program, mlp_program
+from memsim.models.decoder import attention_program, embed_program, mlp_program
+from memsim.models.head import head_program
 from memsim.models.lora import LoraConfig, adapter_shapes
 
 

@@ -3,7 +3,7 @@
 y = W x + scale * B (A x) with A [R, in_features], B [out_features, R] and scale = alpha / rank (PEFT's convention).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -31,6 +31,23 @@ class LoraConfig:
     def targets(self, projection: str) -> bool:
         """Return whether ``projection`` (``self_attn.q_proj``) carries an adapter."""
         return projection.rpartition(".")[2] in self.target_modules
+
+
+def module_names(config: ModelConfig) -> dict[str, str]:
+    """Return the projections of a block: name of the module in its transformers class -> ours."""
+    return {config.family.names.get(name, name): name for name in config.projections()}
+
+
+def with_our_names(lora: LoraConfig, config: ModelConfig) -> LoraConfig:
+    """Return ``lora`` with targets that are Hugging Face's names (``query``, ``fc1``) replaced by ours.
+
+    A name that several projections of a block end in, such as RoBERTa's ``dense``, means all of them.
+    """
+    theirs: dict[str, list[str]] = {}
+    for module, ours in module_names(config).items():
+        theirs.setdefault(module.rpartition(".")[2], []).append(ours.rpartition(".")[2])
+    names = [name for target in lora.target_modules for name in theirs.get(target, [target])]
+    return replace(lora, target_modules=tuple(dict.fromkeys(names)))
 
 
 def check_lora(lora: LoraConfig, config: ModelConfig) -> None:

@@ -1,7 +1,7 @@
 """What the files of a pack hold: the one description read by pack writers, pack readers and block programs.
 
 A model is cut into *parts*, one file each: ``embed`` (token embedding), ``block_000`` ... (one transformer block
-each) and ``head`` (final norm, and the output matrix unless it is tied to the embedding).
+each) and ``head`` (final norm, and the output matrix unless it is tied to the embedding; or a classifier).
 
 A matrix of N rows (out_features) and K columns (in_features) is stored as two tensors:
 
@@ -60,16 +60,17 @@ def part_names(config: ModelConfig) -> list[str]:
 
 def head_matrix(config: ModelConfig) -> tuple[str, str]:
     """Return (part, matrix name) of the output projection: the embedding itself when it is tied."""
+    if config.num_labels is not None:
+        return "head", "classifier.out_proj"
     return ("embed", "embed_tokens") if config.tie_word_embeddings else ("head", "lm_head")
 
 
 def matrices(config: ModelConfig, part: str) -> dict[str, tuple[int, int]]:
     """Return the quantised matrices of ``part`` as name -> (out_features, in_features)."""
-    vocabulary = (config.vocab_size, config.hidden_size)
     if part == "embed":
-        return {"embed_tokens": vocabulary}
+        return {"embed_tokens": (config.vocab_size, config.hidden_size)}
     if part == "head":
-        return {} if config.tie_word_embeddings else {"lm_head": vocabulary}
+        return config.head_matrices()
     return config.projections()
 
 
@@ -79,10 +80,9 @@ def vectors(config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
     A norm weight is the factor itself: where a checkpoint holds w for 1 + w (Gemma), a pack holds 1 + w.
     """
     if part == "embed":
-        table = config.position_table()
-        return {"embed_positions.weight": table} if table else {}
+        return config.embedding_vectors()
     if part == "head":
-        return {name: (config.hidden_size,) for name in config.norm_tensors("norm")}
+        return config.head_vectors()
     biases = {f"{name}.bias": out for name, (out, _) in config.projections().items() if config.has_bias(name)}
     return {name: (length,) for name, length in (config.norms() | biases).items()}
 

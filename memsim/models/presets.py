@@ -1,9 +1,10 @@
 """The true dimensions of published models, from their ``config.json``.
 
 Sources: the config.json files of Qwen/Qwen2.5-0.5B, -1.5B and -3B, Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B and -3B,
-lmsys/vicuna-7b-v1.5, mistralai/Mistral-7B-v0.1, facebook/opt-125m and -1.3b, google/gemma-3-1b-pt and the text model of
-google/gemma-3-4b-pt (whose embedding has 64 rows more than the vocabulary of 262,144, for images). ``tiny`` is the
-model that memsim ships, trained by ``tools/pretrain_tiny.py``; its tokens are bytes.
+lmsys/vicuna-7b-v1.5, mistralai/Mistral-7B-v0.1, facebook/opt-125m and -1.3b, FacebookAI/roberta-base and -large,
+google/gemma-3-1b-pt and the text model of google/gemma-3-4b-pt (whose embedding has 64 rows more than the vocabulary of
+262,144, for images). ``tiny`` is the model that memsim ships, trained by ``tools/pretrain_tiny.py``; its tokens are
+bytes.
 """
 
 from collections.abc import Mapping
@@ -62,6 +63,13 @@ _OPT = {
     "vocab_size": 50_272,
     "max_position_embeddings": 2_048,
 }
+_ROBERTA = {
+    "model_type": "roberta",
+    "vocab_size": 50_265,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}
 _GEMMA3 = {"model_type": "gemma3_text"}
 _TINY = {
     "model_type": "qwen2",
@@ -98,6 +106,8 @@ PRESETS = {
     "mistral-7b": _sized(_MISTRAL, 4_096, 14_336, 32, 32, 8, 128),
     "opt-125m": _sized(_OPT, 768, 3_072, 12, 12, 12, 64),
     "opt-1.3b": _sized(_OPT, 2_048, 8_192, 24, 32, 32, 64),
+    "roberta-base": _sized(_ROBERTA, 768, 3_072, 12, 12, 12, 64),
+    "roberta-large": _sized(_ROBERTA, 1_024, 4_096, 24, 16, 16, 64),
     "gemma3-1b": _sized(
         _GEMMA3, 1_152, 6_912, 26, 4, 1, 256, vocab_size=262_144, sliding_window=512, max_position_embeddings=32_768
     ),

@@ -150,6 +150,8 @@ WORK: dict[str, _Row] = {
     "embedding_q4": _Row(Kind.ELEMENTWISE, moves=_gathered),
     "add_table_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 3 * o[0].n_bytes),
     "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
+    "take_rows_backward": _Row(Kind.ELEMENTWISE, moves=lambda i, o: i[0].n_bytes + o[0].n_bytes),
+    "add_row": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
     "put_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * i[1].n_bytes),
     # Four more products with an adapter's matrices than its own, for half of the rows.
     "linear_q4_tangent": _Row(
@@ -172,6 +174,7 @@ WORK: dict[str, _Row] = {
     "layernorm_tangent": _ELEMENTWISE,
     "gated_tangent": _ELEMENTWISE,
     "relu_tangent": _ELEMENTWISE,
+    "gelu_tangent": _ELEMENTWISE,
     "add_table_rows_tangent": _ELEMENTWISE,
     "repeat_rows": _ELEMENTWISE,
     "concat_rows": _ELEMENTWISE,
@@ -195,6 +198,8 @@ WORK: dict[str, _Row] = {
     "relu_backward": _ELEMENTWISE,
     "gelu": _ELEMENTWISE,
     "gelu_backward": _ELEMENTWISE,
+    "tanh": _ELEMENTWISE,
+    "tanh_backward": _ELEMENTWISE,
     "rope": _ELEMENTWISE,
     "rope_backward": _ELEMENTWISE,
     "swiglu": _ELEMENTWISE,

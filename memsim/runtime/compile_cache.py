@@ -63,13 +63,13 @@ def main() -> None:
     with forbid_compilation():
         from memsim.runtime.kernels import finish_loading, load_kernels
 
-        load_kernels(task, threads)
+        kernels = load_kernels(task, threads)
     import memsim.runtime.session
     import memsim.runtime.worker
     import memsim.weights.adapters  # noqa: F401
 
     finish_loading()
-    print(process_footprint())
+    print(process_footprint(), len(kernels))  # held until now, with the workspaces that they keep
 
 
 if __name__ == "__main__":

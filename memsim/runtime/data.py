@@ -1,6 +1,7 @@
 """Token files: what the capped worker reads. ``memsim.runtime.tokenize`` writes them, in another process."""
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,8 @@ import numpy.typing as npt
 from memsim.errors import InputError, UsageError
 
 TOKEN_BYTES = 4
+IGNORED = 0xFFFFFFFF
+"""The label of a token that counts nowhere."""
 
 Ids = npt.NDArray[np.uint32]
 
@@ -72,13 +75,25 @@ class TokenFile:
         return span[:-1], span[1:]
 
 
+class Windows(Protocol):
+    """A text, cut into windows."""
+
+    tokens: Ids
+
+    def n_windows(self, seq_len: int) -> int:
+        """Return how many windows of ``seq_len`` inputs there are."""
+
+    def window(self, index: int, seq_len: int) -> tuple[Ids, Ids]:
+        """Return (ids, labels) of one window; fewer ids than ``seq_len`` are padded."""
+
+
 class Batches:
     """The training windows in a seeded order: every window once an epoch, in another order each epoch.
 
     The window of a step depends on the seed and the step alone, so a resumed run continues where it stopped.
     """
 
-    def __init__(self, file: TokenFile, seq_len: int, seed: int) -> None:
+    def __init__(self, file: Windows, seq_len: int, seed: int) -> None:
         """Order the windows of ``file``.
 
         Raises:

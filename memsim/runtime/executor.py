@@ -25,8 +25,8 @@ Ahead = tuple[tuple[str, bool], ...]
 class Host(Protocol):
     """Where batches come from and losses go to."""
 
-    def next_batch(self, ids: Array, labels: Array) -> None:
-        """Fill ids and labels (uint32 [T]) with the next micro-batch."""
+    def next_batch(self, ids: Array, labels: Array, n_valid: Array | None = None) -> None:
+        """Fill ids and labels (uint32 [T]) with the next micro-batch, and n_valid [1] with its length if asked for."""
 
     def emit_loss(self, stats: Array) -> None:
         """Take stats, f64 [3]: sum of losses, number correct, number of labels."""
@@ -143,7 +143,7 @@ class Executor:
         self.array(node.outputs[0]).fill(0)
 
     def _next_batch(self, node: Node) -> None:
-        self._host.next_batch(self.array(node.outputs[0]), self.array(node.outputs[1]))
+        self._host.next_batch(*(self.array(name) for name in node.outputs))
 
     def _emit_loss(self, node: Node) -> None:
         """Emit the loss of the lane that is not perturbed, or of all lanes together."""

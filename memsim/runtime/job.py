@@ -25,6 +25,7 @@ class WorkerJob:
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
         eval_first: Evaluate before the first step too.
+        mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
         kernel_rank: The most LoRA ranks that a product sees at once.
     """
@@ -46,6 +47,7 @@ class WorkerJob:
     seq_len: int
     accumulate: int
     seed: int
+    mask_id: int | None
     cold: bool
     scratch: str
     adapter: str

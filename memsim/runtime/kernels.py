@@ -117,13 +117,33 @@ def _seen(a: Attrs) -> tuple[int, int, float, int, bool]:
     return a["n_heads"], a["n_kv_heads"], a["scale"], a["window"], a["causal"]
 
 
+def _by_head(array: Array, count: int) -> Array:
+    """Return the front of a buffer [NH, T] as [NH, count]."""
+    return array.reshape(-1)[: len(array) * count].reshape(-1, count)
+
+
+def _attend(run: Callable[..., None], o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    """Let the tokens that are no padding attend to each other."""
+    count = int(i[3][0]) if len(i) > 3 else len(i[0])
+    run(o[0][:count], _by_head(o[1], count), *(x[:count] for x in i[:3]), *_seen(a))
+    o[0][count:] = 0
+
+
+def _attend_backward(run: Callable[..., None], o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    count = int(i[6][0]) if len(i) > 6 else len(i[0])
+    gradients, tokens = (x[:count] for x in o[:3]), (x[:count] for x in i[:5])
+    run(*gradients, _by_head(o[3], count), *tokens, _by_head(i[5], count), *_seen(a))
+    for gradient in o[:3]:
+        gradient[count:] = 0
+
+
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    for y, lse, q, keys, v in _by_lane(a, *o, *i):
-        k.attention_forward(y, lse, q, keys, v, *_seen(a))
+    for y, lse, q, keys, v in _by_lane(a, *o, *i[:3]):
+        _attend(k.attention_forward, (y, lse), (q, keys, v, *i[3:]), a)
 
 
 def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.attention_backward(o[0], o[1], o[2], o[3], i[0], i[1], i[2], i[3], i[4], i[5], *_seen(a))
+    _attend_backward(k.attention_backward, o, i, a)
 
 
 def _swiglu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -150,6 +170,26 @@ def _relu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.relu_backward(o[0], i[0], i[1])
 
 
+def _gelu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.gelu_forward(o[0], i[0])
+
+
+def _gelu_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    k.gelu_backward(o[0], i[0], i[1])
+
+
+def _tanh(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    np.tanh(i[0], out=o[0])  # of one token
+
+
+def _tanh_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    np.multiply(i[0], 1 - i[1] * i[1], out=o[0])
+
+
+def _add_row(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    np.add(i[0], i[1][a["row"]], out=o[0])
+
+
 def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     for y, x in _by_lane(a, o[0], i[0]):
         k.add(y, x, i[1][a["start"] : a["start"] + len(x)])
@@ -162,6 +202,11 @@ def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 def _take_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     for y, x in _by_lane(a, o[0], i[0]):
         k.copy(y, x[a["start"] : a["start"] + a["count"]])
+
+
+def _take_rows_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    o[0].fill(0)
+    k.copy(o[0][a["start"] : a["start"] + a["count"]], i[0])
 
 
 def _put_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -183,7 +228,9 @@ def _concat_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.cross_entropy_forward(o[0], o[1], i[0], i[1])
+    lanes = a.get("lanes", 1)
+    for stats, lse, logits in zip(*(x.reshape(lanes, -1, *x.shape[1:]) for x in (*o, i[0])), strict=True):
+        k.cross_entropy_forward(stats, lse, logits, i[1])
 
 
 def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -203,7 +250,8 @@ def _head_outputs(o: Sequence[Array], labels: Array, a: Attrs) -> tuple[Array, A
 
 def _linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     stats, dx, work, labels = _head_outputs(o, i[1], a)
-    k.head_q4(stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work)
+    bias = i[4] if len(i) > 4 else _NO_BIAS
+    k.head_q4(stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work, bias)
 
 
 def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
@@ -255,9 +303,15 @@ KERNELS: dict[str, Kernel] = {
     "geglu_backward": _geglu_backward,
     "relu": _relu,
     "relu_backward": _relu_backward,
+    "gelu": _gelu,
+    "gelu_backward": _gelu_backward,
+    "tanh": _tanh,
+    "tanh_backward": _tanh_backward,
+    "add_row": _add_row,
     "add_table_rows": _add_table_rows,
     "add": _add,
     "take_rows": _take_rows,
+    "take_rows_backward": _take_rows_backward,
     "put_rows": _put_rows,
     "repeat_rows": _repeat_rows,
     "concat_rows": _concat_rows,
@@ -288,7 +342,8 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         workspace_floats,
     )
 
-    work = np.zeros(workspace_floats(ROWS, 32 * STEPS, threads, rank), np.float32)
+    work = np.empty(workspace_floats(ROWS, 32 * STEPS, threads, rank), np.float32)
+    work.fill(0)  # np.zeros would take its pages in the first step, and no baseline would hold them
 
     def fitting(adapter: Adapter) -> Adapter:
         if len(adapter.a) > rank:  # would write beyond the workspace
@@ -305,16 +360,18 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
 
     def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         stats, dx, head_work, labels = _head_outputs(o, i[1], a)
-        head_q4_bf16(stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work)
+        head_q4_bf16(
+            stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work,
+            bias=i[4] if len(i) > 4 else _NO_BIAS,
+        )  # fmt: skip
 
     def attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         run = attention_forward_bf16 if _fits_bf16(i[0], a) else k.attention_forward
-        for y, lse, q, keys, v in _by_lane(a, *o, *i):
-            run(y, lse, q, keys, v, *_seen(a))
+        for y, lse, q, keys, v in _by_lane(a, *o, *i[:3]):
+            _attend(run, (y, lse), (q, keys, v, *i[3:]), a)
 
     def attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        run = attention_backward_bf16 if _fits_bf16(i[1], a) else k.attention_backward
-        run(o[0], o[1], o[2], o[3], i[0], i[1], i[2], i[3], i[4], i[5], *_seen(a))
+        _attend_backward(attention_backward_bf16 if _fits_bf16(i[1], a) else k.attention_backward, o, i, a)
 
     return {
         "attention": attention,

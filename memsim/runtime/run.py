@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ import psutil
 from memsim.errors import InputError, UsageError
 from memsim.files import require_disk, write_text
 from memsim.ir.serialize import save_program
-from memsim.models.lora import LoraConfig, check_lora, n_trainable
+from memsim.models.lora import LoraConfig, check_lora, n_trainable, with_our_names
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Enforcement, ExitReason, Result, host_info, versions, write_result
@@ -21,6 +21,7 @@ from memsim.runtime.cap import Cap, open_cap
 from memsim.runtime.directories import RUNS, out_directory, work_directory
 from memsim.runtime.follow import NodeDone, NotCompiled, Outcome, StepDone
 from memsim.runtime.job import WorkerJob
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import NODE_BYTES, Prepared, forget_kernels, prepare_kernels
 from memsim.runtime.seed_log import SeedLog, header_of
 from memsim.runtime.supervise import supervise
@@ -186,6 +187,7 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
 def _make_ready(config: RunConfig, progress: RunProgress) -> _Ready:
     """Find the model, plan the run and know the kernels, before anything is written but caches."""
     pack, name = find_model(config.model, progress.packing)
+    config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, pack)
     plan = plan_run(setup, pack.model_hash)
     kernels = prepare_kernels(setup.threads, progress.stage)
@@ -232,6 +234,8 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"{option} {value} is below 0")
     if config.threads > (available := len(os.sched_getaffinity(0))):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
+    if config.schedule in METHODS:
+        estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
     if config.out is not None and config.out.exists():
         raise InputError(f"--out {config.out} exists; choose a directory that does not")
     for path in (config.data, config.eval_data):
@@ -255,11 +259,14 @@ def _admit(ready: _Ready, baseline_bytes: int) -> None:
 
 def _setup(config: RunConfig, pack: Pack) -> TrainingSetup:
     check_lora(config.lora, pack.config)
-    if config.seq_len > pack.config.max_position_embeddings:
+    if config.seq_len > pack.config.longest_sequence:
         raise UsageError(
-            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, "
-            f"{pack.config.max_position_embeddings}"
+            f"--seq-len {config.seq_len} is above the model's max_position_embeddings, {pack.config.longest_sequence}"
         )
+    if pack.config.num_labels is not None:
+        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
+    if pack.config.family.ends is not None and config.seq_len < 3:
+        raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     return TrainingSetup(
         config=pack.config,
         group_size=pack.group_size,
@@ -312,6 +319,7 @@ def _prepare_job(ready: _Ready, out: Path, work: Path, progress: RunProgress) ->
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
+        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(work / "adapter"),

@@ -16,7 +16,7 @@ from memsim.models.decoder import constant_values, constants
 from memsim.models.lora import LoraConfig, adapter_shapes, fill_initial
 from memsim.models.parts import block_part
 from memsim.planner.staging import staging
-from memsim.runtime.data import Batches, TokenFile
+from memsim.runtime.data import IGNORED, Batches, Windows
 from memsim.runtime.executor import Executor, Observer
 from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
@@ -42,10 +42,16 @@ class _Losses:
         self._total = np.zeros(3)
         self.rho: tuple[float, ...] = ()
 
-    def next_batch(self, ids: Array, labels: Array) -> None:
-        window = next(self._windows)
-        np.copyto(ids, window[0])
-        np.copyto(labels, window[1])
+    def next_batch(self, ids: Array, labels: Array, n_valid: Array | None = None) -> None:
+        own_ids, own_labels = next(self._windows)
+        count = len(own_ids)
+        if not 0 < count <= len(ids) or len(own_labels) > len(labels):
+            raise WorkerError(f"a window of {count} tokens does not fit a step that was planned for {len(ids)}")
+        # A shorter window is padded, behind: no token before it sees that in a causal model, nor within n_valid.
+        ids[:count], ids[count:] = own_ids, 0
+        labels[: len(own_labels)], labels[len(own_labels) :] = own_labels, IGNORED
+        if n_valid is not None:
+            n_valid[0] = count
 
     def emit_loss(self, stats: Array) -> None:
         self._total += stats
@@ -147,7 +153,7 @@ class Session:
         self._pinned["rho"][:] = rho
         self._train.run()
 
-    def evaluate(self, tokens: TokenFile, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
+    def evaluate(self, tokens: Windows, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""
         if self._evaluate is None:
             raise WorkerError("this session has no evaluation program")

@@ -78,10 +78,15 @@ def _gated(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     ds += by_up
 
 
-def _relu(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    (y, dy), (x, dx) = _halves(o[0]), _halves(i[0])
-    k.relu_forward(y, x)
-    k.relu_backward(dy, dx, x)
+def _by_its_slope(forward: Callable[..., None], backward: Callable[..., None]) -> Kernel:
+    """Return the op of a function of single elements."""
+
+    def call(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+        (y, dy), (x, dx) = _halves(o[0]), _halves(i[0])
+        forward(y, x)
+        backward(dy, dx, x)
+
+    return call
 
 
 def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -92,9 +97,14 @@ def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     """Make softmax's derivative P' = P (S' - <P, S'>) some queries at a time, head by head: O' = P' V + P V'."""
-    (y, dy), (q, dq), (keys, d_keys), (v, dv) = _halves(o[0]), *map(_halves, i)
-    heads, kv_heads, n_tokens = a["n_heads"], a["n_kv_heads"], len(q)
-    k.attention_forward(y, o[1], q, keys, v, heads, kv_heads, a["scale"], a["window"], a["causal"])
+    n_tokens = int(i[3][0]) if len(i) > 3 else len(i[0]) // 2
+    halves = [_halves(array) for array in (o[0], *i[:3])]
+    for half in halves[0]:
+        half[n_tokens:] = 0  # padding
+    (y, dy), (q, dq), (keys, d_keys), (v, dv) = ((x[:n_tokens], dx[:n_tokens]) for x, dx in halves)
+    heads, kv_heads = a["n_heads"], a["n_kv_heads"]
+    lse = o[1].reshape(-1)[: heads * n_tokens].reshape(heads, n_tokens)
+    k.attention_forward(y, lse, q, keys, v, heads, kv_heads, a["scale"], a["window"], a["causal"])
     size, rows = q.shape[1] // heads, min(n_tokens, TANGENT_ROWS)
     pieces = o[2][: 7 * n_tokens * size].reshape(7, n_tokens, size)
     squares = o[2][7 * n_tokens * size :].reshape(3, rows * n_tokens)
@@ -107,7 +117,7 @@ def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         for start in range(0, n_tokens, rows):
             count = min(rows, n_tokens - start)
             mats = [square[: count * n_tokens].reshape(count, n_tokens) for square in squares]
-            _attention_rows(pieces, mats, start, o[1][head, start : start + count], a)
+            _attention_rows(pieces, mats, start, lse[head, start : start + count], a)
             np.copyto(dy[start : start + count, own], pieces[6][:count])
 
 
@@ -151,7 +161,8 @@ def tangent_kernels(linear_q4: Kernel, head: Kernel) -> dict[str, Kernel]:
         "rmsnorm_tangent": _rmsnorm,
         "layernorm_tangent": _layernorm,
         "gated_tangent": _gated,
-        "relu_tangent": _relu,
+        "relu_tangent": _by_its_slope(k.relu_forward, k.relu_backward),
+        "gelu_tangent": _by_its_slope(k.gelu_forward, k.gelu_backward),
         "add_table_rows_tangent": _add_table_rows,
         "attention_tangent": _attention,
         "linear_cross_entropy_q4_tangent": partial(_head, head),

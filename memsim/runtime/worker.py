@@ -19,6 +19,8 @@ from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_foot
 from memsim.runtime.job import Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
+    from memsim.models.config import ModelConfig
+    from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
 
 
@@ -44,7 +46,7 @@ def main() -> None:
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.ir.serialize import load_program
     from memsim.models.lora import LoraConfig
-    from memsim.runtime.data import Batches, TokenFile
+    from memsim.runtime.data import Batches
     from memsim.runtime.kernels import finish_loading, load_kernels
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.session import Session
@@ -68,8 +70,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     checking.finish()
     lora = LoraConfig(job.lora_rank, job.lora_alpha, job.target_modules)
     session = Session(pack, lora, train, evaluate, Path(job.scratch), job.seed, job.cold, None, kernels, weights)
-    tokens = TokenFile(Path(job.tokens), pack.config.vocab_size)
-    eval_tokens = TokenFile(Path(job.eval_tokens), pack.config.vocab_size) if job.eval_tokens else None
+    tokens = _windows(job.tokens, job, pack.config)
+    eval_tokens = _windows(job.eval_tokens, job, pack.config) if job.eval_tokens else None
     batches = Batches(tokens, job.seq_len, job.seed)
 
     def observe(index: int, start: float, seconds: float) -> None:
@@ -95,6 +97,18 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     messages.send("stage", name="writing the adapter")
     write_adapter(Path(job.adapter), session.adapters(), pack.config, lora, job.base_model)
     messages.send("done")
+
+
+def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
+    """Return the windows of a token file, masked if the model needs that."""
+    from memsim.runtime.data import TokenFile
+
+    file = TokenFile(Path(path), config.vocab_size)
+    if job.mask_id is None or config.family.ends is None:
+        return file
+    from memsim.runtime.masking import MaskedTokens
+
+    return MaskedTokens(file, config.vocab_size, job.mask_id, config.family.ends, job.seed)
 
 
 class _Check:

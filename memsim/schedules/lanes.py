@@ -8,7 +8,10 @@ from memsim.ir.builder import Builder
 from memsim.ir.opset import lane_slot
 from memsim.ir.program import Program, TensorType
 
-_LOOK_AT_SEQUENCES = ("rope", "attention", "add_table_rows", "linear_cross_entropy_q4")
+_LOOK_AT_SEQUENCES = (
+    *("rope", "attention", "add_table_rows", "take_rows"),
+    *("linear_cross_entropy_q4", "cross_entropy"),
+)
 
 
 def lane_axis(name: str) -> int:

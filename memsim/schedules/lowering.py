@@ -12,6 +12,7 @@ from memsim.ir.opset import OpError
 from memsim.ir.program import Program, Repeat, Space, TensorType
 from memsim.ir.verify import verify
 from memsim.models.graph import ModelGraph
+from memsim.models.head import label_type
 from memsim.models.parts import block_part, head_matrix, part_tensors
 from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.emitter import Emitter, Env, nodes_for
@@ -49,6 +50,7 @@ class Lowering:
         self.emit = Emitter(graph, choices)
         self.builder = self.emit.builder
         self.saved: list[Env] = [{} for _ in range(self.n_blocks)]
+        self.padding: Env = {}
 
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
         """Return the program of a training step."""
@@ -125,18 +127,25 @@ class Lowering:
 
     def _next_batch(self) -> tuple[str, str]:
         self.emit.enter("", "forward")
-        kind = TensorType((self.graph.n_tokens,), "u32")
-        ids, labels = (self.builder.declare(name, kind) for name in ("ids", "labels"))
-        self.builder.emit_declared("next_batch", [], [ids, labels])
+        config, n_tokens = self.graph.config, self.graph.n_tokens
+        ids = self.builder.declare("ids", TensorType((n_tokens,), "u32"))
+        labels = self.builder.declare("labels", label_type(config, n_tokens))
+        if not config.family.causal:
+            self.padding = {"n_valid": self.builder.declare("n_valid", TensorType((1,), "u32"))}
+        self.builder.emit_declared("next_batch", [], [ids, labels, *self.padding.values()])
         return ids, labels
 
     def _embed(self, ids: str, prefix: str = "f") -> str:
         self.emit.enter("embed", "forward")
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
+        # A row a token of the words and of the table of positions; all of what is the same for every token.
         words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
-        n_rows = {name: positions[0] if name == "embed_positions.weight" else words for name in specs}
-        row_bytes = sum(spec.n_bytes // n_rows[name] for name, spec in specs.items())
-        env = self.emit.page_in("embed", prefix, reads_bytes=self.graph.n_tokens * row_bytes)
+        n_rows = {"embed_positions.weight": positions[0], "embed_tokens.q": words, "embed_tokens.scales": words}
+        reads = sum(
+            self.graph.n_tokens * (spec.n_bytes // n_rows[name]) if name in n_rows else spec.n_bytes
+            for name, spec in specs.items()
+        )
+        env = self.emit.page_in("embed", prefix, reads_bytes=reads)
         weights = list(env.values())
         env["ids"] = ids
         self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, prefix, env)
@@ -149,7 +158,7 @@ class Lowering:
         env, weights = self.emit.block_weights(index, "f")
         for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
             self.emit.prefetch(following)
-        env |= self.emit.constants | self.emit.adapters(index, "f")
+        env |= self.emit.constants | self.padding | self.emit.adapters(index, "f")
         env["x"] = x
         self._save(index, chosen, env)
         attention = self.graph.attention(index)
@@ -252,7 +261,7 @@ class Lowering:
         if following >= 0:
             self.emit.prefetch(block_part(following))
         adapters = self.emit.adapters(index, "r")
-        env |= self.emit.constants | adapters
+        env |= self.emit.constants | self.padding | adapters
         self._restore(index, env)
         mlp = None if self._tiles() else self.graph.mlp()
         self._recompute(index, env, {*attention.backward.residuals, *(mlp.backward.residuals if mlp else ("x_mid",))})

@@ -11,7 +11,16 @@ from memsim.ir.program import Attr, Node, Program, TensorType
 LINEAR = ("add",)
 """Ops that are as they are with twice the rows."""
 
-_SAME_NAME = ("linear_q4", "rmsnorm", "layernorm", "attention", "relu", "add_table_rows", "linear_cross_entropy_q4")
+_SAME_NAME = (
+    "linear_q4",
+    "rmsnorm",
+    "layernorm",
+    "attention",
+    "relu",
+    "gelu",
+    "add_table_rows",
+    "linear_cross_entropy_q4",
+)
 _GATED = ("swiglu", "geglu")
 
 

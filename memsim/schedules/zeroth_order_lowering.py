@@ -136,7 +136,7 @@ class ZeroOrderLowering(Lowering):
         env, weights = self.emit.block_weights(index, prefix)
         for following in [block_part(index + 1)] if index + 1 < self.n_blocks else self._head_parts():
             self.emit.prefetch(following)
-        return env | self.emit.constants, weights, self.emit.adapters(index, prefix)
+        return env | self.emit.constants | self.padding, weights, self.emit.adapters(index, prefix)
 
     def _through(self, index: int, x: str, env: Env, lanes: int, prefix: str, own_adapters: bool) -> str:
         """Emit the forward nodes of a block for the lanes in ``x``; return its output."""

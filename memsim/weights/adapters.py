@@ -1,6 +1,7 @@
 """LoRA adapters on disk, in PEFT's format, so that other tools can load what memsim trained."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -14,7 +15,7 @@ from memsim.files import atomic_write, write_text
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
 from memsim.models.family import DECODER, Family
-from memsim.models.lora import LoraConfig, adapter_shapes, check_lora
+from memsim.models.lora import LoraConfig, adapter_shapes, check_lora, module_names
 from memsim.models.parts import TensorSpec
 from memsim.weights.tensor_file import TensorEntry, TensorFileWriter, map_file, read_header, view
 
@@ -37,6 +38,9 @@ _UNSUPPORTED_LISTS = (
     "trainable_token_indices",
     "layer_replication",
 )
+
+# A block's number, and the whole name of a module in it.
+_PATTERN = r".*\.\d+\.({})"
 
 Adapter = Mapping[tuple[int, str], NDArray[np.float32]]
 
@@ -149,17 +153,63 @@ def _peft_config(config: ModelConfig, lora: LoraConfig, base_model: str) -> dict
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": lora.rank,
-        "target_modules": [theirs for theirs, ours in peft_targets(config).items() if ours in lora.target_modules],
-        "task_type": "CAUSAL_LM",
+        "target_modules": peft_targets(config, lora),
+        # PEFT has no task of masked language models; with SEQ_CLS it would look for a trained classifier.
+        "task_type": "CAUSAL_LM" if config.family.causal else None,
         "use_dora": False,
         "use_rslora": False,
     }
 
 
-def peft_targets(config: ModelConfig) -> dict[str, str]:
-    """Return the projections of a model: short name in its transformers class -> ours."""
-    names = {config.family.names.get(name, name): name for name in config.projections()}
-    return {theirs.rpartition(".")[2]: ours.rpartition(".")[2] for theirs, ours in names.items()}
+def peft_targets(config: ModelConfig, lora: LoraConfig) -> list[str] | str:
+    """Return what PEFT calls the projections with an adapter.
+
+    That is the shortest end of each name that no other projection has; or, where one name is the end of another
+    (RoBERTa's ``output.dense`` and ``attention.output.dense``) and only one is meant, a regular expression.
+    """
+    modules = module_names(config)
+    chosen = [theirs for theirs, ours in modules.items() if lora.targets(ours)]
+    ends = [_shortest_end(theirs, modules) for theirs in chosen]
+    if {theirs for theirs in modules if any(_is_end(end, theirs) for end in ends)} == set(chosen):
+        return ends
+    return _PATTERN.format("|".join(map(re.escape, chosen)))
+
+
+def _shortest_end(module: str, modules: Iterable[str]) -> str:
+    others = [other for other in modules if other != module]
+    words = module.split(".")
+    ends = (".".join(words[start:]) for start in reversed(range(len(words))))
+    return next((end for end in ends if not any(_is_end(end, other) for other in others)), module)
+
+
+def _is_end(end: str, module: str) -> bool:
+    """Return whether PEFT applies ``end``, of a list of names, to ``module``."""
+    return f".{module}".endswith(f".{end}")
+
+
+def _projections_of(targets: Any, config: ModelConfig, path: Path) -> tuple[str, ...]:
+    """Return our short names of the projections that untrusted ``target_modules`` mean.
+
+    Raises:
+        InputError: They are no list of names, and no regular expression of ours; or one is unknown.
+    """
+    start, end = _PATTERN.split("{}")
+    exact = isinstance(targets, str) and targets.startswith(start) and targets.endswith(end)
+    if exact:
+        targets = targets[len(start) : -len(end)].replace("\\", "").split("|")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise InputError(f"{path}: target_modules must be a list of names, not {shown(targets)}")
+    modules = module_names(config)
+    found = {
+        target: [name for name in modules if name == target or (not exact and _is_end(target, name))]
+        for target in targets
+    }
+    unknown = [target for target, names in found.items() if not names]
+    if unknown:
+        known = ", ".join(_shortest_end(name, modules) for name in modules)
+        raise InputError(f"{path}: target_modules {shown(unknown[0])} is unknown; known: {known}")
+    meant = {name for names in found.values() for name in names}
+    return tuple(ours.rpartition(".")[2] for theirs, ours in modules.items() if theirs in meant)
 
 
 def _lora_config(path: Path, config: ModelConfig) -> LoraConfig:
@@ -180,13 +230,7 @@ def _lora_config(path: Path, config: ModelConfig) -> LoraConfig:
         raise InputError(f"{path}: r must be an integer, not {shown(rank)}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > 1e9 or not isfinite(alpha):
         raise InputError(f"{path}: lora_alpha must be a positive number, not {shown(alpha)}")
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise InputError(f"{path}: target_modules must be a list of names, not {shown(targets)}")
-    known = peft_targets(config)
-    lora = LoraConfig(rank, float(alpha), tuple(ours for theirs, ours in known.items() if theirs in targets))
-    unknown = [target for target in targets if target not in known]
-    if unknown:
-        raise InputError(f"{path}: target_modules {shown(unknown[0])} is unknown; known: {', '.join(known)}")
+    lora = LoraConfig(rank, float(alpha), _projections_of(targets, config, path))
     try:
         check_lora(lora, config)
     except UsageError as error:

@@ -60,7 +60,7 @@ def hugging_face_name(part: str, name: str, family: Family = DECODER) -> str:
     name = f"{family.names.get(module, module)}.{kind}"
     if part.startswith("block_"):
         return family.blocks.format(int(part.removeprefix("block_"))) + name
-    return name if name.startswith("lm_head.") else family.prefix + name
+    return name if name.startswith(("lm_head.", "classifier.")) else family.prefix + name
 
 
 def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tuple[str, str, tuple[int, ...]]]:

@@ -19,7 +19,7 @@ import numpy as np
 from memsim.errors import InputError
 from memsim.json_file import open_regular, shown
 
-Value = int | float | bool | str | tuple[int | float | bool, ...]
+Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...]
 
 _MAX_HEADER_BYTES = 128 << 20
 _MAX_TEXT_BYTES = 1 << 16  # longer texts (chat templates) are skipped
@@ -76,8 +76,12 @@ def gguf_library() -> Any:
     return gguf
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
+def read_gguf_header(path: Path, keep: frozenset[str] = frozenset()) -> GgufHeader:
     """Read and check the header of an untrusted GGUF file.
+
+    Args:
+        path: The file.
+        keep: Metadata that are kept although they are long, such as the vocabulary.
 
     Raises:
         InputError: Unreadable, truncated, no GGUF, or tensors of an unknown type, outside the file or overlapping; or
@@ -85,7 +89,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """
     try:
         with open_regular(path) as file:
-            return _Reader(file, path).header()
+            return _Reader(file, path, keep).header()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -93,8 +97,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
 class _Reader:
     """Reads a header front to back; every length is checked against what is left before it is used."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: BinaryIO, path: Path, keep: frozenset[str]) -> None:
+        self._file, self._path, self._keep = file, path, keep
         self._file_bytes = os.fstat(file.fileno()).st_size
         self._end = min(self._file_bytes, _MAX_HEADER_BYTES)
         self._position = 0
@@ -109,7 +113,8 @@ class _Reader:
         n_pairs = self._count(_SMALLEST_PAIR_BYTES, "metadata pairs")
         metadata: dict[str, Value] = {}
         for _ in range(n_pairs):
-            key, value = self._name(), self._value(self._scalar("<I"))
+            key = self._name()
+            value = self._value(self._scalar("<I"), key in self._keep)
             if key in metadata:
                 raise InputError(f"{self._path}: metadata {shown(key)} appears twice")
             if value is not None:
@@ -156,29 +161,32 @@ class _Reader:
             raise InputError(f"{self._path} holds a name of over {_MAX_NAME_BYTES} bytes; it is corrupt")
         return name
 
-    def _value(self, kind: int) -> Value | None:
-        """Return a metadata value, or None for one that is long."""
+    def _value(self, kind: int, keep: bool = False) -> Value | None:
+        """Return a metadata value, or None for one that is long, unless that is to be kept."""
         if kind == _STRING:
             return self._text(_MAX_TEXT_BYTES)
         if kind == _ARRAY:
-            return self._array(self._scalar("<I"))
+            return self._array(self._scalar("<I"), keep)
         if kind not in _SCALARS:
             raise InputError(f"{self._path} has metadata of the unknown type {kind}; it is corrupt")
         value = self._scalar(_SCALARS[kind])
         # The shortest number that is this float32: what was written was 1e-6 and not 9.99999997e-07.
         return float(str(np.float32(value))) if kind == _FLOAT32 else value
 
-    def _array(self, kind: int) -> Value | None:
+    def _array(self, kind: int, keep: bool) -> Value | None:
         if kind == _STRING:
-            for _ in range(self._count(8, "strings")):
+            count = self._count(8, "strings")
+            if keep:
+                return tuple(self._name() for _ in range(count))
+            for _ in range(count):
                 self._text(0)
             return None
         if kind not in _SCALARS:
             raise InputError(f"{self._path} has an array of the unknown type {kind}; it is corrupt")
         item_bytes = struct.calcsize(_SCALARS[kind])
         count = self._count(item_bytes, "array items")
-        if count <= _MAX_ARRAY:
-            return tuple(self._value(kind) for _ in range(count))  # type: ignore[misc]  # scalars only
+        if keep or count <= _MAX_ARRAY:
+            return tuple(self._value(kind) for _ in range(count))  # type: ignore[return-value]  # scalars
         self._skip(count * item_bytes)
         self._file.seek(self._position)
         return None

@@ -6,6 +6,7 @@ adds 1, stay: a pack, too, holds what a norm multiplies with. Source: convert_hf
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from memsim.weights.checkpoint import hugging_face_name, wanted_tensors
 from memsim.weights.gguf_config import hugging_face_config
 from memsim.weights.gguf_file import GgufHeader, read_gguf_header
 from memsim.weights.gguf_tensor import GGUF_KINDS, GgufTensor
+from memsim.weights.gguf_tokenizer import gguf_tokenizer
 from memsim.weights.source import Checkpoint, SourceTensor, eos_in
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -69,7 +71,7 @@ def open_gguf(path: Path) -> Checkpoint:
     if unused:
         raise InputError(f"{path} holds the tensor {shown(min(unused))}, which {config.model_type} does not have")
     eos = eos_in(header.metadata.get("tokenizer.ggml.eos_token_id"), config)
-    return Checkpoint(path.parent, config, eos, tensors)
+    return Checkpoint(path.parent, config, eos, tensors, partial(gguf_tokenizer, path))
 
 
 def _config_dict(header: GgufHeader, path: Path) -> dict[str, Any]:

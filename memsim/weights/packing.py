@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
-from memsim.files import atomic_write, require_free
+from memsim.files import atomic_write, require_free, write_text
 from memsim.json_file import open_regular
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
 from memsim.units import format_bytes
@@ -121,6 +121,8 @@ def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: P
                     done += tensor.n_bytes
                     progress(tensor.name, done, total)
         _copy_tokenizer(checkpoint.directory, staging)
+        if not (staging / TOKENIZER_FILES[0]).exists() and (made := checkpoint.tokenizer()) is not None:
+            write_text(staging / TOKENIZER_FILES[0], made)
         pack.finish("packed", eos_token_id=checkpoint.eos_token_id)
     return PackReport(open_pack(out), tuple(errors))
 

@@ -1,7 +1,7 @@
 """What a pack is made of: the tensors of a checkpoint, whatever its format, each read by rows."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +77,15 @@ class Checkpoint:
         config: The model's dimensions.
         eos_token_id: End-of-text token, if the checkpoint names one inside the vocabulary.
         tensors: (part, our tensor name) -> source.
+        tokenizer: Makes the text of a tokenizer.json from the checkpoint's own metadata, for where none lies beside
+            it; None if that is of a kind that cannot be made.
     """
 
     directory: Path
     config: ModelConfig
     eos_token_id: int | None
     tensors: Mapping[tuple[str, str], SourceTensor]
+    tokenizer: Callable[[], str | None] = lambda: None
 
     @property
     def n_bytes(self) -> int:

@@ -4,6 +4,7 @@ import pytest
 import reference
 from memsim_kernels import cpu
 from memsim_kernels.head_f32 import head_floats, head_q4
+from memsim_kernels.matmul import NO_BIAS
 
 ENGINES = ["f32"]
 if cpu.HAS_AVX512_BF16:
@@ -23,15 +24,15 @@ SHAPES = [
 ]
 
 
-def head(kit, engine, x, labels, packed, vocabulary, group_size, scale, with_dx=True):
+def head(kit, engine, x, labels, packed, vocabulary, group_size, scale, with_dx=True, bias=NO_BIAS):
     q, scales, _ = packed
     stats, dx = np.full(3, np.nan), kit.nans(*x.shape) if with_dx else None
     if engine == "f32":
         work = np.full(head_floats(*x.shape, 2), np.nan, np.float32)
-        head_q4(stats, dx, x, labels, q, scales, vocabulary, group_size, scale, work)
+        head_q4(stats, dx, x, labels, q, scales, vocabulary, group_size, scale, work, bias)
     else:
         work = np.full(head_bf16_floats(*x.shape, 2), np.nan, np.float32)
-        head_q4_bf16(stats, dx, x, labels, q, scales, vocabulary, group_size, scale, work, engine == cpu.AMX)
+        head_q4_bf16(stats, dx, x, labels, q, scales, vocabulary, group_size, scale, work, engine == cpu.AMX, bias)
     return stats, dx
 
 
@@ -48,11 +49,13 @@ def inputs(kit, shape):
 
 @ENGINE
 @pytest.mark.parametrize("shape", SHAPES)
-def test_head(kit, engine, shape):
+@pytest.mark.parametrize("biased", [False, True])
+def test_head(kit, engine, shape, biased):
     tokens, vocabulary, _, group_size = shape
     x, labels, packed = inputs(kit, shape)
-    stats, dx = head(kit, engine, x, labels, packed, vocabulary, group_size, 0.5)
-    logits = reference.linear_forward(x, packed[2])
+    bias = kit.frozen(vocabulary) if biased else NO_BIAS
+    stats, dx = head(kit, engine, x, labels, packed, vocabulary, group_size, 0.5, bias=bias)
+    logits = reference.linear_forward(x, packed[2]) + (bias if biased else 0.0)
     want, _ = reference.cross_entropy_forward(logits, labels)
     want_dx = reference.linear_backward_input(reference.cross_entropy_backward(logits, labels, 0.5), packed[2])
     # Relative to float64: float32 chains of up to 1100 terms; bf16 rounds every factor by up to 2^-9, so logits near

@@ -91,17 +91,16 @@ def test_packs_what_transformers_saves(tmp_path, tied, dtype):
     assert_packed(pack, {name: model.state_dict()[name].float().numpy() for name in names})
 
 
-@pytest.mark.parametrize("name", FAMILY_CHANGES)
+@pytest.mark.parametrize("name", [*FAMILY_CHANGES, "roberta-classifier"])
 def test_packs_every_family_as_transformers_saves_it(tmp_path, name):
     pytest.importorskip("transformers")
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from oracle import reference_config
+    from oracle import model_class, reference_config
 
-    config = family_config(name)
+    config = family_config(name) if name in FAMILY_CHANGES else replace(family_config("roberta"), num_labels=3)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(reference_config(config))
+    model = model_class(config).from_config(reference_config(config))
     for parameter in model.parameters():  # norms and biases start as ones and zeros
         torch.nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "hf")
@@ -133,8 +132,9 @@ def test_packs_the_text_model_of_a_multimodal_checkpoint(tmp_path, prefix):
 def _as_packed(model, config):
     """Return what a pack holds of a transformers model: norm weights as factors, no tied head."""
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        del state["lm_head.weight"]
+    for tied in ("lm_head.weight", "lm_head.decoder.weight", "lm_head.decoder.bias"):
+        if config.tie_word_embeddings:
+            state.pop(tied, None)
     if config.model_type == "gemma3_text":
         state |= {name: np.float32(1) + values for name, values in state.items() if values.ndim == 1}
     return state

@@ -1,0 +1,66 @@
+"""The end of a model as a program: from the last block's output to the loss."""
+
+from memsim.ir.builder import Builder
+from memsim.ir.program import Attr, Program, TensorType
+from memsim.models.config import ModelConfig
+from memsim.models.decoder import emit_norm, matrix_attrs, part_inputs
+from memsim.models.parts import head_matrix, matrices
+
+
+def label_type(config: ModelConfig, n_tokens: int) -> TensorType:
+    """Return the type of the labels of one sequence: one a token, or one in all."""
+    return TensorType((1 if config.num_labels is not None else n_tokens,), "u32")
+
+
+def head_program(
+    config: ModelConfig, n_tokens: int, group_size: int, scale: float, one_pass: bool, train: bool, threads: int
+) -> Program:
+    """Return stats (loss, accuracy, count) from x [T, C] and labels; ``scale`` weighs the loss's gradient.
+
+    In one pass the vocabulary is streamed once for the loss and, in training, the gradient of the normed x. A
+    classifier has few classes and no need of that.
+    """
+    builder = Builder()
+    builder.input("x", TensorType((n_tokens, config.hidden_size)))
+    builder.input("labels", label_type(config, n_tokens))
+    for part in dict.fromkeys(("head", head_matrix(config)[0])):
+        part_inputs(builder, config, part, group_size)
+    if config.num_labels is not None:
+        _classifier(builder, config, group_size, scale)
+        return builder.build(["stats"])
+    matrix = head_matrix(config)[1]
+    x = _transform(builder, config, group_size) if config.family.transformed_head else "x"
+    emit_norm(builder, config, x, "norm", "norm")
+    attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size)
+    packed = [f"{matrix}.q", f"{matrix}.scales"]
+    bias = ["lm_head.bias"] if config.family.transformed_head else []
+    if one_pass:
+        outputs = ["stats", "work", *(["norm.grad"] if train else [])]
+        attrs |= {"scale": scale, "gradient": train, "threads": threads}
+        builder.emit("linear_cross_entropy_q4", ["norm", "labels", *packed, *bias], outputs, **attrs)
+    else:
+        builder.emit("linear_q4", ["norm", *packed, *bias], ["logits"], **attrs)
+        builder.emit("cross_entropy", ["logits", "labels"], ["stats", "lse"], scale=scale)
+    return builder.build(["stats"])
+
+
+def _project(builder: Builder, config: ModelConfig, x: str, name: str, out: str, group_size: int) -> str:
+    """Emit the product of ``x`` with a matrix of the head, which has a bias."""
+    attrs: dict[str, Attr] = matrix_attrs(matrices(config, "head")[name], group_size)
+    builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", f"{name}.bias"], [out], **attrs)
+    return out
+
+
+def _transform(builder: Builder, config: ModelConfig, group_size: int) -> str:
+    """Emit what comes before the norm of a masked language model's head."""
+    dense = _project(builder, config, "x", "head_dense", "dense", group_size)
+    return builder.emit(config.family.activation, [dense], ["head_activation"])[0]
+
+
+def _classifier(builder: Builder, config: ModelConfig, group_size: int, scale: float) -> None:
+    """Emit the loss of one label from the first token."""
+    (first,) = builder.emit("take_rows", ["x"], ["first"], start=0, count=1)
+    dense = _project(builder, config, first, "classifier.dense", "dense", group_size)
+    (pooled,) = builder.emit("tanh", [dense], ["pooled"])
+    logits = _project(builder, config, pooled, "classifier.out_proj", "logits", group_size)
+    builder.emit("cross_entropy", [logits, "labels"], ["stats", "lse"], scale=scale)
