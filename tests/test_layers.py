@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli", "pytest_plugin"},
     {"reports", "regression"},
-    {"bench"},
+    {"bench", "compare"},
     {"runtime", "search"},
     {"simulator"},
     {"planner"},

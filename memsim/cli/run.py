@@ -127,6 +127,7 @@ class _Grouped(click.Command):
 )
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text, or examples, to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
+@click.option("--eval-first", is_flag=True, help="Evaluate before the first step too.")
 @click.option(
     "--eval-sequences", type=int, default=8, metavar="N", help="Sequences, or examples, of an evaluation, at most."
 )
@@ -203,6 +204,7 @@ def command(
     zo_hybrid_k: int,
     eval_data: Path | None,
     eval_every: int,
+    eval_first: bool,
     eval_sequences: int,
     out: Path | None,
     scratch: Path | None,
@@ -253,6 +255,7 @@ def command(
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
+        eval_first=eval_first,
         **scheme_settings(scheme),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,

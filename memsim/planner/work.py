@@ -115,7 +115,7 @@ def _once(i: _Types, a: _Attrs) -> int:
     return 1
 
 
-def _by_rows(i: _Types) -> int:
+def _by_rows(i: _Types, a: _Attrs) -> int:
     """Products unpack a tile of the matrix once for so many rows of the other factor."""
     return -(-i[0].shape[0] // PRODUCT_ROWS)
 

@@ -83,6 +83,8 @@ class RunConfig:
         task: What the data's examples mean: the name of a task, or its file; None for plain text.
         template: Whether an example of the task reads as its template or as its plain text.
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
+        eval_first: Evaluate before the first step too.
+        events: Write every node to ``events.jsonl``: some 150 bytes each.
         out: Directory to create; None names one under ``runs``.
         scratch: Where spilled values go; None is the output directory.
         plan_check: Refuse a plan that does not fit.
@@ -107,6 +109,7 @@ class RunConfig:
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
+    eval_first: bool = False
     scheme: str = "lora"
     lora: LoraConfig = field(default_factory=LoraConfig)
     virtual_tokens: int = 20
@@ -116,6 +119,7 @@ class RunConfig:
     threads: int = 0
     compute: str = "auto"
     cold: bool = False
+    events: bool = True
     out: Path | None = None
     scratch: Path | None = None
     plan_check: bool = True
@@ -156,11 +160,13 @@ class RunOutcome:
         result: Its record, as written to ``result.json``.
         directory: Its output directory.
         message: What ended it, in one line; empty when it is done.
+        diverged: Whether that is a loss that is no number any more.
     """
 
     result: Result
     directory: Path
     message: str
+    diverged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +266,7 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
     if outcome.reason == "interrupted":
         outcome.message = f"interrupted after {len(outcome.steps)} steps"
     hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
-    finished = RunOutcome(result, out, hinted)
+    finished = RunOutcome(result, out, hinted, outcome.diverged)
     for listener in FINISHED:
         listener(config, finished)
     return finished
@@ -363,8 +369,9 @@ def check(config: RunConfig, out: Path) -> None:
         raise UsageError("--no-template needs --task")
     if config.task is not None and config.data is None:
         raise UsageError("--task needs --data: a JSONL file of its examples")
-    if config.eval_every and config.eval_data is None:
-        raise UsageError("--eval-every needs --eval-data")
+    for option, asked in {"--eval-every": config.eval_every, "--eval-first": config.eval_first}.items():
+        if asked and config.eval_data is None:
+            raise UsageError(f"{option} needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
         raise InputError(f"the scratch directory {config.scratch} does not exist; create it or choose another")
     require_disk(config.scratch or out, "the scratch")
@@ -446,7 +453,7 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
 def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> None:
     """Make a file of token ids, or of the examples of a task."""
     config, pack, task, text = ready.config, ready.pack, ready.task, ready.texts[name]
-    by_bytes = pack.source == "packed" and pack.tokenizer is None
+    by_bytes = pack.source == "packed" and pack.tokenizer is None and pack.config.vocab_size > 256
     progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
     vocab_size, seq_len = pack.config.vocab_size, config.seq_len
     if task is None:
@@ -498,6 +505,7 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         eval_tokens=str(directory.checkpoints / "eval.bin") if plan.evaluate else None,
         eval_sequences=config.eval_sequences,
         eval_every=config.eval_every,
+        eval_first=config.eval_first,
         steps=config.steps,
         seq_len=config.seq_len,
         accumulate=config.accumulate,
@@ -553,7 +561,7 @@ def _launch(
                 orders,
                 cap,
                 ready.plan.train.program,
-                directory.path / EVENTS_FILE,
+                directory.path / EVENTS_FILE if config.events else None,
                 lambda baseline_bytes: _admit(ready, baseline_bytes),
                 progress.node,
                 on_step,

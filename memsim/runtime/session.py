@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memsim.errors import WorkerError
+from memsim.errors import DivergedError, WorkerError
 from memsim.ir.program import Program, TensorType
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
@@ -169,7 +169,7 @@ class Session:
         """Run one step (numbered from 0) on ``accumulate`` windows; return its loss and accuracy before the update.
 
         Raises:
-            WorkerError: The loss is not finite.
+            DivergedError: The loss is not finite.
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
         self._begin(step)
@@ -183,7 +183,7 @@ class Session:
             self._losses.raising = False
             self._losses.clear()
         if not np.isfinite(loss):
-            raise WorkerError(f"the loss is {loss} at step {step + 1}; lower --lr")
+            raise DivergedError(f"the loss is {loss} at step {step + 1}; lower --lr")
         return score
 
     def _begin(self, step: int) -> None:

@@ -115,6 +115,7 @@ def test_the_defaults_of_these_tests_are_not_what_is_refused(workspace: Workspac
         (["--threads", -1], "--threads -1 is below 0"),
         (["--seed", -1], "--seed -1 is below 0"),
         (["--eval-every", 1], "--eval-every needs --eval-data"),
+        (["--eval-first"], "--eval-first needs --eval-data"),
         (["--eval-every", -1], "--eval-every -1 is below 0"),
         (["--schedule", "magic"], "'magic' is not one of 'mebp', 'tiled', 'backprop'"),
         (["--optimizer", "lion"], "'lion' is not one of "),
