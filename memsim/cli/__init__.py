@@ -9,7 +9,6 @@ from memsim import __version__
 from memsim.errors import MemsimError
 
 _COMMANDS = (
-_COMMANDS = (
     *("run", "compare", "pack", "simulate", "replay", "replay-seeds", "profile", "report", "validate"),
     *("check", "diff", "bench", "models", "devices"),
 )
