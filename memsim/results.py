@@ -132,6 +132,7 @@ class ChoicesRecord:
     mlp_tile: int | None
     prefetch: bool
     state: Literal["pinned", "paged"]
+    groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli", "pytest_plugin"},
     {"reports", "regression"},
-    {"bench"},
+    {"bench", "compare"},
     {"runtime"},
     {"search"},
     {"simulator"},
@@ -38,8 +38,11 @@ LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.
 WITHOUT_COMPILER = LEVELS["search"]
 
-# The op table of every run, and the process that times kernels with a part left out, which no run does.
-KNOW_THE_KERNELS = {"memsim.runtime.kernels", "memsim.bench.kernel_calls"}
+# The op tables of every run, and the process that times kernels with a part left out, which no run does.
+KNOW_THE_KERNELS = {
+    *("memsim.runtime.kernels", "memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
+    "memsim.bench.kernel_calls",
+}
 # Main programs of processes of their own, which exist to be compared with; nothing imports them.
 TORCH_PROCESSES = {"memsim.bench.peer_calls", "memsim.bench.torch_step"}
 

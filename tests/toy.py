@@ -9,10 +9,11 @@ import numpy as np
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
-from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.session import Session
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.weights.pack import Pack
 from toy_families import toy_config
 
@@ -58,7 +59,7 @@ def gradient_names(placed: PlacedProgram) -> dict[str, str]:
     """Return adapter (``block_000/self_attn.q_proj.lora_A``) -> value that holds its gradient, as updates read them."""
     names: dict[str, str] = {}
     for node in placed.program.nodes:
-        if "n_tensors" in node.attrs:
+        if "n_tensors" in node.attrs and node.op != "zo_update":
             n = int(node.attrs["n_tensors"])
             # Adapters that are loaded for a phase have its prefix: ``block_000/r.self_attn...``.
             adapters = [re.sub("/[rubh][.]", "/", name) for name in node.inputs[1 : n + 1]]
@@ -66,4 +67,62 @@ def gradient_names(placed: PlacedProgram) -> dict[str, str]:
     return names
 
 
-__all__ = ["Batches", "SEQ_LEN", "gradient_names", "plan_toy", "randomize_adapters", "token_file", "toy_config"]
+def flat_adapters(session: Session) -> np.ndarray:
+    """Return all adapters of a session as one vector."""
+    return np.concatenate([np.array(tensor).ravel() for _, _, tensor in session.adapters()])
+
+
+def step_noise(session: Session, seed: int, step: int, direction: int = 0, rademacher: bool = False) -> np.ndarray:
+    """Return z of a whole step, drawn here."""
+    from memsim_kernels import add_noise
+
+    drawn = []
+    for parameter, (_, _, tensor) in enumerate(session.adapters()):
+        z = np.zeros(tensor.size, np.float32)
+        add_noise(z, 1.0, seed, step, direction, parameter, rademacher)
+        drawn.append(z)
+    return np.concatenate(drawn)
+
+
+METHOD_LORA = LoraConfig(rank=3, alpha=6)  # an odd rank, which lanes pad
+
+
+def plan_method(
+    pack: Pack, schedule: str, lr: float = 1e-3, accumulate: int = 1, scheme: Scheme = METHOD_LORA, **settings: object
+) -> RunPlan:
+    """Plan a step of a zeroth-order method; ``settings`` are ``ZeroOrder``'s."""
+    setup = TrainingSetup(
+        config=pack.config,
+        group_size=pack.group_size,
+        scheme=scheme,
+        schedule=schedule,
+        n_tokens=SEQ_LEN,
+        optimizer=OptimizerConfig(lr=lr),
+        accumulate=accumulate,
+        zeroth_order=ZeroOrder(**settings),  # type: ignore[arg-type]
+    )
+    return plan_run(setup, pack.model_hash)
+
+
+def session_of(pack: Pack, disk: Path, plan: RunPlan, seed: int = 0, kernels: object = None) -> Session:
+    """Return a session of a plan of ``plan_method``, with random adapters."""
+    from memsim.runtime.kernels import KERNELS
+
+    session = Session(pack, METHOD_LORA, plan.train, None, disk, seed, kernels=kernels or KERNELS)  # type: ignore[arg-type]
+    randomize_adapters(session)
+    return session
+
+
+__all__ = [
+    "Batches",
+    "SEQ_LEN",
+    "flat_adapters",
+    "plan_method",
+    "session_of",
+    "step_noise",
+    "gradient_names",
+    "plan_toy",
+    "randomize_adapters",
+    "token_file",
+    "toy_config",
+]

@@ -22,6 +22,7 @@ from memsim_kernels.linear import (
 )
 from memsim_kernels.lora import linear_backward_weight, lora_backward
 from memsim_kernels.loss import cross_entropy_backward, cross_entropy_forward
+from memsim_kernels.noise import add_noise, keep_some
 from memsim_kernels.norm import rmsnorm_backward_input, rmsnorm_forward
 from memsim_kernels.optimizer import adamw_update, momentum_update, sgd_update
 from memsim_kernels.quant import embedding_q4_forward, unpack_q4
@@ -32,6 +33,7 @@ from memsim_kernels.vector_gradients import norm_backward_weight, sum_rows
 __all__ = [
     "adamw_update",
     "add",
+    "add_noise",
     "attention_backward",
     "attention_forward",
     "copy",
@@ -43,6 +45,7 @@ __all__ = [
     "gelu_backward",
     "gelu_forward",
     "head_q4",
+    "keep_some",
     "layernorm_backward_input",
     "layernorm_forward",
     "linear_backward_input",

@@ -35,7 +35,7 @@ from memsim_kernels.matmul import NO_BIAS, NO_MATRIX
 from memsim_kernels.one_pass import (
     STATE_WORDS,
     absorb_row,
-    add_to_stats,
+    add_to_lanes,
     count_valid,
     finish_row,
     merge_states,
@@ -47,7 +47,7 @@ from memsim_kernels.vectors import address_of as address
 
 F16 = NDArray[np.float16]
 
-ROWS = 256
+ROWS = 256  # with dx, whose sums each thread holds; without, twice as many
 TILE = 256
 TILE_STEPS = TILE // 32
 _NO_GRADIENT = np.empty((0, 0), np.float32)
@@ -60,12 +60,17 @@ def _line(columns: int) -> int:
 
 
 @helper
-def _part_floats(rows: int, columns: int) -> int:
-    return THREAD_FLOATS + rows * (_line(columns) + TILE + TILE // 2)
+def _part_floats(rows: int, columns: int, with_dx: bool) -> int:
+    return THREAD_FLOATS + rows * ((_line(columns) if with_dx else 0) + TILE + TILE // 2)
 
 
 @helper
-def head_bf16_floats(tokens: int, columns: int, threads: int) -> int:
+def _rows_at_once(with_dx: bool) -> int:
+    return ROWS if with_dx else 2 * ROWS
+
+
+@helper
+def head_bf16_floats(tokens: int, columns: int, threads: int, with_dx: bool = True) -> int:
     """Return how many float32 of workspace the head needs.
 
     At T >= 256 and C = 896 that is 448 KiB, and 1.5 MiB for each thread.
@@ -74,9 +79,10 @@ def head_bf16_floats(tokens: int, columns: int, threads: int) -> int:
         tokens: T.
         columns: C.
         threads: Threads that Numba will use.
+        with_dx: Whether dx is wanted.
     """
-    rows = (min(tokens, ROWS) + 15) // 16 * 16
-    return rows * ((columns + 31) // 32 * 16) + threads * _part_floats(rows, columns) + 16
+    rows = (min(tokens, _rows_at_once(with_dx)) + 15) // 16 * 16
+    return rows * ((columns + 31) // 32 * 16) + threads * _part_floats(rows, columns, with_dx) + 16
 
 
 @helper
@@ -88,7 +94,7 @@ def _absorb_tile(state: F64, logits: F32, weights: int, sums: F32, labels: U32, 
         row = logits[t * TILE : t * TILE + steps * 32]
         if t < labels.size:
             factor = absorb_row(state[t], row, column, inside, np.int64(labels[t]))
-            if factor != np.float32(1.0):
+            if line > 0 and factor != np.float32(1.0):
                 own = sums[t * line : (t + 1) * line]
                 for j in range(line):
                     own[j] *= factor
@@ -105,7 +111,7 @@ def _part(
     group_shift: int, amx: bool, with_dx: bool, begin: int, end: int, work: F32,
 ) -> None:  # fmt: skip
     """Do tiles begin ... end - 1 of the vocabulary."""
-    line, steps_in_all = _line(columns), (columns + 31) // 32
+    line, steps_in_all = _line(columns) if with_dx else 0, (columns + 31) // 32
     own = work[:THREAD_FLOATS]
     sums = work[THREAD_FLOATS : THREAD_FLOATS + rows * line]
     rest = work[THREAD_FLOATS + rows * line :]
@@ -150,11 +156,11 @@ def _head(
     a = address(work) + skip * 4
     factor = scale / max(1, count_valid(labels, vocabulary))
     stats[:] = 0.0
-    for row in range(0, tokens, ROWS):
-        inside = min(ROWS, tokens - row)
+    for row in range(0, tokens, _rows_at_once(with_dx)):
+        inside = min(_rows_at_once(with_dx), tokens - row)
         blocks = (inside + 15) // 16
         rows, steps = blocks * 16, (columns + 31) // 32
-        line, size = _line(columns), _part_floats(rows, columns)
+        line, size = _line(columns), _part_floats(rows, columns, with_dx)
         states = np.empty((workers, inside, STATE_WORDS), np.float64)
         factors = np.empty((workers, inside), np.float32)
         own_labels = labels[row : row + inside]
@@ -172,7 +178,7 @@ def _head(
                 worker * tiles // workers, (worker + 1) * tiles // workers, parts[worker * size : (worker + 1) * size],
             )  # fmt: skip
         merge_states(states, factors)
-        add_to_stats(stats, states[0], own_labels, vocabulary)
+        add_to_lanes(stats, states[0], own_labels, row, tokens, vocabulary)
         if with_dx:
             for t in prange(inside):
                 finish_row(
@@ -189,7 +195,7 @@ def head_q4_bf16(
 
     Args:
         stats: float64 [3], written: sum of losses, number correct, number valid. The sum is NaN when a label is
-            neither below V nor IGNORED.
+            neither below V nor IGNORED. [3 L] takes them for L lanes, equal stretches of the T tokens.
         dx: [T, C], written: scale / number valid * (softmax(logits) - onehot(labels)) W, zero rows for ignored labels;
             None to leave it out.
         x: [T, C].

@@ -33,7 +33,7 @@ from memsim_kernels.matmul import NO_BIAS
 from memsim_kernels.one_pass import (
     STATE_WORDS,
     absorb_row,
-    add_to_stats,
+    add_to_lanes,
     count_valid,
     finish_row,
     merge_states,
@@ -44,7 +44,7 @@ from memsim_kernels.tile import multiply
 
 F16 = NDArray[np.float16]
 
-ROWS = 256
+ROWS = 256  # with dx, whose sums each thread holds; without, twice as many
 TILE = 256
 WIDTH = 64  # of the result, and
 DEPTH = 128  # of the reduction: a panel of 32 KiB
@@ -57,20 +57,26 @@ def _line(columns: int) -> int:
 
 
 @helper
-def _part_floats(rows: int, columns: int) -> int:
-    return rows * (_line(columns) + TILE) + WIDTH * TILE + 16
+def _part_floats(rows: int, columns: int, with_dx: bool) -> int:
+    return rows * ((_line(columns) if with_dx else 0) + TILE) + WIDTH * TILE + 16
 
 
 @helper
-def head_floats(tokens: int, columns: int, threads: int) -> int:
+def _rows_at_once(with_dx: bool) -> int:
+    return ROWS if with_dx else 2 * ROWS
+
+
+@helper
+def head_floats(tokens: int, columns: int, threads: int, with_dx: bool = True) -> int:
     """Return how many float32 of workspace the head needs: 1.2 MiB for each thread at T >= 256 and C = 896.
 
     Args:
         tokens: T.
         columns: C.
         threads: Threads that Numba will use.
+        with_dx: Whether dx is wanted.
     """
-    return threads * _part_floats(min(tokens, ROWS), columns)
+    return threads * _part_floats(min(tokens, _rows_at_once(with_dx)), columns, with_dx)
 
 
 @helper
@@ -90,7 +96,7 @@ def _part(
 ) -> None:  # fmt: skip
     """Do tiles begin ... end - 1 of the vocabulary for the rows of ``labels``."""
     rows, columns = labels.size, x.shape[1]
-    line, flat_x = _line(columns), x.reshape(-1)
+    line, flat_x = _line(columns) if with_dx else 0, x.reshape(-1)
     sums = work[: rows * line]
     logits = work[rows * line : rows * (line + TILE)]
     panel = work[rows * (line + TILE) : rows * (line + TILE) + WIDTH * TILE]
@@ -126,7 +132,7 @@ def _part(
                 )
         for t in range(rows):
             factor = absorb_row(state[t], logits[t * TILE : t * TILE + wide], column, inside, np.int64(labels[t]))
-            if factor != np.float32(1.0):
+            if with_dx and factor != np.float32(1.0):
                 own = sums[t * line : (t + 1) * line]
                 for j in range(line):
                     own[j] *= factor
@@ -146,9 +152,9 @@ def _head(
     tiles = (vocabulary + TILE - 1) // TILE
     factor = scale / max(1, count_valid(labels, vocabulary))
     stats[:] = 0.0
-    for row in range(0, tokens, ROWS):
-        rows = min(ROWS, tokens - row)
-        line, size = _line(columns), _part_floats(rows, columns)
+    for row in range(0, tokens, _rows_at_once(with_dx)):
+        rows = min(_rows_at_once(with_dx), tokens - row)
+        line, size = _line(columns), _part_floats(rows, columns, with_dx)
         states = np.empty((workers, rows, STATE_WORDS), np.float64)
         factors = np.empty((workers, rows), np.float32)
         own_labels = labels[row : row + rows]
@@ -158,7 +164,7 @@ def _head(
                 worker * tiles // workers, (worker + 1) * tiles // workers, work[worker * size : (worker + 1) * size],
             )  # fmt: skip
         merge_states(states, factors)
-        add_to_stats(stats, states[0], own_labels, vocabulary)
+        add_to_lanes(stats, states[0], own_labels, row, tokens, vocabulary)
         if with_dx:
             for t in prange(rows):
                 finish_row(
@@ -175,7 +181,7 @@ def head_q4(
 
     Args:
         stats: float64 [3], written: sum of losses, number correct, number valid. The sum is NaN when a label is
-            neither below V nor IGNORED.
+            neither below V nor IGNORED. [3 L] takes them for L lanes, equal stretches of the T tokens.
         dx: [T, C], written: scale / number valid * (softmax(logits) - onehot(labels)) W, zero rows for ignored labels;
             None to leave it out.
         x: [T, C].

@@ -27,12 +27,16 @@ class Adapter(NamedTuple):
         b: [N, R].
         scale: lora_alpha / R.
         work: [T, R], overwritten.
+        lanes: Adapters side by side in ``a`` and ``b``: the rows of x are as many sequences of equal length one below
+            the other, and lane i of them has rows i R / lanes ... of ``a`` and the same columns of ``b`` to itself.
+            Only the forward product knows lanes.
     """
 
     a: F32 = NO_MATRIX
     b: F32 = NO_MATRIX
     scale: float = 1.0
     work: F32 = NO_MATRIX
+    lanes: int = 1
 
 
 NO_ADAPTER = Adapter()
@@ -42,6 +46,10 @@ def low_rank_forward(x: F32, adapter: Adapter) -> F32:
     """Return h [T, R] = scale x A^T, in the adapter's workspace; empty without an adapter."""
     if adapter.a.size:
         _project(adapter.work, x, adapter.a, True, adapter.scale)
+        tokens, slot = len(x) // adapter.lanes, len(adapter.a) // adapter.lanes
+        for lane in range(adapter.lanes if adapter.lanes > 1 else 0):
+            rows = adapter.work[lane * tokens : (lane + 1) * tokens]
+            rows[:, : lane * slot] = rows[:, (lane + 1) * slot :] = 0.0
     return adapter.work
 
 

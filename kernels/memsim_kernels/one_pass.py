@@ -105,6 +105,19 @@ def add_to_stats(stats: F64, state: F64, labels: U32, vocabulary: int) -> None:
 
 
 @helper
+def add_to_lanes(stats: F64, state: F64, labels: U32, row: int, tokens: int, vocabulary: int) -> None:
+    """Add rows ``row`` ... of ``tokens`` to the stats of the lanes that they are in: stats.size / 3 equal stretches."""
+    length = max(1, tokens // (stats.size // 3))
+    start = row
+    while start < row + labels.size:
+        lane = start // length
+        end = min(row + labels.size, (lane + 1) * length)
+        own = slice(start - row, end - row)
+        add_to_stats(stats[3 * lane : 3 * lane + 3], state[own], labels[own], vocabulary)
+        start = end
+
+
+@helper
 def count_valid(labels: U32, vocabulary: int) -> int:
     """Return how many labels are in the vocabulary."""
     valid = 0

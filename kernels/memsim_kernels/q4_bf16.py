@@ -71,7 +71,7 @@ from memsim_kernels.vectors import address_of as address
 F16 = NDArray[np.float16]
 I64 = NDArray[np.int64]
 
-ROWS = 256
+ROWS = 512
 STEPS = 33  # 1,024 of the reduction and an adapter of rank 32. Deep panels write few sums: 2 % of the time, 15 % at 8
 COLUMNS = 32
 
@@ -89,9 +89,9 @@ _NO_BIAS = np.empty(0, np.float32)
 
 
 def workspace_floats(rows: int, depth: int, threads: int, rank: int = 0) -> int:
-    """Return how many float32 of workspace a product needs: at most 530 KiB, and 137 KiB for each thread.
+    """Return how many float32 of workspace a product needs: at most 1,060 KiB, and 137 KiB for each thread.
 
-    An adapter adds 32 KiB for each 32 of its rank, and a panel of 66 KiB.
+    An adapter adds 64 KiB for each 32 of its rank, and a panel of 66 KiB.
 
     Args:
         rows: M.
@@ -312,9 +312,21 @@ def multiply_panels(
 
 
 @helper
+def _mask_lanes(work: F32, at: int, row: int, side_at: int, side_steps: int, lane_rows: int, slot: int) -> None:
+    """Clear, in 16 rows of h, the ranks that are not of the row's own lane."""
+    for i in range(16):
+        lane = (row + i) // lane_rows
+        for step in range(side_at, side_at + side_steps):
+            for j in range(32):
+                if (step * 32 + j) // slot != lane:
+                    work[at + step * (BLOCK_BYTES // 4) + i * 32 + j] = np.float32(0.0)
+
+
+@helper
 def _lay_out_block(
     a: int, x: int, x_row: int, rows: int, depth: int, packed_steps: int, side_at: int, side_steps: int,
     low: int, first: bool, panel: int, group: int, rank_steps: int, job: int, transposed: bool, amx: bool,
+    work: F32, row: int, lane_rows: int, slot: int,
 ) -> None:  # fmt: skip
     """Round a row block, add its product with the panel of 32 ranks to h, and append h to it once that is complete."""
     if group == 0:
@@ -328,6 +340,8 @@ def _lay_out_block(
             place, 128, 64, 0, place, 128, 64, 0, a, 0, panel, 1, packed_steps, job, 0, transposed, amx
         )  # fmt: skip
     if group == rank_steps - 1:
+        if lane_rows > 0:
+            _mask_lanes(work, (low - address(work)) // 4, row, side_at, side_steps, lane_rows, slot)
         for step in range(side_steps):
             for i in range(16):
                 source = low + (side_at + step) * BLOCK_BYTES + i * 128
@@ -335,16 +349,18 @@ def _lay_out_block(
 
 
 @kernel(
-    WRITE_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, READ_2D, READ_2D, FLOAT, BOOL, BOOL, BOOL, WRITE_1D, INT, INT
-)
+    WRITE_2D, READ_2D, READ_Q, READ_SCALES, READ_1D, INT, READ_2D, READ_2D, FLOAT, BOOL, BOOL, BOOL, WRITE_1D, INT, INT,
+    INT,
+)  # fmt: skip
 def _product(
     y: F32, x: F32, q: U32, scales: U16, bias: F32, group_size: int, into: F32, side: F32, lora_scale: float,
-    transposed: bool, accumulate: bool, amx: bool, work: F32, workers: int, leave_out: int,
+    transposed: bool, accumulate: bool, amx: bool, work: F32, workers: int, leave_out: int, lanes: int,
 ) -> None:  # fmt: skip
     """Compute y = x B + bias, or y += x B, with a low-rank product (scale x op(into)) op(side) beside it."""
     m, n = y.shape
     depth = x.shape[1]
     rank = side.shape[1] if transposed else side.shape[0]
+    lane_rows, slot = (m // lanes, rank // lanes) if lanes > 1 else (0, 1)
     rank_steps, depth_steps, panels = (rank + 31) // 32, (depth + 31) // 32, (n + COLUMNS - 1) // COLUMNS
     group_shift = 2 if group_size == 32 else 3
     most_blocks, most_steps = (min(m, ROWS) + 15) // 16, min(STEPS, depth_steps + rank_steps)
@@ -379,7 +395,7 @@ def _product(
                             a + block * steps * 1024, address(x) + (first * depth + at * 32) * 4, depth * 4, m - first,
                             min(packed_steps * 32, depth - at * 32), packed_steps, side_at, side_steps,
                             low + block * rank_steps * BLOCK_BYTES, at == 0, panel, group, rank_steps, address(job),
-                            transposed, amx,
+                            transposed, amx, work, first, lane_rows, slot,
                         )  # fmt: skip
                     if amx:
                         release_tiles()
@@ -417,7 +433,7 @@ def linear_q4_forward_bf16(
     """
     _product(
         y, x, q, scales.view(np.uint16), bias, group_size, adapter.a, adapter.b, adapter.scale, True, False, amx, work,
-        get_num_threads(), leave_out,
+        get_num_threads(), leave_out, adapter.lanes,
     )  # fmt: skip
 
 
@@ -441,5 +457,5 @@ def linear_q4_backward_input_bf16(
     """
     _product(
         dx, dy, q, scales.view(np.uint16), _NO_BIAS, group_size, adapter.b, adapter.a, adapter.scale, False, accumulate,
-        amx, work, get_num_threads(), leave_out,
+        amx, work, get_num_threads(), leave_out, 1,
     )  # fmt: skip

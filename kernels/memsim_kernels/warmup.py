@@ -108,6 +108,8 @@ def _warm_up_loss(
 
 def _warm_up_optimizers(size: int) -> None:
     p, m, v, g = (np.ones(size, np.float32) for _ in range(4))
+    kernels.add_noise(g, 0.1, 0, 1, 0, 0, False)
+    kernels.keep_some(g, 1, 0.5, 0, 1, 0)
     kernels.sgd_update(p, g, 0.1, 0.0)
     kernels.momentum_update(p, m, g, 0.1, 0.9, 0.0)
     kernels.adamw_update(p, m, v, g, 0.1, 0.9, 0.999, 1e-8, 0.01, 1)

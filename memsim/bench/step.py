@@ -14,11 +14,18 @@ from memsim.results import Result
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import prepare_kernels
 from memsim.runtime.run import RunConfig
+from memsim.schedules.zeroth_order import METHODS
 from memsim.weights.cache import find_model
 
 Progress = Callable[[str], None]
 
-PEERS = {
+Ways = Mapping[str, Mapping[str, Any]]
+
+MEZO_PEERS: Ways = {
+    "transformers+PEFT MeZO f32": {"dtype": "f32", "checkpointing": False, "mezo": True},
+    "transformers+PEFT MeZO bf16": {"dtype": "bf16", "checkpointing": False, "mezo": True},
+}
+PEERS: Ways = {
     "transformers+PEFT f32, gradient checkpointing": {"dtype": "f32", "checkpointing": True},
     "transformers+PEFT bf16": {"dtype": "bf16", "checkpointing": False},
 }
@@ -96,12 +103,12 @@ def _peers(config: RunConfig, model: dict[str, Any], progress: Progress) -> Iter
     lora = {"rank": config.lora.rank, "alpha": config.lora.alpha, "target_modules": list(config.lora.target_modules)}
     with ExitStack() as stack:
         peers = {}
-        for name, way in PEERS.items():
+        for name, way in (MEZO_PEERS if config.schedule in METHODS else PEERS).items():
             progress(f"building {name}")
             peers[name] = stack.enter_context(
                 Contestant("memsim.bench.torch_step", [str(config.threads)], peer_environment())
             )
-            peers[name].prepare({"config": model, "seq_len": config.seq_len} | lora | way)
+            peers[name].prepare({"config": model, "seq_len": config.seq_len} | lora | dict(way))
         yield peers
 
 

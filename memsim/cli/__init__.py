@@ -9,7 +9,7 @@ from memsim import __version__
 from memsim.errors import MemsimError
 
 _COMMANDS = (
-    *("run", "plan", "pack", "simulate", "replay", "profile", "report", "validate"),
+    *("run", "plan", "compare", "pack", "simulate", "replay", "replay-seeds", "profile", "report", "validate"),
     *("check", "diff", "bench", "models", "devices"),
 )
 
@@ -25,7 +25,7 @@ class _LazyGroup(click.Group):
         """Import and return one subcommand, or None for an unknown name."""
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"memsim.cli.{cmd_name}").command
+        command = importlib.import_module(f"memsim.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -17,14 +17,15 @@ from memsim.errors import InputError, UsageError
 from memsim.models.presets import PRESETS
 from memsim.results import Result, emit_json
 from memsim.runtime.run import RunConfig
-from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.zeroth_order import METHODS
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 Cells = list[tuple[str, ...]]
 
 _MODEL = click.option("--model", default="qwen2.5-0.5b", metavar="NAME|DIR", help="A preset, a pack or a directory.")
 _SCHEDULE = click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="tiled", help="What a step keeps and recomputes."
+    "--schedule", type=click.Choice(SCHEDULE_NAMES), default="tiled", help="What a step keeps and recomputes."
 )
 _SEQ_LEN = click.option("--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="Tokens a sequence.")
 _BUDGET = click.option("--budget", default="1GB", metavar="SIZE", help="Cap of each run.")
@@ -99,6 +100,13 @@ def step_command(
 
     The peers are f32 with gradient checkpointing and bf16 without, the fastest of what people run.
     """
+    _bench_step(model, schedule, seq_len, steps, rounds, compute, budget, threads, json_path, "bench step")
+
+
+def _bench_step(
+    model: str, schedule: str, seq_len: int, steps: int, rounds: int, compute: str, budget: str, threads: int,
+    json_path: str | None, name: str,
+) -> None:  # fmt: skip
     _check_json(json_path)
     config = RunConfig(
         budget_bytes=parse_bytes(budget),
@@ -112,7 +120,28 @@ def step_command(
     _warn_if_busy()
     report = bench_step(config, rounds, stage)
     settings = {"steps": steps, "rounds": rounds}
-    _emit("bench step", report, settings, json_path, _step_text(report, is_decimal(budget)))
+    _emit(name, report, settings, json_path, _step_text(report, is_decimal(budget)))
+
+
+@command.command(name="zo", context_settings={"show_default": True})
+@_MODEL
+@click.option("--schedule", type=click.Choice(list(METHODS)), default="mezo", help="The zeroth-order method.")
+@_SEQ_LEN
+@click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps a round.")
+@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Turns of each contestant.")
+@_COMPUTE
+@_BUDGET
+@_THREADS
+@_JSON
+def zo_command(
+    model: str, schedule: str, seq_len: int, steps: int, rounds: int, compute: str, budget: str, threads: int,
+    json_path: str | None,
+) -> None:  # fmt: skip
+    """Time whole capped zeroth-order steps beside MeZO by transformers with PEFT on the same shapes.
+
+    The peers move the adapters in place around two forwards, in f32 and in bf16, as MeZO's own code does.
+    """
+    _bench_step(model, schedule, seq_len, steps, rounds, compute, budget, threads, json_path, "bench zo")
 
 
 @command.command(name="footprint", context_settings={"show_default": True})

@@ -12,7 +12,7 @@ from memsim.models.presets import PRESETS
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.results import emit_json
-from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.simulator.device import Device
 from memsim.simulator.device_file import find_device
@@ -33,7 +33,7 @@ _MAX_STEPS = 100_000
     help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
 )
 @click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps, spills and recomputes."
+    "--schedule", type=click.Choice(SCHEDULE_NAMES), default="mebp", help="What a step keeps, spills and recomputes."
 )
 @click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="See `memsim devices`.")
 @click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")

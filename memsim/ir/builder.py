@@ -9,7 +9,7 @@ from memsim.ir.program import Attr, Node, Program, Repeat, Space, TensorType, Va
 class Builder:
     """Collects values and nodes, then returns a :class:`Program`.
 
-    ``part`` and ``phase`` are stamped on every node emitted while they are set.
+    ``part`` and ``phase`` are stamped on every node emitted while they are set, and so are the attributes ``turn``.
     """
 
     def __init__(self) -> None:
@@ -18,6 +18,7 @@ class Builder:
         self.nodes: list[Node] = []
         self.part = ""
         self.phase = "forward"
+        self.turn: dict[str, Attr] = {}
 
     def declare(self, name: str, kind: TensorType, space: Space = Space.ARENA, source: str = "") -> str:
         """Add a value without a definition yet; the next node that outputs it defines it."""
@@ -48,7 +49,8 @@ class Builder:
         self, op: str, inputs: Sequence[str], outputs: Sequence[str], attrs: Mapping[str, Attr] | None = None
     ) -> tuple[str, ...]:
         """Append a node whose outputs were declared before; return their names."""
-        self.nodes.append(Node(op, tuple(inputs), tuple(outputs), dict(attrs or {}), self.part, self.phase))
+        stamped = dict(attrs or {}) | self.turn
+        self.nodes.append(Node(op, tuple(inputs), tuple(outputs), stamped, self.part, self.phase))
         return tuple(outputs)
 
     def build(self, outputs: Sequence[str], repeat: Repeat | None = None) -> Program:

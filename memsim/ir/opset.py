@@ -52,6 +52,11 @@ def _op(name: str, may_reuse: Pairs = (), beside_adapter: Pairs = ()) -> Callabl
     return register
 
 
+def lanes_of(attrs: Attrs) -> int:
+    """Return how many sequences of equal length lie below one another in the rows of a node's operands."""
+    return _integer(attrs, "lanes") if "lanes" in attrs else 1
+
+
 def _require(condition: bool, inputs: Sequence[TensorType]) -> None:
     if not condition:
         raise OpError(f"inputs do not fit: {', '.join(map(str, inputs))}")
@@ -261,8 +266,9 @@ def _attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     if not (seen and isinstance(scale, float) and scale > 0.0):
         raise OpError(f"attention needs a float scale > 0, a bool causal, window >= 0 and 0 unless causal: {attrs}")
     heads, kv_heads = _integer(attrs, "n_heads"), _integer(attrs, "n_kv_heads")
-    _require(k == v and q.shape[1] * kv_heads == k.shape[1] * heads, i)
-    return [q, TensorType((heads, q.shape[0]))]
+    lanes = lanes_of(attrs)
+    _require(k == v and q.shape[1] * kv_heads == k.shape[1] * heads and q.shape[0] % lanes == 0, i)
+    return [q, TensorType((lanes * heads, q.shape[0] // lanes))]
 
 
 @_op("attention_backward")
@@ -273,7 +279,7 @@ def _attention_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorTyp
     return [i[1], i[2], i[3], i[5]]
 
 
-@_op("swiglu")
+@_op("swiglu", may_reuse=((0, 0),))
 def _swiglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """S = silu(gate) up, from (gate [T, H], up [T, H])."""
     _require(i[0] == i[1], i)
@@ -286,7 +292,7 @@ def _swiglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [i[1], i[2]]
 
 
-@_op("geglu")
+@_op("geglu", may_reuse=((0, 0),))
 def _geglu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """S = gelu(gate) up with the tanh form of GELU, from (gate [T, H], up [T, H])."""
     return _swiglu(i, attrs)
@@ -347,7 +353,7 @@ def _add_row(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 def _add_table_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, C] = x + rows from ``start`` on of a table [P, C], such as learned positions."""
     (n_tokens, columns), (rows, table_columns), start = i[0].shape, i[1].shape, _integer(attrs, "start")
-    _require(len(i) == 2 and columns == table_columns and 0 <= start <= rows - n_tokens, i)
+    _require(len(i) == 2 and columns == table_columns and 0 <= start <= rows - n_tokens // lanes_of(attrs), i)
     return [i[0]]
 
 
@@ -361,8 +367,9 @@ def _add(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 @_op("cross_entropy")
 def _cross_entropy(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Stats f64 [3] = (sum of losses, number correct, number valid) and lse [T], from (logits [T, V], labels [T])."""
-    _require(i[1].dtype == "u32" and i[0].shape[0] == i[1].shape[0], i)
-    return [TensorType((3,), "f64"), TensorType((i[0].shape[0],))]
+    lanes = lanes_of(attrs)
+    _require(i[1].dtype == "u32" and i[0].shape[0] == lanes * i[1].shape[0], i)
+    return [TensorType((3 * lanes,), "f64"), TensorType((i[0].shape[0],))]
 
 
 @_op("cross_entropy_backward", may_reuse=((0, 0),))
@@ -376,14 +383,20 @@ HEAD_ROWS = 256
 """Tokens that the one-pass head does at a time; more go through the vocabulary again."""
 
 
-def head_work_floats(n_tokens: int, n_columns: int, threads: int) -> int:
+def head_rows(gradient: bool) -> int:
+    """Return how many tokens the one-pass head does at a time: without a gradient there is room for twice as many."""
+    return HEAD_ROWS if gradient else 2 * HEAD_ROWS
+
+
+def head_work_floats(n_tokens: int, n_columns: int, threads: int, gradient: bool = True) -> int:
     """Return the f32 workspace of ``linear_cross_entropy_q4``: what the kernels of any compute path ask for, at most.
 
-    Each thread holds a row of sums and a tile of logits for every token of ``HEAD_ROWS``, and its panels.
+    Each thread holds a tile of logits for every token of ``head_rows``, with a gradient a row of sums too, and its
+    panels.
     """
-    rows = -(-min(n_tokens, HEAD_ROWS) // 16) * 16
+    rows = -(-min(n_tokens, head_rows(gradient)) // 16) * 16
     line = -(-n_columns // 32) * 32 + 16
-    return rows * line // 2 + threads * (rows * (line + 384) + 36_000) + 16
+    return rows * line // 2 + threads * (rows * ((line if gradient else 0) + 384) + 36_000) + 16
 
 
 @_op("linear_cross_entropy_q4")
@@ -391,22 +404,24 @@ def _linear_cross_entropy_q4(i: Sequence[TensorType], attrs: Attrs) -> list[Tens
     """Loss statistics as of ``cross_entropy``, a workspace and, if attribute ``gradient``, dx [T, K].
 
     From (x [T, K], labels [T], q, scales, [bias [V]]). The logits x W^T + bias are never all there: one pass over the
-    rows of W makes a tile of them, loss and gradient.
+    rows of W makes a tile of them, loss and gradient. With ``lanes`` the labels are those of each, and statistics come
+    for each.
     """
+    lanes = lanes_of(attrs)
     _require(len(i) == 4 or (len(i) == 5 and i[4] == TensorType((_integer(attrs, "n_rows"),))), i)
-    _require(i[1].shape == i[0].shape[:1] and i[0].shape[1] == attrs["n_columns"], i)
+    _require(i[0].shape == (lanes * i[1].shape[0], attrs["n_columns"]), i)
     _require_packed(i[2], i[3], attrs)
     n_tokens, n_columns = i[0].shape
-    work = TensorType((head_work_floats(n_tokens, n_columns, _integer(attrs, "threads")),))
-    return [TensorType((3,), "f64"), work, *([i[0]] if attrs["gradient"] else [])]
+    work = TensorType((head_work_floats(n_tokens, n_columns, _integer(attrs, "threads"), bool(attrs["gradient"])),))
+    return [TensorType((3 * lanes,), "f64"), work, *([i[0]] if attrs["gradient"] else [])]
 
 
 @_op("take_rows", may_reuse=((0, 1),))
 def _take_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """A copy of rows ``start`` to ``start + count`` of x [T, C] (+ y_in), from (x, [y_in])."""
-    start, count = _integer(attrs, "start"), _integer(attrs, "count")
-    _require(len(i) in (1, 2) and 0 <= start < start + count <= i[0].shape[0], i)
-    return [TensorType((count, i[0].shape[1]))]
+    """A copy of rows ``start`` to ``start + count`` of x [T, C], or of each of its lanes (+ y_in), from (x, [y_in])."""
+    start, count, lanes = _integer(attrs, "start"), _integer(attrs, "count"), lanes_of(attrs)
+    _require(len(i) in (1, 2) and 0 <= start < start + count <= i[0].shape[0] // lanes, i)
+    return [TensorType((lanes * count, i[0].shape[1]))]
 
 
 @_op("place_rows")
@@ -415,13 +430,6 @@ def _place_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     start, n_rows = _integer(attrs, "start"), _integer(attrs, "n_rows")
     _require(len(i) == 1 and 0 <= start <= n_rows - i[0].shape[0], i)
     return [TensorType((n_rows, i[0].shape[1]))]
-
-
-@_op("concat_rows")
-def _concat_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [P + T, C]: the rows of a [P, C], then those of b [T, C]."""
-    _require(len(i) == 2 and i[0].shape[1:] == i[1].shape[1:], i)
-    return [TensorType((i[0].shape[0] + i[1].shape[0], i[0].shape[1]))]
 
 
 @_op("take_labelled")
@@ -433,10 +441,23 @@ def _take_labelled(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 @_op("put_rows", may_reuse=((0, 0),))
 def _put_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Rows from ``start`` on replaced, from (x [T, C], rows [count, C])."""
-    start = _integer(attrs, "start")
-    _require(i[0].shape[1] == i[1].shape[1] and 0 <= start <= i[0].shape[0] - i[1].shape[0], i)
+    """Rows from ``start`` on replaced, of x or of each of its lanes, from (x [T, C], rows [count, C])."""
+    start, lanes = _integer(attrs, "start"), lanes_of(attrs)
+    _require(i[0].shape[1] == i[1].shape[1] and 0 <= start <= (i[0].shape[0] - i[1].shape[0]) // lanes, i)
     return [i[0]]
+
+
+@_op("repeat_rows")
+def _repeat_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [lanes T, C]: x [T, C] once for each lane, one copy below the other."""
+    return [TensorType((lanes_of(attrs) * i[0].shape[0], i[0].shape[1]))]
+
+
+@_op("concat_rows")
+def _concat_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [T, C] of all inputs [T_i, C], one below the other."""
+    _require(len({kind.shape[1] for kind in i}) == 1, i)
+    return [TensorType((sum(kind.shape[0] for kind in i), i[0].shape[1]))]
 
 
 def _update_shape(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
@@ -449,10 +470,162 @@ def _update_shape(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 for _name in ("sgd", "momentum", "adamw"):
     OPS[_name] = Op(_name, _update_shape)
 
+
+def lane_slot(rank: int) -> int:
+    """Return the ranks that each of several lanes takes in stacked adapters; those beyond its own are zero.
+
+    Products reduce 32 ranks at a time, even and odd ones apart: a lane that neither straddles such a step nor begins
+    at an odd rank has the sums, to the bit, that it has alone.
+    """
+    return -(-rank // 32) * 32 if rank > 32 else max(2, 1 << (rank - 1).bit_length())
+
+
+@_op("perturb")
+def _perturb(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """The tensors of each lane, w + s z: (seed u32 [2], [scale f64 [1]], n tensors) -> n tensors and a workspace.
+
+    ``signs`` says what each lane gets: ``+3,-3`` the noise of direction 3 times ``eps`` (or the scale), added and
+    subtracted; ``.`` nothing; ``=3`` is that noise itself, without w. ``axes`` has a digit for each tensor: along that
+    axis the lanes are stacked, each in ``lane_slot`` of it. A single lane is not padded.
+    """
+    lanes, axes = str(attrs["signs"]).split(","), str(attrs["axes"])
+    tensors = i[-len(axes) :]
+    _require(i[0] == TensorType((2,), "u32") and len(i) - len(axes) in (1, 2), i)
+    stacked = []
+    for kind, axis in zip(tensors, map(int, axes), strict=True):
+        shape = list(kind.shape)
+        shape[axis] = shape[axis] if len(lanes) == 1 else len(lanes) * lane_slot(shape[axis])
+        stacked.append(TensorType(tuple(shape)))
+    return [*stacked, TensorType((max(kind.n_bytes for kind in tensors) // 4,))]
+
+
+# An op with its tangent: rows of the activations are those of x, and then those of x', as many again.
+
+
+@_op("linear_q4_tangent")
+def _linear_q4_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, N] of x [2 T, K], a workspace h [2 T, R] and another, from (x, q, scales, [bias], [A, B, A', B']).
+
+    Y' = x' W^T + scale ((x' A^T) B^T + (x A'^T) B^T + (x A^T) B'^T).
+    """
+    _require_packed(i[1], i[2], attrs)
+    n_rows, n_columns = _matrix_shape(attrs)
+    rows, has_adapter = i[0].shape[0], "lora_scale" in attrs
+    _require(i[0].shape[1] == n_columns and len(i) - 3 - 4 * has_adapter in (0, 1), i)
+    y = TensorType((rows, n_rows))
+    if not has_adapter:
+        return [y]
+    rank = _adapter(i[-4:-2], n_rows, n_columns, i)
+    _require(i[-4:-2] == i[-2:], i)
+    return [y, TensorType((rows, rank)), TensorType((2, rank, n_rows))]
+
+
+@_op("rmsnorm_tangent")
+def _rmsnorm_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, C] and rstd, as of ``rmsnorm`` over x, from (x [2 T, C], weight)."""
+    half = TensorType((i[0].shape[0] // 2, i[0].shape[1]))
+    return [i[0], _rmsnorm([half, i[1]], attrs)[1]]
+
+
+@_op("layernorm_tangent")
+def _layernorm_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, C], mean [T] and rstd [T], from (x [2 T, C], weight, bias)."""
+    row = TensorType((i[0].shape[0] // 2,))
+    return [i[0], row, row]
+
+
+@_op("attention_tangent")
+def _attention_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """O [2 T, NH D], lse [NH, T] and a workspace, from (q, k, v) of 2 T rows each, and [n_valid]."""
+    n_tokens, head_dim = i[0].shape[0] // 2, i[0].shape[1] // _integer(attrs, "n_heads")
+    work = TensorType((3 * min(n_tokens, TANGENT_ROWS) * n_tokens + 7 * n_tokens * head_dim,))
+    lse = _attention([*(TensorType((n_tokens, kind.shape[1])) for kind in i[:3]), *i[3:]], attrs)[1]
+    return [i[0], lse, work]
+
+
+@_op("gated_tangent")
+def _gated_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """S [2 T, H] and a workspace [3, T, H], from (gate, up) of 2 T rows each; ``activation`` says which."""
+    _require(i[0] == i[1], i)
+    return [i[0], TensorType((3, i[0].shape[0] // 2, i[0].shape[1]))]
+
+
+@_op("relu_tangent")
+def _relu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, H], from x [2 T, H]."""
+    return [i[0]]
+
+
+@_op("gelu_tangent")
+def _gelu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, H], from x [2 T, H]."""
+    return [i[0]]
+
+
+@_op("add_table_rows_tangent")
+def _add_table_rows_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """X with rows of a table added to its first half, from (x [2 T, C], table)."""
+    return [i[0]]
+
+
+@_op("linear_cross_entropy_q4_tangent")
+def _linear_cross_entropy_q4_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Stats, workspace and dx of ``linear_cross_entropy_q4`` over x, and the loss's tangent f64 [1] = <dx, x'>."""
+    half = TensorType((i[0].shape[0] // 2, i[0].shape[1]))
+    return [*_linear_cross_entropy_q4([half, *i[1:]], attrs), TensorType((1,), "f64")]
+
+
+TANGENT_ROWS = 256
+"""Queries whose scores, with tangents, are in memory at once."""
+
+
+@_op("sum_losses", may_reuse=((0, 0),))
+def _sum_losses(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Statistics of all micro-batches so far, from (sums, stats)."""
+    _require(i[0] == i[1], i)
+    return [i[0]]
+
+
+@_op("estimate")
+def _estimate(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Projected gradients f64 [directions] from the statistics f64 [3 lanes] of perturbed losses.
+
+    ``kind`` is that of ``schedules.zeroth_order.Method.estimate``; several inputs are the lanes of several streams.
+    """
+    directions = _integer(attrs, "directions")
+    lanes = 2 * directions if attrs["kind"] == "central" else directions + 1
+    _require({kind.dtype for kind in i} == {"f64"} and sum(kind.shape[0] for kind in i) == 3 * lanes, i)
+    return [TensorType((directions,), "f64")]
+
+
+@_op("accept")
+def _accept(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Rho f64 [1] or its opposite or 0: which of w - lr g, w + lr g and w has the lowest loss.
+
+    From (statistics whose first lane is w, those of the two candidates f64 [6], rho).
+    """
+    _require(i[1].shape == (6,) and i[2] == TensorType((1,), "f64"), i)
+    return [i[2]]
+
+
+@_op("zo_update")
+def _zo_update(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """New tensors (and state) and a workspace, from (step f64 [1], seed u32 [2], rho f64 [], n tensors, [state]).
+
+    The gradient is the mean of rho_i z_i over ``directions`` directions, the estimate of the first of which is
+    ``rho_at``; z is drawn again.
+    """
+    n = _integer(attrs, "n_tensors")
+    tensors = i[3 : 3 + n]
+    _require(i[1] == TensorType((2,), "u32") and i[2].dtype == "f64" and len(i) - 3 - n in (0, 1), i)
+    _require(_integer(attrs, "rho_at") + _integer(attrs, "directions") <= i[2].shape[0], i)
+    return [*tensors, *i[3 + n :], TensorType((max(kind.n_bytes for kind in tensors) // 4,))]
+
+
 # Storage and host ops: their outputs are declared by whoever emits them. `balloon` is the tests' rogue allocation:
 # it touches `n_bytes` that no plan knows of.
 for _name in (
     *("page_in", "prefetch", "evict", "spill", "restore", "load", "store", "zero"),
-    *("next_batch", "emit_loss", "balloon"),
+    *("next_batch", "emit_loss", "emit_estimate", "balloon"),
 ):
     OPS[_name] = Op(_name, None)

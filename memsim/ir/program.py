@@ -114,15 +114,24 @@ class Program:
     nodes: tuple[Node, ...]
     repeat: Repeat | None = None
 
-    def order(self) -> Iterator[int]:
-        """Yield node indices in execution order, the repeated section as often as it runs."""
-        if self.repeat is None:
-            yield from range(len(self.nodes))
-            return
-        yield from range(self.repeat.start)
-        for _ in range(self.repeat.count):
-            yield from range(self.repeat.start, self.repeat.stop)
-        yield from range(self.repeat.stop, len(self.nodes))
+    def order(self, step: int = 0) -> Iterator[int]:
+        """Yield node indices in the order in which ``step`` executes them, the repeated section as often as it runs.
+
+        A node with the attributes ``turns`` and ``turn`` has its turn in every ``turns``-th step, and is skipped in all
+        others: what it would overwrite stays.
+        """
+        repeat = self.repeat or Repeat(0, 0)
+        head, body, tail = range(repeat.start), range(repeat.start, repeat.stop), range(repeat.stop, len(self.nodes))
+        for section in (head, *[body] * repeat.count, tail):
+            for index in section:
+                attrs = self.nodes[index].attrs
+                if "turns" not in attrs or step % int(attrs["turns"]) == attrs["turn"]:
+                    yield index
+
+    @property
+    def turns(self) -> int:
+        """After how many steps the same nodes are executed again."""
+        return max((int(node.attrs.get("turns", 1)) for node in self.nodes), default=1)
 
     def root(self, name: str) -> str:
         """Return the value that owns the storage of ``name``."""

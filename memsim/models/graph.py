@@ -40,6 +40,7 @@ class ModelGraph:
         scheme: What is trained.
         accumulate: The loss's gradient is divided by this many micro-batches.
         threads: Kernel threads; each needs a workspace in the one-pass head.
+        frozen_below: Blocks below this one are not differentiated.
     """
 
     config: ModelConfig
@@ -48,6 +49,7 @@ class ModelGraph:
     group_size: int
     accumulate: int = 1
     threads: int = 1
+    frozen_below: int = 0
     _attention: dict[tuple[str, bool], Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
     _mlp: dict[int, Segment] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -84,9 +86,10 @@ class ModelGraph:
         """Return the first half of block ``index``.
 
         Blocks of a kind share it. That of the first block may have no gradient of its input, as with LoRA: nothing
-        below it is trained.
+        below it is trained. Nor has that of the lowest block to be differentiated.
         """
-        kind, train_input = self.config.layer_type(index), self.trains_below(block_part(index))
+        kind = self.config.layer_type(index)
+        train_input = index > self.frozen_below or (not self.frozen_below and self.trains_below(block_part(index)))
         key = (kind, train_input)
         if key not in self._attention:
             program = attention_program(self.config, self.scheme, self.n_rows, self.group_size, kind)

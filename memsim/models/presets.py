@@ -3,7 +3,8 @@
 Sources: the config.json files of Qwen/Qwen2.5-0.5B, -1.5B and -3B, Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B and -3B,
 lmsys/vicuna-7b-v1.5, mistralai/Mistral-7B-v0.1, facebook/opt-125m and -1.3b, FacebookAI/roberta-base and -large,
 google/gemma-3-1b-pt and the text model of google/gemma-3-4b-pt (whose embedding has 64 rows more than the vocabulary of
-262,144, for images).
+262,144, for images). ``tiny`` is the model that memsim ships, trained by ``tools/pretrain_tiny.py``; its tokens are
+bytes.
 """
 
 from collections.abc import Mapping
@@ -70,6 +71,14 @@ _ROBERTA = {
     "type_vocab_size": 1,
 }
 _GEMMA3 = {"model_type": "gemma3_text"}
+_TINY = {
+    "model_type": "qwen2",
+    "vocab_size": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e4,
+    "max_position_embeddings": 1_024,
+    "tie_word_embeddings": True,
+}
 
 
 def _sized(
@@ -105,6 +114,7 @@ PRESETS = {
     "gemma3-4b": _sized(
         _GEMMA3, 2_560, 10_240, 34, 8, 4, 256, sliding_window=1_024, rope_scaling={"rope_type": "linear", "factor": 8.0}
     ),
+    "tiny": _sized(_TINY, 192, 512, 6, 3, 1, 64),
 }
 
 

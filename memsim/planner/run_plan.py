@@ -1,6 +1,6 @@
 """Planning a run: its step programs lowered, placed and added up, before anything is allocated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memsim.ir.program import Program
 from memsim.ir.serialize import PlacedProgram
@@ -8,9 +8,11 @@ from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
 from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
-from memsim.schedules.choices import Choices, choices_for
+from memsim.schedules.catalog import lower_schedule
+from memsim.schedules.choices import Choices
 from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.zeroth_order import ZeroOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class TrainingSetup:
         threads: Kernel threads.
         evaluate: Whether an evaluation program is needed.
         balloon_bytes: Unplanned bytes that a test node touches.
+        zeroth_order: Settings of a zeroth-order schedule.
+        lcsb_groups: Into how many groups ``lcsb`` parts the blocks; None is its default.
     """
 
     config: ModelConfig
@@ -37,6 +41,8 @@ class TrainingSetup:
     threads: int = 1
     evaluate: bool = False
     balloon_bytes: int = 0
+    zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
+    lcsb_groups: int | None = None
     choices: Choices | None = None
 
     def graph(self) -> ModelGraph:
@@ -65,16 +71,30 @@ class RunPlan:
         """Nodes of all programs."""
         return sum(len(placed.program.nodes) for placed in (self.train, self.evaluate) if placed is not None)
 
+    @property
+    def widest_rank(self) -> int:
+        """The most ranks that a product with adapters sees at once: those of all lanes together."""
+        nodes = (
+            node for node in self.train.program.nodes if node.op.startswith("linear") and "lora_scale" in node.attrs
+        )
+        # Every form of the product names h, or dh, after its result: [rows, ranks].
+        return max((self.train.program.values[node.outputs[1]].type.shape[1] for node in nodes), default=0)
+
 
 def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
     """Lower and place the programs of a run.
 
     Raises:
-        UsageError: Unknown schedule.
+        UsageError: Unknown schedule, or a setting that it cannot have.
     """
     graph = setup.graph()
-    choices = setup.choices or choices_for(setup.schedule, setup.config.num_hidden_layers, graph.residuals)
-    train = lower(graph, choices, setup.optimizer, setup.balloon_bytes)
+    if setup.choices is not None:
+        choices = setup.choices
+        train = lower(graph, choices, setup.optimizer, setup.balloon_bytes)
+    else:
+        train, choices = lower_schedule(
+            setup.schedule, graph, setup.optimizer, setup.zeroth_order, setup.lcsb_groups, setup.balloon_bytes
+        )
     programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]
     plans = [plan_memory(program) for program in programs]
     placed = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 
-from memsim.ir.opset import HEAD_ROWS, OpError
+from memsim.ir.opset import OpError, head_rows, lanes_of
 from memsim.ir.program import Attr, Node, Program, TensorType
 
 PRODUCT_ROWS = 256
@@ -78,7 +78,7 @@ class _Row:
 
     kind: Kind
     flops: Callable[[_Types, _Attrs], int] | None = None
-    passes: Callable[[_Types], int] | None = None
+    passes: Callable[[_Types, _Attrs], int] | None = None
     moves: Callable[[_Types, _Types], int] | None = None
 
 
@@ -91,23 +91,31 @@ def _matrix(attrs: _Attrs) -> int:
 
 
 def _adapter(pair: _Types, attrs: _Attrs) -> int:
-    """Return the parameters of a fused adapter: a forward makes x A^T and h B^T, a backward dy B and dh A."""
-    return sum(map(_size, pair)) if "lora_scale" in attrs else 0
+    """Return the parameters of a fused adapter: a forward makes x A^T and h B^T, a backward dy B and dh A.
+
+    Of adapters stacked for lanes a token meets its own lane's only.
+    """
+    return sum(map(_size, pair)) // lanes_of(attrs) if "lora_scale" in attrs else 0
 
 
-def _pairs(n_tokens: int, attrs: _Attrs) -> int:
+def _pairs(n_rows: int, attrs: _Attrs) -> int:
     """Return the (query, key) pairs that the mask lets through: all, or causal within ``window`` keys if not 0."""
+    n_tokens = n_rows // lanes_of(attrs)
+    return lanes_of(attrs) * _pairs_of_lane(n_tokens, attrs)
+
+
+def _pairs_of_lane(n_tokens: int, attrs: _Attrs) -> int:
     if not attrs.get("causal", True):
         return n_tokens * n_tokens
     window = min(int(attrs.get("window", 0)) or n_tokens, n_tokens)
     return window * (window + 1) // 2 + (n_tokens - window) * window
 
 
-def _once(i: _Types) -> int:
+def _once(i: _Types, a: _Attrs) -> int:
     return 1
 
 
-def _by_rows(i: _Types) -> int:
+def _by_rows(i: _Types, a: _Attrs) -> int:
     """Products unpack a tile of the matrix once for so many rows of the other factor."""
     return -(-i[0].shape[0] // PRODUCT_ROWS)
 
@@ -137,11 +145,11 @@ WORK: dict[str, _Row] = {
     # x A^T and dy B again, dh^T x, dy^T h.
     "lora_backward": _Row(Kind.DENSE, lambda i, a: 4 * i[0].shape[0] * (_size(i[2]) + _size(i[3]))),
     "linear_backward_weight": _Row(Kind.DENSE, lambda i, a: 2 * _size(i[0]) * i[1].shape[1]),
-    # Logits, and their product with the matrix for the gradient; HEAD_ROWS tokens a pass over the vocabulary.
+    # Logits, and their product with the matrix for the gradient; head_rows tokens a pass over the vocabulary.
     "linear_cross_entropy_q4": _Row(
         Kind.MATMUL,
         lambda i, a: (4 if a["gradient"] else 2) * i[0].shape[0] * _matrix(a),
-        lambda i: -(-i[0].shape[0] // HEAD_ROWS),
+        lambda i, a: -(-i[0].shape[0] // head_rows(bool(a["gradient"]))),
         _all_but_workspace,
     ),
     # Two products forward; backward makes q k^T again, then dv, dp, dq and dk.
@@ -154,9 +162,39 @@ WORK: dict[str, _Row] = {
     "take_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: (1 + len(i)) * o[0].n_bytes),
     "take_labelled": _Row(Kind.ELEMENTWISE, moves=lambda i, o: i[1].n_bytes + 2 * o[0].n_bytes + o[1].n_bytes),
     "place_rows": _ELEMENTWISE,
-    "concat_rows": _ELEMENTWISE,
     "add_row": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * o[0].n_bytes),
     "put_rows": _Row(Kind.ELEMENTWISE, moves=lambda i, o: 2 * i[1].n_bytes),
+    # Four more products with an adapter's matrices than its own, for half of the rows.
+    "linear_q4_tangent": _Row(
+        Kind.MATMUL,
+        lambda i, a: 2 * i[0].shape[0] * (_matrix(a) + 2 * _adapter(i[-2:], a)),
+        _once,
+    ),
+    "linear_cross_entropy_q4_tangent": _Row(
+        Kind.MATMUL,
+        lambda i, a: 2 * i[0].shape[0] * _matrix(a),
+        lambda i, a: -(-i[0].shape[0] // 2 // head_rows(gradient=True)),
+        _all_but_workspace,
+    ),
+    # Forward, three products for the scores and their tangents, two for the result: of whole rows of scores.
+    "attention_tangent": _Row(
+        Kind.ATTENTION,
+        lambda i, a: (4 * _pairs(i[0].shape[0] // 2, a) + 10 * (i[0].shape[0] // 2) ** 2) * i[0].shape[1],
+    ),
+    "rmsnorm_tangent": _ELEMENTWISE,
+    "layernorm_tangent": _ELEMENTWISE,
+    "gated_tangent": _ELEMENTWISE,
+    "relu_tangent": _ELEMENTWISE,
+    "gelu_tangent": _ELEMENTWISE,
+    "add_table_rows_tangent": _ELEMENTWISE,
+    "repeat_rows": _ELEMENTWISE,
+    "concat_rows": _ELEMENTWISE,
+    "perturb": _ELEMENTWISE,
+    "zo_update": _ELEMENTWISE,
+    "sum_losses": _ELEMENTWISE,
+    "estimate": _STORAGE,
+    "accept": _STORAGE,
+    "emit_estimate": _STORAGE,
     "page_in": _NOTHING,
     "prefetch": _NOTHING,
     "evict": _NOTHING,
@@ -219,7 +257,7 @@ def node_work(program: Program, node: Node) -> Work:
     return Work(
         matmul_flops=0 if attends else flops,
         attention_flops=flops if attends else 0,
-        unpacked_weights=row.passes(inputs) * _matrix(node.attrs) if row.passes else 0,
+        unpacked_weights=row.passes(inputs, node.attrs) * _matrix(node.attrs) if row.passes else 0,
         moved_bytes=row.moves(inputs, outputs) if row.moves else sum(t.n_bytes for t in (*inputs, *outputs)),
     )
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from memsim.ir.program import Node, Program, Space
 from memsim.planner.staging import READ_AHEAD, scratch_reads
 from memsim.runtime.kernels import KERNELS, Kernel
@@ -30,6 +32,9 @@ class Host(Protocol):
 
     def emit_loss(self, stats: Array) -> None:
         """Take stats, f64 [3]: sum of losses, number correct, number of labels."""
+
+    def emit_estimate(self, rho: Array) -> None:
+        """Take the projected gradients of a step, f64 [n]."""
 
 
 class Executor:
@@ -66,20 +71,25 @@ class Executor:
         self._kernels = kernels
         self._frames = frames
         self._roots = {name: program.root(name) for name in program.values}
-        self._at_start, self._after = _reads_ahead(program)
+        self._ahead = [_reads_ahead(program, turn) for turn in range(program.turns)]
 
-    def run(self, observe: Observer | None = None) -> None:
-        """Execute every node once, the repeated section as often as it says."""
-        self._look_ahead(self._at_start)
-        for index in self._program.order():
+    def run(self, observe: Observer | None = None, step: int = 0) -> None:
+        """Execute every node whose turn it is at ``step`` once, the repeated section as often as it says."""
+        at_start, after = self._ahead[step % len(self._ahead)]
+        self._look_ahead(at_start)
+        done = -1
+        for index in self._program.order(step):
+            for skipped in range(done + 1, index):
+                self._arena.release(skipped)
+            done = index
             node = self._program.nodes[index]
             start = time.perf_counter()
             if self._frames is None:
                 self._execute(node)
             else:
                 self._frames[index](self._execute, node)
-            if index in self._after:
-                self._look_ahead(self._after[index])
+            if index in after:
+                self._look_ahead(after[index])
             if observe is not None:
                 observe(index, start, time.perf_counter() - start)
             self._arena.release(index)
@@ -144,7 +154,12 @@ class Executor:
         self._host.next_batch(*(self.array(name) for name in node.outputs))
 
     def _emit_loss(self, node: Node) -> None:
-        self._host.emit_loss(self.array(node.inputs[0]))
+        """Emit the loss of the lane that is not perturbed, or of all lanes together."""
+        lanes, base = self.array(node.inputs[0]).reshape(-1, 3), int(node.attrs.get("base", -1))
+        self._host.emit_loss(lanes.sum(axis=0) if base < 0 else lanes[base])
+
+    def _emit_estimate(self, node: Node) -> None:
+        self._host.emit_estimate(np.concatenate([self.array(name) for name in node.inputs]))
 
     def _balloon(self, node: Node) -> None:
         """Touch memory that no plan knows of, so that tests can break the cap."""
@@ -165,19 +180,21 @@ _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "zero": Executor._zero,
     "next_batch": Executor._next_batch,
     "emit_loss": Executor._emit_loss,
+    "emit_estimate": Executor._emit_estimate,
     "balloon": Executor._balloon,
 }
 
 
-def _reads_ahead(program: Program) -> tuple[Ahead, dict[int, Ahead]]:
-    """Return what to read ahead when a step starts and after which nodes.
+def _reads_ahead(program: Program, turn: int) -> tuple[Ahead, dict[int, Ahead]]:
+    """Return what to read ahead when a step of this turn starts and after which nodes.
 
     Of what is changed in place the next, since there is one window; of what is copied the ``READ_AHEAD`` next.
     """
+    executed = set(program.order(turn))
     at_start: list[tuple[str, bool]] = []
     after: dict[int, Ahead] = {}
     for in_place, ahead in ((True, 1), (False, READ_AHEAD)):
-        reads = scratch_reads(program, in_place)
+        reads = [read for read in scratch_reads(program, in_place) if read[0] in executed]
         sources = [(program.values[name].source, in_place) for _, name in reads]
         at_start += sources[:ahead]
         after |= {index: (source,) for (index, _), source in zip(reads, sources[ahead:], strict=False)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Any, BinaryIO
 
-from memsim.errors import WorkerError
+from memsim.errors import DivergedError, WorkerError
 from memsim.ir.program import Program
 from memsim.planner.traffic import Traffic, node_traffic
 from memsim.results import Evaluation, ExitReason, StepResult
@@ -36,11 +36,13 @@ class StepDone:
     Attributes:
         step: From 1.
         footprint_bytes: The highest footprint so far.
+        rho: Projected gradients of a zeroth-order step.
     """
 
     step: int
     result: StepResult
     footprint_bytes: int
+    rho: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Outcome:
     Attributes:
         reason: The record's exit reason.
         message: One line that says what ended it; empty when it is done.
+        diverged: Whether that is a loss that is no number any more.
         baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
         tracker_bytes: What memray and the frames that it records hold of it.
         step_s: Median over the steps.
@@ -75,6 +78,7 @@ class Outcome:
 
     reason: ExitReason = "error"
     message: str = ""
+    diverged: bool = False
     baseline_bytes: int | None = None
     tracker_bytes: int = 0
     peak_footprint_bytes: int = 0
@@ -91,7 +95,7 @@ class Follow:
     def __init__(
         self,
         program: Program,
-        writer: EventWriter,
+        writer: EventWriter | None,
         monitor: Monitor,
         on_node: Callable[[NodeDone], None],
         on_step: Callable[[StepDone], None],
@@ -108,15 +112,16 @@ class Follow:
         self._on_step = on_step
         self._drawn_s = 0.0
         self._traffic = [node_traffic(program, node) for node in program.nodes]
-        self._order = list(program.order())
         self._going = self._done = False
         self._first_start_s: float | None = None
         self._elapsed_s = history.start.elapsed_s if history.start else 0.0
         self._error: str | None = None
+        self._diverged = False
         self._stage = ""
         self._begin_step()
 
     def _begin_step(self) -> None:
+        self._order = list(self._program.order(len(self.outcome.steps)))
         self._step_peak = 0
         self._step_traffic = Traffic()
         self._step_time: dict[str, float] = {}
@@ -159,7 +164,7 @@ class Follow:
         elif message["kind"] == "stopped":
             self.outcome.reason = "interrupted"
         elif message["kind"] == "error":
-            self._error = message["message"]
+            self._error, self._diverged = message["message"], bool(message.get("diverged"))
 
     def _node(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> None:
         self._monitor.node_done()
@@ -172,24 +177,27 @@ class Follow:
         self._step_peak = max(self._step_peak, footprint_bytes)
         self._step_traffic += self._traffic[index]
         self._step_time[node.op] = self._step_time.get(node.op, 0.0) + seconds
-        self._writer.write(
-            Event(
-                step=len(self.outcome.steps),
-                node=index,
-                op=node.op,
-                block=int(node.part.removeprefix("block_")) if node.part.startswith("block_") else None,
-                phase=node.phase,
-                start_s=start_s - self._first_start_s,
-                seconds=seconds,
-                bytes=self._traffic[index].total_bytes,
-                footprint_bytes=footprint_bytes or None,
-            )
-        )
+        if self._writer is not None:
+            self._writer.write(self._event(index, start_s - self._first_start_s, seconds, footprint_bytes))
 
         if start_s - self._drawn_s > DRAW_S:
             self._drawn_s = start_s
             step, n_nodes = len(self.outcome.steps) + 1, len(self._order)
             self._on_node(NodeDone(step, self._position, n_nodes, str(node), footprint_bytes))
+
+    def _event(self, index: int, start_s: float, seconds: float, footprint_bytes: int) -> Event:
+        node = self._program.nodes[index]
+        return Event(
+            step=len(self.outcome.steps),
+            node=index,
+            op=node.op,
+            block=int(node.part.removeprefix("block_")) if node.part.startswith("block_") else None,
+            phase=node.phase,
+            start_s=start_s,
+            seconds=seconds,
+            bytes=self._traffic[index].total_bytes,
+            footprint_bytes=footprint_bytes or None,
+        )
 
     def _step(self, message: dict[str, Any]) -> None:
         peak = self._step_peak or self._monitor.peak_footprint_bytes
@@ -203,12 +211,13 @@ class Follow:
             bytes_spilled=self._step_traffic.spilled_bytes,
             bytes_written=self._step_traffic.written_bytes,
         )
-        self._writer.end_step()
+        if self._writer is not None:
+            self._writer.end_step()
         self._history.add_step(result, self._step_time)
         self._begin_step()
         self.outcome.peak_footprint_bytes = max(self.outcome.peak_footprint_bytes, peak)
         highest = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
-        self._on_step(StepDone(len(self.outcome.steps), result, highest))
+        self._on_step(StepDone(len(self.outcome.steps), result, highest, tuple(message["rho"])))
 
     def _commit(self, message: dict[str, Any]) -> None:
         footprint = max(self.outcome.peak_footprint_bytes, self._monitor.peak_footprint_bytes)
@@ -226,7 +235,8 @@ class Follow:
 
         Raises:
             NotCompiled: A kernel was not in the cache.
-            WorkerError: The worker reported an error before there was any checkpoint.
+            DivergedError: The loss was not finite any more, before there was any checkpoint.
+            WorkerError: The worker reported another error before there was any checkpoint.
         """
         outcome = self.outcome
         outcome.peak_footprint_bytes = max(outcome.peak_footprint_bytes, self._step_peak, monitor.peak_footprint_bytes)
@@ -238,9 +248,11 @@ class Follow:
         if outcome.reason == "done" and not self._done:
             outcome.reason = "error"
         if self._error is not None and outcome.reason == "error":
-            if NOT_COMPILED in self._error or not self._history.saved_step:
-                raise (NotCompiled if NOT_COMPILED in self._error else WorkerError)(self._error)
-            outcome.message = self._error
+            if NOT_COMPILED in self._error:
+                raise NotCompiled(self._error)
+            if not self._history.saved_step:
+                raise (DivergedError if self._diverged else WorkerError)(self._error)
+            outcome.message, outcome.diverged = self._error, self._diverged
         elif outcome.reason != "done":
             outcome.message = self._describe(returncode, cap.budget_bytes, last_line, decimal)
         return outcome

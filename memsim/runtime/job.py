@@ -42,10 +42,12 @@ class WorkerJob:
         group: The worker's own cgroup, to read its footprint from; None without one.
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
+        eval_first: Evaluate before the first step too.
         scheme: What is trained, as ``models.schemes.scheme_to_dict`` writes it.
         task: None for plain text.
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
+        kernel_rank: The most LoRA ranks that a product sees at once.
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
         mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
@@ -67,6 +69,7 @@ class WorkerJob:
     eval_tokens: str | None
     eval_sequences: int
     eval_every: int
+    eval_first: bool
     steps: int
     seq_len: int
     accumulate: int
@@ -75,6 +78,7 @@ class WorkerJob:
     cold: bool
     scratch: str
     adapter: str
+    kernel_rank: int
     scheme: dict[str, Any]
     base_model: str
     checkpoints: str

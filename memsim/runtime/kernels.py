@@ -14,6 +14,8 @@ import memsim_kernels as k
 from memsim.errors import WorkerError
 from memsim.runtime.data import IGNORED
 from memsim.runtime.paging import Array
+from memsim.runtime.tangent_ops import tangent_kernels
+from memsim.runtime.zeroth_order_ops import ZEROTH_ORDER_KERNELS
 from memsim_kernels import cpu, warmup
 from memsim_kernels.lora import Adapter
 
@@ -23,6 +25,12 @@ Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
 
 _NO_BIAS = np.zeros(0, np.float32)
 _NO_BIAS.flags.writeable = False  # the kernels are compiled for mapped, read-only biases
+
+
+def _by_lane(a: Attrs, *arrays: Array) -> list[tuple[Array, ...]]:
+    """Return, for each lane, its rows of ``arrays``."""
+    lanes = a.get("lanes", 1)
+    return list(zip(*(array.reshape(lanes, -1, array.shape[-1]) for array in arrays), strict=True))
 
 
 def _start(out: Array, so_far: Sequence[Array]) -> bool:
@@ -44,7 +52,8 @@ def _forward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tupl
     """Return bias and adapter of a product, from its inputs after the matrix."""
     if "lora_scale" not in a:
         return rest[0] if rest else _NO_BIAS, Adapter()
-    return rest[0] if len(rest) > 2 else _NO_BIAS, Adapter(rest[-2], rest[-1], a["lora_scale"], o[1])
+    bias = rest[0] if len(rest) > 2 else _NO_BIAS
+    return bias, Adapter(rest[-2], rest[-1], a["lora_scale"], o[1], a.get("lanes", 1))
 
 
 def _backward_extras(o: Sequence[Array], rest: Sequence[Array], a: Attrs) -> tuple[bool, Adapter]:
@@ -114,7 +123,8 @@ def _layernorm_backward_weight(o: Sequence[Array], i: Sequence[Array], a: Attrs)
 
 
 def _rope(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.rope_forward(o[0], i[0], i[1], i[2], a["n_heads"])
+    for y, x in _by_lane(a, o[0], i[0]):
+        k.rope_forward(y, x, i[1], i[2], a["n_heads"])
 
 
 def _rope_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -146,7 +156,8 @@ def _attend_backward(run: Callable[..., None], o: Sequence[Array], i: Sequence[A
 
 
 def _attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    _attend(k.attention_forward, o, i, a)
+    for y, lse, q, keys, v in _by_lane(a, *o, *i[:3]):
+        _attend(k.attention_forward, (y, lse), (q, keys, v, *i[3:]), a)
 
 
 def _attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -198,7 +209,8 @@ def _add_row(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.add(o[0], i[0], i[1][a["start"] : a["start"] + len(i[0])])
+    for y, x in _by_lane(a, o[0], i[0]):
+        k.add(y, x, i[1][a["start"] : a["start"] + len(x)])
 
 
 def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -206,11 +218,12 @@ def _add(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _take_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    rows = i[0][a["start"] : a["start"] + a["count"]]
-    if len(i) > 1:
-        k.add(o[0], rows, i[1])
-    else:
-        k.copy(o[0], rows)
+    for y, x, *rest in _by_lane(a, o[0], *i):
+        rows = x[a["start"] : a["start"] + a["count"]]
+        if rest:
+            k.add(y, rows, rest[0])
+        else:
+            k.copy(y, rows)
 
 
 def _place_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -218,11 +231,6 @@ def _place_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     o[0][: a["start"]].fill(0)
     k.copy(o[0][a["start"] : end], i[0])
     o[0][end:].fill(0)
-
-
-def _concat_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.copy(o[0][: len(i[0])], i[0])
-    k.copy(o[0][len(i[0]) :], i[1])
 
 
 def _take_labelled(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -240,32 +248,47 @@ def _take_labelled(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 def _put_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     _start(o[0], i[:1])
-    k.copy(o[0][a["start"] : a["start"] + len(i[1])], i[1])
+    for y, rows in _by_lane(a, o[0], i[1]):
+        k.copy(y[a["start"] : a["start"] + len(rows)], rows)
+
+
+def _repeat_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    for (y,) in _by_lane(a, o[0]):
+        k.copy(y, i[0])
+
+
+def _concat_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    start = 0
+    for rows in i:
+        k.copy(o[0][start : start + len(rows)], rows)
+        start += len(rows)
 
 
 def _cross_entropy(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    k.cross_entropy_forward(o[0], o[1], i[0], i[1])
+    lanes = a.get("lanes", 1)
+    for stats, lse, logits in zip(*(x.reshape(lanes, -1, *x.shape[1:]) for x in (*o, i[0])), strict=True):
+        k.cross_entropy_forward(stats, lse, logits, i[1])
 
 
 def _cross_entropy_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     k.cross_entropy_backward(o[0], i[0], i[1], i[2], i[3], a["scale"])
 
 
-def _head_outputs(o: Sequence[Array], a: Attrs) -> tuple[Array, Array | None, Array]:
-    """Return stats, dx if wanted, and the workspace, which was planned for a number of threads.
+def _head_outputs(o: Sequence[Array], labels: Array, a: Attrs) -> tuple[Array, Array | None, Array, Array]:
+    """Return stats, dx if wanted, the workspace, which was planned for a number of threads, and every lane's labels.
 
     Raises:
         WorkerError: More threads are at work, which would write beyond it.
     """
     if get_num_threads() > a["threads"]:
         raise WorkerError(f"the step was planned for {a['threads']} threads, not {get_num_threads()}; plan it again")
-    return o[0], o[2] if a["gradient"] else None, o[1]
+    return o[0], o[2] if a["gradient"] else None, o[1], np.tile(labels, a["lanes"]) if "lanes" in a else labels
 
 
 def _linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    stats, dx, work = _head_outputs(o, a)
+    stats, dx, work, labels = _head_outputs(o, i[1], a)
     bias = i[4] if len(i) > 4 else _NO_BIAS
-    k.head_q4(stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work, bias)
+    k.head_q4(stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], work, bias)
 
 
 def _parameters(i: Sequence[Array], a: Attrs) -> list[tuple[Array, Array, slice]]:
@@ -330,6 +353,7 @@ KERNELS: dict[str, Kernel] = {
     "add": _add,
     "take_rows": _take_rows,
     "put_rows": _put_rows,
+    "repeat_rows": _repeat_rows,
     "place_rows": _place_rows,
     "concat_rows": _concat_rows,
     "take_labelled": _take_labelled,
@@ -339,7 +363,8 @@ KERNELS: dict[str, Kernel] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "adamw": _adamw,
-}
+} | ZEROTH_ORDER_KERNELS
+KERNELS |= tangent_kernels(_linear_q4, _linear_cross_entropy_q4)
 
 
 def _fits_bf16(q: Array, a: Attrs) -> bool:
@@ -376,14 +401,16 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         linear_q4_backward_input_bf16(o[0], i[0], i[1], i[2], a["group_size"], accumulate, work, fitting(adapter))
 
     def linear_cross_entropy_q4(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        stats, dx, head_work = _head_outputs(o, a)
+        stats, dx, head_work, labels = _head_outputs(o, i[1], a)
         head_q4_bf16(
-            stats, dx, i[0], i[1], i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work,
+            stats, dx, i[0], labels, i[2], i[3], a["n_rows"], a["group_size"], a["scale"], head_work,
             bias=i[4] if len(i) > 4 else _NO_BIAS,
         )  # fmt: skip
 
     def attention(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        _attend(attention_forward_bf16 if _fits_bf16(i[0], a) else k.attention_forward, o, i, a)
+        run = attention_forward_bf16 if _fits_bf16(i[0], a) else k.attention_forward
+        for y, lse, q, keys, v in _by_lane(a, *o, *i[:3]):
+            _attend(run, (y, lse), (q, keys, v, *i[3:]), a)
 
     def attention_backward(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         _attend_backward(attention_backward_bf16 if _fits_bf16(i[1], a) else k.attention_backward, o, i, a)
@@ -394,7 +421,7 @@ def _bf16_kernels(threads: int, rank: int) -> dict[str, Kernel]:
         "linear_q4": linear_q4,
         "linear_q4_backward_input": linear_q4_backward_input,
         "linear_cross_entropy_q4": linear_cross_entropy_q4,
-    }
+    } | tangent_kernels(linear_q4, linear_cross_entropy_q4)
 
 
 def load_kernels(compute: str, threads: int, rank: int = 32) -> dict[str, Kernel]:

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -48,11 +48,14 @@ from memsim.runtime.prepare import (
 )
 from memsim.runtime.recording_cost import recorded_steps, with_recording
 from memsim.runtime.run_file import Identity, file_digest, write_run_file
+from memsim.runtime.seed_log import SeedLog, header_of
 from memsim.runtime.supervise import supervise
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.runtime.tokenize_task import prepare_examples
+from memsim.schedules.catalog import updates_by
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.record import record_choices
+from memsim.schedules.zeroth_order import METHODS, ZeroOrder, estimator
 from memsim.search.plan_file import PlanFile, plan_for
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
@@ -66,6 +69,7 @@ from memsim.weights.pack import Pack
 
 RESULT_FILE = "result.json"
 EVENTS_FILE = "events.jsonl"
+SEEDS_FILE = "seeds.jsonl"
 READING_ERROR_BYTES = 2 * MIB
 """Two runs' peaks may differ by as much: the second must not be refused a budget of the first's peak and file floor."""
 
@@ -77,7 +81,7 @@ PROGRAM_FILE = "program.jsonl"
 CAPTURE_FILE = "memray.bin"
 EVAL_PROGRAM_FILE = "eval-program.jsonl"
 ADAPTER = "adapter"
-LOGS = (EVENTS_FILE,)
+LOGS = (EVENTS_FILE, SEEDS_FILE)
 """Files of a run directory that grow with the run; a resumed run cuts them back to its checkpoint."""
 
 
@@ -94,6 +98,8 @@ class RunConfig:
         task: What the data's examples mean: the name of a task, or its file; None for plain text.
         template: Whether an example of the task reads as its template or as its plain text.
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
+        eval_first: Evaluate before the first step too.
+        events: Write every node to ``events.jsonl``: some 150 bytes each.
         out: Directory to create; None names one under ``runs``.
         schedule: A named one, or ``auto``: the fastest that fits the budget.
         plan: Made before, to be run as it is; ``schedule`` is ``auto`` then.
@@ -101,6 +107,9 @@ class RunConfig:
         plan_check: Refuse a plan that does not fit.
         enforcement: One way of capping; None takes the best available.
         balloon_bytes: Unplanned bytes that a node touches, to test the cap.
+        zeroth_order: Settings of a zeroth-order schedule, which brings an optimizer of its own: ``optimizer`` then
+            names the learning rate only.
+        lcsb_groups: Into how many groups ``lcsb`` parts the blocks.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
         record: Record the run with memray: one allocation a value, each node in a frame of its own.
     """
@@ -118,6 +127,7 @@ class RunConfig:
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
+    eval_first: bool = False
     scheme: str = "lora"
     lora: LoraConfig = field(default_factory=LoraConfig)
     virtual_tokens: int = 20
@@ -127,6 +137,7 @@ class RunConfig:
     threads: int = 0
     compute: str = "auto"
     cold: bool = False
+    events: bool = True
     out: Path | None = None
     scratch: Path | None = None
     plan_check: bool = True
@@ -134,6 +145,8 @@ class RunConfig:
     balloon_bytes: int = 0
     record: bool = False
     checkpoint_every: int = 10
+    zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
+    lcsb_groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +178,13 @@ class RunOutcome:
         result: Its record, as written to ``result.json``.
         directory: Its output directory.
         message: What ended it, in one line; empty when it is done.
+        diverged: Whether that is a loss that is no number any more.
     """
 
     result: Result
     directory: Path
     message: str
+    diverged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +289,7 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
     if outcome.reason == "interrupted":
         outcome.message = f"interrupted after {len(outcome.steps)} steps"
     hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
-    finished = RunOutcome(result, out, hinted)
+    finished = RunOutcome(result, out, hinted, outcome.diverged)
     for listener in FINISHED:
         listener(config, finished)
     return finished
@@ -396,14 +411,19 @@ def check(config: RunConfig, out: Path) -> None:
             raise UsageError(f"{option} {value} is below 0")
     if config.threads > (available := len(os.sched_getaffinity(0))):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
+    if config.schedule in METHODS:
+        estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
     if config.record and config.eval_data is not None:
         raise UsageError("--record records training steps alone; leave out --eval-data")
+    if config.record and config.schedule == "lcsb":
+        raise UsageError("--record needs steps that are all alike, but in those of lcsb other blocks have their turn")
     if config.task is None and not config.template:
         raise UsageError("--no-template needs --task")
     if config.task is not None and config.data is None:
         raise UsageError("--task needs --data: a JSONL file of its examples")
-    if config.eval_every and config.eval_data is None:
-        raise UsageError("--eval-every needs --eval-data")
+    for option, asked in {"--eval-every": config.eval_every, "--eval-first": config.eval_first}.items():
+        if asked and config.eval_data is None:
+            raise UsageError(f"{option} needs --eval-data")
     if config.scratch is not None and not config.scratch.is_dir():
         raise InputError(f"the scratch directory {config.scratch} does not exist; create it or choose another")
     require_disk(config.scratch or out, "the scratch")
@@ -441,6 +461,8 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
         threads=config.threads or len(os.sched_getaffinity(0)),
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
+        zeroth_order=config.zeroth_order,
+        lcsb_groups=config.lcsb_groups,
     )
     if config.plan is None:
         return setup
@@ -488,7 +510,7 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
 def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> None:
     """Make a file of token ids, or of the examples of a task."""
     config, pack, task, text = ready.config, ready.pack, ready.task, ready.texts[name]
-    by_bytes = pack.source == "packed" and pack.tokenizer is None
+    by_bytes = pack.source == "packed" and pack.tokenizer is None and pack.config.vocab_size > 256
     progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
     vocab_size, seq_len = pack.config.vocab_size, config.seq_len
     if task is None:
@@ -540,6 +562,7 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         eval_tokens=str(directory.checkpoints / "eval.bin") if plan.evaluate else None,
         eval_sequences=config.eval_sequences,
         eval_every=config.eval_every,
+        eval_first=config.eval_first,
         steps=config.steps,
         seq_len=config.seq_len,
         accumulate=config.accumulate,
@@ -548,6 +571,7 @@ def _job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
         cold=config.cold,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(directory.work / ADAPTER),
+        kernel_rank=plan.widest_rank,
         scheme=scheme_to_dict(ready.setup.scheme),
         base_model=ready.model,
         checkpoints=str(directory.checkpoints),
@@ -579,22 +603,42 @@ def _launch(
     orders = directory.work / "job.json"
     write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
 
-    try:
-        return supervise(
-            orders,
-            cap,
-            ready.plan.train.program,
-            directory.path / EVENTS_FILE,
-            lambda baseline_bytes: _admit(ready, baseline_bytes),
-            progress.node,
-            progress.step,
-            history,
-            progress.note,
-            config.decimal,
-        )
-    except NotCompiled:
-        forget_kernels(job.threads)
-        raise
+    with ExitStack() as stack:
+        log = _seed_log(ready, directory.path)
+        if log is not None:
+            stack.callback(log.close)
+
+        def on_step(done: StepDone) -> None:
+            if log is not None:
+                log.write(done.step - 1, config.optimizer.lr, done.rho)
+            progress.step(done)
+
+        try:
+            return supervise(
+                orders,
+                cap,
+                ready.plan.train.program,
+                directory.path / EVENTS_FILE if config.events else None,
+                lambda baseline_bytes: _admit(ready, baseline_bytes),
+                progress.node,
+                on_step,
+                history,
+                progress.note,
+                config.decimal,
+            )
+        except NotCompiled:
+            forget_kernels(job.threads)
+            raise
+
+
+def _seed_log(ready: Ready, out: Path) -> SeedLog | None:
+    """Begin, or go on with, the log of a run that can be made again from its seeds."""
+    config = ready.config
+    if config.schedule not in METHODS or not METHODS[config.schedule].replays:
+        return None
+    decided = estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
+    header = header_of(decided, ready.model, ready.pack.model_hash, config.seed, ready.setup.scheme)
+    return SeedLog(out / SEEDS_FILE, header)
 
 
 def _record(
@@ -614,7 +658,7 @@ def _record(
         scheme=config.scheme,
         lora_rank=ready.setup.scheme.adapter_rank or None,
         trainable_parameters=n_trainable(ready.setup.config, ready.setup.scheme),
-        optimizer=config.optimizer.name,
+        optimizer=updates_by(config.schedule, config.optimizer),
         compute=ready.compute,
         threads=ready.setup.threads,
         weights="synthetic" if ready.pack.source == "synthetic" else "packed",

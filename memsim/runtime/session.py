@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memsim.errors import WorkerError
+from memsim.errors import DivergedError, WorkerError
 from memsim.ir.program import Program, TensorType
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
@@ -26,6 +26,7 @@ from memsim.runtime.kernels import KERNELS, Kernel
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.runtime.recorder import Recorder
 from memsim.runtime.scratch import ScratchFile, scratch_sizes
+from memsim.runtime.seed_log import step_key
 from memsim.runtime.storage import ArenaStorage, PlannedArena, SeparateArrays, allocate_arena, allocate_pinned
 from memsim.runtime.stored import StoredPart
 from memsim.simulator.frames import STAGING
@@ -54,6 +55,7 @@ class _Losses:
         self._windows = windows
         self._total = np.zeros(3)
         self.raising = False
+        self.rho: tuple[float, ...] = ()
 
     def next_batch(self, ids: Array, labels: Array, n_valid: Array | None = None) -> None:
         own_ids, own_labels = next(self._windows)
@@ -70,6 +72,9 @@ class _Losses:
         if self.raising and not np.isfinite(stats[0]):
             raise _NotFinite(float(stats[0]))
         self._total += stats
+
+    def emit_estimate(self, rho: Array) -> None:
+        self.rho = tuple(rho.tolist())
 
     def clear(self) -> None:
         self._total[:] = 0
@@ -94,7 +99,7 @@ class Session:
         train: The step program.
         evaluate: The evaluation program, if any.
         scratch_directory: Where spilled values and optimizer state go; on a disk.
-        seed: Of the adapters' initial values.
+        seed: Of the adapters' initial values and of a zeroth-order step's noise.
         cold: Drop evicted weight pages from the page cache too.
         arena: Storage of the step program's arena values; the planned arena by default.
         kernels: What executes each op; f32 by default.
@@ -129,7 +134,7 @@ class Session:
                 f"the step program was lowered for other weights than {pack.directory}; plan the run again"
             )
         programs = {name: item.program for name, item in placed.items()}
-        self._config, self._scheme, self._kernels = pack.config, scheme, kernels
+        self._config, self._scheme, self._kernels, self._seed = pack.config, scheme, kernels, seed
         self._pinned = allocate_pinned(programs, recorder.allocate if recorder else None)
         self._weights = weights or MappedWeights(pack, cold)
         stage = partial(recorder.map, STAGING) if recorder else None
@@ -164,13 +169,13 @@ class Session:
         """Run one step (numbered from 0) on ``accumulate`` windows; return its loss and accuracy before the update.
 
         Raises:
-            WorkerError: The loss is not finite.
+            DivergedError: The loss is not finite.
         """
         self._windows = (batches.batch(step * accumulate + micro) for micro in range(accumulate))
-        self._pinned["step"][0] = step + 1
+        self._begin(step)
         self._losses.raising = self.keeps_state_of_bad_step
         try:
-            self._train.run(observe)
+            self._train.run(observe, step)
             loss = (score := self._losses.take()).loss
         except _NotFinite as error:
             loss = error.args[0]
@@ -178,8 +183,25 @@ class Session:
             self._losses.raising = False
             self._losses.clear()
         if not np.isfinite(loss):
-            raise WorkerError(f"the loss is {loss} at step {step + 1}; lower --lr")
+            raise DivergedError(f"the loss is {loss} at step {step + 1}; lower --lr")
         return score
+
+    def _begin(self, step: int) -> None:
+        self._losses.rho = ()
+        self._pinned["step"][0] = step + 1
+        if "seed" in self._pinned:
+            self._pinned["seed"][:] = step_key(self._seed, step)
+
+    @property
+    def rho(self) -> tuple[float, ...]:
+        """The projected gradients of the last step, if it was a zeroth-order one."""
+        return self._losses.rho
+
+    def replay_step(self, step: int, rho: tuple[float, ...]) -> None:
+        """Run one step (numbered from 0) of a program from ``lower_replay``, whose projected gradients are known."""
+        self._begin(step)
+        self._pinned["rho"][:] = rho
+        self._train.run()
 
     def evaluate(self, tokens: Windows, seq_len: int, n_sequences: int, observe: Observer | None = None) -> Score:
         """Return the score over the first ``n_sequences`` windows of ``tokens``."""

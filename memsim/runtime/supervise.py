@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ def supervise(
     job: Path,
     cap: Cap,
     program: Program,
-    events: Path,
+    events: Path | None,
     admit: Callable[[int], None],
     on_node: Callable[[NodeDone], None],
     on_step: Callable[[StepDone], None],
@@ -38,7 +39,7 @@ def supervise(
         job: The worker's orders.
         cap: The open cap.
         program: What each step executes; the worker reports nodes by number.
-        events: The event file to write.
+        events: The event file to write; None writes none.
         admit: Called with the worker's baseline footprint before it allocates; may raise to refuse.
         on_node: Called after a node, at most ten times a second.
         on_step: Called after each step.
@@ -53,11 +54,8 @@ def supervise(
     """
     read_end, write_end = os.pipe()
     command = cap.command([sys.executable, "-m", "memsim.runtime.worker", str(job), str(write_end)])
-    with (
-        tempfile.TemporaryFile() as stderr,
-        os.fdopen(read_end, "rb") as pipe,
-        EventWriter(events, append=True) as writer,
-    ):
+    with tempfile.TemporaryFile() as stderr, os.fdopen(read_end, "rb") as pipe, ExitStack() as files:
+        writer = files.enter_context(EventWriter(events, append=True)) if events else None
         try:
             worker = subprocess.Popen(
                 command,

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.errors import MemsimError, WorkerError
+from memsim.errors import DivergedError, MemsimError, WorkerError
 from memsim.runtime.compile_cache import forbid_compilation
 from memsim.runtime.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
 from memsim.runtime.footprint import GroupFootprint, NodeFootprint, process_footprint
@@ -37,7 +37,7 @@ def main() -> None:
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
     except MemsimError as error:
-        messages.send("error", message=str(error))
+        messages.send("error", message=str(error), diverged=isinstance(error, DivergedError))
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.ENOMEM:  # how mmap says MemoryError
@@ -61,7 +61,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     weights = MappedWeights(pack, job.cold)
     checking = _Check(weights)
     scheme = scheme_from_dict(job.scheme)
-    kernels = load_kernels(job.compute, job.threads, scheme.adapter_rank)
+    kernels = load_kernels(job.compute, job.threads, job.kernel_rank)
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -95,22 +95,29 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def evaluating(*_: float) -> None:
         messages.send("stage", name="evaluating")
 
+    def evaluate_after(n_steps: int) -> None:
+        if eval_data is None:
+            return
+        if task and isinstance(eval_data, ExampleFile) and task.n_options > 1:
+            result = session.evaluate_choices(eval_data, job.seq_len, job.eval_sequences, task.mean, evaluating)
+        else:
+            result = session.evaluate(eval_data, job.seq_len, job.eval_sequences, evaluating)
+        messages.send("eval", step=n_steps, loss=result.loss, accuracy=result.accuracy)
+
     saver = Saver(job, session, messages)
-    for step in range(saver.restore(), job.steps):
+    first = saver.restore()
+    if job.eval_first and first == 0:
+        evaluate_after(0)
+    for step in range(first, job.steps):
         start = time.perf_counter()
         with saver.saving_before(step):
             score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
-        messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds)
+        messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds, rho=session.rho)
         if recorder is not None and step + 1 == job.recorded_steps:
             recorder.stop()
-        due = step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0)
-        if eval_data is not None and due:
-            if task and isinstance(eval_data, ExampleFile) and task.n_options > 1:
-                result = session.evaluate_choices(eval_data, job.seq_len, job.eval_sequences, task.mean, evaluating)
-            else:
-                result = session.evaluate(eval_data, job.seq_len, job.eval_sequences, evaluating)
-            messages.send("eval", step=step + 1, loss=result.loss, accuracy=result.accuracy)
+        if step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0):
+            evaluate_after(step + 1)
         if saver.after(step + 1) == "stop":
             messages.send("stopped")
             return

@@ -1,7 +1,7 @@
 """A schedule is a value: what each block keeps, spills or recomputes between its forward and its backward."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memsim.errors import UsageError
 
@@ -39,6 +39,8 @@ class Choices:
         prefetch: Ask for the next block's pages while this one computes.
         state: ``paged`` reads and writes each block's optimizer state on the scratch file; ``pinned`` holds it all
             step.
+        groups: Blocks take turns: block b is differentiated and updated in every ``groups``-th step, from step b on. In
+            all others it passes the gradient on as if its Jacobian were the identity. None has no turns.
     """
 
     blocks: tuple[BlockChoices, ...]
@@ -49,6 +51,7 @@ class Choices:
     mlp_tile: int | None
     prefetch: bool
     state: str = "paged"
+    groups: int | None = None
 
 
 def backprop(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
@@ -59,14 +62,6 @@ def backprop(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
 def mebp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
     """Memory-efficient backpropagation as published (arXiv 2510.03425): only block inputs survive, on disk."""
     return _as_published((_INPUT_ON_DISK,) * n_blocks)
-
-
-def mesp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
-    """Structured backpropagation as published (arXiv 2602.13069): block inputs stay in memory, each block recomputed.
-
-    What it recomputes inside its products, x A^T of every adapter and the SiLU of the gate, is never kept here.
-    """
-    return _as_published((BlockChoices(frozenset({"x"}), frozenset()),) * n_blocks)
 
 
 def tiled(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
@@ -82,6 +77,34 @@ def tiled(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
     )
 
 
+def mesp(n_blocks: int, residuals: tuple[str, ...]) -> Choices:
+    """MeSP's lifetimes (arXiv 2602.13069): block inputs stay in memory, all else is recomputed by explicit backwards.
+
+    Products read the packed matrices; gradients of all blocks are kept until the end. Attention's T x T matrix, which
+    the published code holds, is not made here.
+    """
+    return Choices(
+        blocks=(BlockChoices(frozenset({"x"}), frozenset()),) * n_blocks,
+        unpack="tile",
+        head="logits",
+        adapters="pinned",
+        update="end",
+        mlp_tile=None,
+        prefetch=False,
+    )
+
+
+LCSB_GROUPS = 4
+
+
+def lcsb(n_blocks: int, residuals: tuple[str, ...], groups: int = LCSB_GROUPS) -> Choices:
+    """LCSB (arXiv 2602.13073) on MeBP: in each step every ``groups``-th block is recomputed and differentiated.
+
+    A block that is not selected is not updated either: its optimizer state waits.
+    """
+    return replace(mebp(n_blocks, residuals), groups=min(groups, n_blocks))
+
+
 _INPUT_ON_DISK = BlockChoices(frozenset(), frozenset({"x"}))
 
 
@@ -93,9 +116,10 @@ def _as_published(blocks: tuple[BlockChoices, ...]) -> Choices:
 
 SCHEDULES: dict[str, Callable[[int, tuple[str, ...]], Choices]] = {
     "mebp": mebp,
-    "mesp": mesp,
     "tiled": tiled,
     "backprop": backprop,
+    "mesp": mesp,
+    "lcsb": lcsb,
 }
 
 

@@ -51,13 +51,14 @@ class Emitter:
         """Declare the adapters of a part: one pinned input each, or one flat vector on the scratch file."""
         if self.choices.adapters == "paged":
             source = f"{part}/adapters"
-            return {"": self.builder.input(source, TensorType((self._size(part),)), Space.SCRATCH, source)}
+            return {"": self.builder.input(source, TensorType((self.size(part),)), Space.SCRATCH, source)}
         return {
             name: self.builder.input(f"{part}/{name}", TensorType(shape), Space.PINNED, f"{part}/{name}")
             for name, shape in self.graph.trained[part].items()
         }
 
-    def _size(self, part: str) -> int:
+    def size(self, part: str) -> int:
+        """Return the elements of a part's adapters."""
         return sum(map(prod, self.graph.trained[part].values()))
 
     def adapters(self, part: str, prefix: str) -> Env:
@@ -82,7 +83,7 @@ class Emitter:
 
     def declare_state(self, part: str, optimizer: OptimizerConfig) -> str:
         """Declare the flat optimizer state of a part; return its name, empty if there is none."""
-        size = optimizer.state_size(self._size(part))
+        size = optimizer.state_size(self.size(part))
         if not size:
             return ""
         source = f"{part}/state"
@@ -94,18 +95,22 @@ class Emitter:
         self.enter(part, "update")
         old = [adapters[name] for name in self.graph.trained[part]]
         gradients = [self.gradients[f"{part}/{name}"] for name in self.graph.trained[part]]
-        new = [self._overwrite(name, f"{name}.new") for name in old]
+        new = [self.overwrite(name, f"{name}.new") for name in old]
         states = [state] if state else []
-        outputs = [*new, *(self._overwrite(name, f"{name}.new") for name in states)]
+        outputs = [*new, *(self.overwrite(name, f"{name}.new") for name in states)]
         attrs = optimizer.attrs() | {"n_tensors": len(old)}
         self.builder.emit_declared(optimizer.name, ["step", *old, *gradients, *states], outputs, attrs)
+        return self.put_back(part, new)
+
+    def put_back(self, part: str, new: list[str]) -> list[str]:
+        """Emit the way of a part's new adapters to where they live; return what holds them."""
         if self.choices.adapters == "pinned":
             return new
-        store = self._overwrite(self.stores[part][""], f"{part}/adapters.new")
+        store = self.overwrite(self.stores[part][""], f"{part}/adapters.new")
         self.builder.emit_declared("store", [self.stores[part][""], *new], [store])
         return [store]
 
-    def _overwrite(self, old: str, new: str) -> str:
+    def overwrite(self, old: str, new: str) -> str:
         """Declare ``new`` in the storage of ``old``."""
         value = self.builder.values[old]
         self.builder.values[new] = Value(new, value.type, value.space, value.source, alias_of=old)

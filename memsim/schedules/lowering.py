@@ -5,6 +5,7 @@ This is the only description of a training step. Plain backprop, MeBP and every 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from memsim.ir.in_place import reuse_in_place
 from memsim.ir.opset import OpError
@@ -29,15 +30,17 @@ def lower(graph: ModelGraph, choices: Choices, optimizer: OptimizerConfig, ballo
         optimizer: What updates the adapters.
         balloon_bytes: Insert a node that touches this many unplanned bytes (for testing the cap).
     """
-    return _Lowering(graph, choices).step(optimizer, balloon_bytes)
+    return Lowering(graph, choices).step(optimizer, balloon_bytes)
 
 
 def lower_evaluation(graph: ModelGraph, choices: Choices) -> Program:
     """Return the verified program of one evaluation batch: the forward and the loss."""
-    return _Lowering(graph, choices).evaluation()
+    return Lowering(graph, choices).evaluation()
 
 
-class _Lowering:
+class Lowering:
+    """One step of first-order training on its way to a program; other steps build on its pieces."""
+
     def __init__(self, graph: ModelGraph, choices: Choices) -> None:
         self.n_blocks = graph.config.num_hidden_layers
         if len(choices.blocks) != self.n_blocks:
@@ -50,12 +53,14 @@ class _Lowering:
         self.padding: Env = {}
 
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
-        self.builder.input("step", TensorType((1,), "f64"), Space.PINNED, "step")
+        """Return the program of a training step."""
+        self._declare_step()
         states = {part: self.emit.declare_state(part, optimizer) for part in self.emit.stores}
         at_end = self.choices.update == "end" or self.graph.accumulate > 1
         if self.graph.accumulate > 1:
             for part in self.emit.stores:
-                self.emit.zero_gradients(part)
+                with self._turn(part):
+                    self.emit.zero_gradients(part)
         start = len(self.builder.nodes)
         labels, x = self._forward_all(train=True)
         if balloon_bytes:
@@ -64,18 +69,24 @@ class _Lowering:
         new: list[str] = []
         for part, adapters in self._backward_all(x, labels):
             if not at_end and adapters:
-                new += self.emit.update(part, optimizer, states[part], adapters)
+                with self._turn(part):
+                    new += self.emit.update(part, optimizer, states[part], adapters)
         repeat = Repeat(start, len(self.builder.nodes), self.graph.accumulate)
         if at_end:
             for part in self.emit.stores:
                 self.emit.enter(part, "update")
-                new += self.emit.update(part, optimizer, states[part], self.emit.adapters(part, "u"))
+                with self._turn(part):
+                    new += self.emit.update(part, optimizer, states[part], self.emit.adapters(part, "u"))
         return self._finish(new, repeat)
 
     def evaluation(self) -> Program:
+        """Return the program of an evaluation batch."""
         labels, x = self._forward_all(train=False)
         self._head(x, labels, train=False)
         return self._finish([], None)
+
+    def _declare_step(self) -> None:
+        self.builder.input("step", TensorType((1,), "f64"), Space.PINNED, "step")
 
     def _backward_all(self, x: str, labels: str) -> Iterator[tuple[str, Env]]:
         """Emit head and backward, part by part as far down as something is trained; yield (part, its adapters)."""
@@ -84,7 +95,9 @@ class _Lowering:
         for index in reversed(range(self.n_blocks)):
             part = block_part(index)
             if self.graph.goes_back(part):
-                dx, adapters = self._backward(index, dx)
+                with self._turn(part):
+                    below, adapters = self._backward(index, dx)
+                    dx = self._pass_on(dx, below)
                 yield part, adapters
         if "embed" in self.graph.trained:
             yield "embed", self._embed_backward(dx)
@@ -94,10 +107,40 @@ class _Lowering:
         verify(program)
         return program
 
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self, part: str) -> Iterator[None]:
+        """Let the nodes emitted inside be executed in the turns of ``part`` only, if it is a block and blocks have any.
+
+        Embedding and head are trained in every step.
+        """
+        groups = self.choices.groups
+        if groups is not None and part.startswith("block_"):
+            self.builder.turn = {"turns": groups, "turn": int(part.removeprefix("block_")) % groups}
+        yield
+        self.builder.turn = {}
+
+    def _pass_on(self, dx: str, below: str) -> str:
+        """Return the gradient of a block's input: with turns it is ``dx``, unless the block replaces that."""
+        if self.choices.groups is None or not below:
+            return below
+        new = self.emit.overwrite(dx, f"{self.builder.part}/b.passed")
+        self.builder.emit_declared("put_rows", [dx, below], [new], {"start": 0})
+        return new
+
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def _forward_all(self, train: bool) -> tuple[str, str]:
         """Emit batch, embedding and blocks; return the labels and the last block's output."""
+        ids, labels = self._next_batch()
+        x = self._embed(ids)
+        for index in range(self.n_blocks):
+            saves = train and self.graph.goes_back(block_part(index))
+            x = self._forward(index, x, self.choices.blocks[index] if saves else _KEEP_NOTHING)
+        return labels, x
+
+    def _next_batch(self) -> tuple[str, str]:
         self.emit.enter("", "forward")
         config, n_tokens = self.graph.config, self.graph.n_tokens
         ids = self.builder.declare("ids", TensorType((n_tokens,), "u32"))
@@ -105,13 +148,10 @@ class _Lowering:
         if not config.family.causal:
             self.padding = {"n_valid": self.builder.declare("n_valid", TensorType((1,), "u32"))}
         self.builder.emit_declared("next_batch", [], [ids, labels, *self.padding.values()])
-        x = self._embed(ids)
-        for index in range(self.n_blocks):
-            saves = train and self.graph.goes_back(block_part(index))
-            x = self._forward(index, x, self.choices.blocks[index] if saves else _KEEP_NOTHING)
-        return labels, x
+        return ids, labels
 
-    def _embed(self, ids: str) -> str:
+    def _embed(self, ids: str, prefix: str = "f", adapters: Env | None = None) -> str:
+        """Emit the embedding, with what is trained in it or with ``adapters`` in its place; return its output."""
         self.emit.enter("embed", "forward")
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
         # A row a token of the words and of the table of positions; all of what is the same for every token.
@@ -124,10 +164,10 @@ class _Lowering:
             read.get(name, self.graph.n_tokens) * (spec.n_bytes // tables[name]) if name in tables else spec.n_bytes
             for name, spec in specs.items()
         )
-        env = self.emit.page_in("embed", "f", reads)
+        env = self.emit.page_in("embed", prefix, reads)
         weights = list(env.values())
-        env |= self.emit.adapters("embed", "f") | {"ids": ids}
-        self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, "f", env)
+        env |= (self.emit.adapters("embed", prefix) if adapters is None else adapters) | {"ids": ids}
+        self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, prefix, env)
         self.emit.evict(weights)
         return env["y"]
 
@@ -158,7 +198,8 @@ class _Lowering:
             if name in chosen.spill:
                 kind = self.builder.values[env[name]].type
                 saved[name] = self.builder.declare(f"{part}/s.{name}", kind, Space.SCRATCH, f"{part}/{name}")
-                self.builder.emit_declared("spill", [env[name]], [saved[name]])
+                with self._turn(part):
+                    self.builder.emit_declared("spill", [env[name]], [saved[name]])
 
     # -- the MLP in tiles of tokens --------------------------------------------------------------------------------
 
@@ -212,6 +253,15 @@ class _Lowering:
         values = self.graph.head(self.choices.head, train=False).values.values()
         return {value.source: value.n_bytes for value in values if value.space is Space.MAPPED}
 
+    def _page_in_head(self, prefix: str) -> Env:
+        """Emit the page-in of what the head reads; return its names."""
+        env: Env = {}
+        reads = self._head_reads()
+        for part in self._head_parts():
+            n_bytes = sum(size for source, size in reads.items() if source.startswith(f"{part}/"))
+            env |= self.emit.page_in(part, prefix, n_bytes)
+        return env
+
     def _head(self, x: str, labels: str, train: bool) -> tuple[str, Env]:
         """Emit the loss and, for training, its backward.
 
@@ -219,10 +269,7 @@ class _Lowering:
             The gradient of ``x`` (empty where nothing below needs it) and the names of the head's adapters.
         """
         self.emit.enter("head", "forward")
-        env: Env = {}
-        reads = self._head_reads()
-        for part in self._head_parts():
-            env |= self.emit.page_in(part, "h", sum(n for source, n in reads.items() if source.startswith(f"{part}/")))
+        env = self._page_in_head("h")
         weights = list(env.values())
         adapters = self.emit.adapters("head", "h")
         env |= adapters | {"x": x, "labels": labels}
@@ -258,8 +305,9 @@ class _Lowering:
         attention = self.graph.attention(index)
         self.emit.enter(part, "recompute")
         env, weights = self.emit.block_weights(index, "r")
-        if index:
-            self.emit.prefetch(block_part(index - 1))
+        following = index - (self.choices.groups or 1)
+        if following >= 0:
+            self.emit.prefetch(block_part(following))
         adapters = self.emit.adapters(part, "r")
         env |= self.emit.constants | self.padding | adapters
         self._restore(index, env)

@@ -24,6 +24,7 @@ def record_choices(choices: Choices) -> ChoicesRecord:
         mlp_tile=choices.mlp_tile,
         prefetch=choices.prefetch,
         state=choices.state,  # type: ignore[arg-type]
+        groups=choices.groups,
     )
 
 
@@ -53,6 +54,8 @@ def recorded_choices(record: ChoicesRecord, n_blocks: int, residuals: tuple[str,
             raise InputError(f"{where}: {both[0]} is both kept and spilled")
     if record.mlp_tile == 0:
         raise InputError(f"{where}: mlp_tile is 0 tokens")
+    if record.groups is not None and not 1 <= record.groups <= n_blocks:
+        raise InputError(f"{where}: groups is {record.groups}; it must be 1 to {n_blocks}, the model's blocks")
     blocks = [BlockChoices(frozenset(entry.keep), frozenset(entry.spill)) for entry in record.blocks]
     return Choices(
         blocks=tuple(block for block, count in zip(blocks, counts, strict=True) for _ in range(count)),
@@ -63,6 +66,7 @@ def recorded_choices(record: ChoicesRecord, n_blocks: int, residuals: tuple[str,
         mlp_tile=record.mlp_tile,
         prefetch=record.prefetch,
         state=record.state,
+        groups=record.groups,
     )
 
 

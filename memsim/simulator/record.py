@@ -7,6 +7,7 @@ from memsim.models.lora import n_trainable
 from memsim.planner.run_plan import RunPlan, TrainingSetup
 from memsim.planner.traffic import Traffic, step_traffic
 from memsim.results import LimitResult, Result, SimulatedResult, StepResult, host_info, versions
+from memsim.schedules.catalog import updates_by
 from memsim.simulator.recording import Recording
 from memsim.simulator.simulate import Mode, Simulation, Survival
 
@@ -40,7 +41,7 @@ def simulated_result(
         scheme=setup.scheme.name,
         lora_rank=setup.scheme.adapter_rank or None,
         trainable_parameters=n_trainable(setup.config, setup.scheme),
-        optimizer=setup.optimizer.name,
+        optimizer=updates_by(setup.schedule, setup.optimizer),
         threads=setup.threads,
         planned_peak_bytes=plan.memory.peak_bytes,
         planned_mapped_bytes=plan.memory.mapped_bytes,

@@ -21,6 +21,7 @@ from memsim.weights.formats import is_source, open_source, source_files
 from memsim.weights.hub import fetch, is_hub_id
 from memsim.weights.pack import Pack, is_pack, open_pack
 from memsim.weights.packing import write_packed
+from memsim.weights.shipped import PACKS
 from memsim.weights.staging import discard, locked
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
 
@@ -52,9 +53,9 @@ def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int,
 def find_model(name: str, progress: Progress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
     """Return the pack that ``--model name`` means, and the model's name for people and records.
 
-    A preset gives its synthetic weights; a pack directory is opened; a Hugging Face or MLX directory or a GGUF file is
-    packed into the cache, once for each state of its files; a ``config.json`` gives synthetic weights of its shapes;
-    what is none of these is looked for on the Hugging Face hub.
+    A preset gives its synthetic weights, or those that memsim ships; a pack directory is opened; a Hugging Face or MLX
+    directory or a GGUF file is packed into the cache, once for each state of its files; a ``config.json`` gives
+    synthetic weights of its shapes; what is none of these is looked for on the Hugging Face hub.
 
     Args:
         name: A preset, a path (``./NAME`` if it is called like a preset), or a hub id (``owner/model``).
@@ -65,6 +66,8 @@ def find_model(name: str, progress: Progress, group_size: int | None = None, see
     Raises:
         InputError: No such model (the message lists the presets), or its files cannot be used.
     """
+    if name.lower() in PACKS:
+        return _open_path(PACKS[name.lower()], progress, group_size, seed), name.lower()
     if name.lower() in PRESETS:
         pack = cached_synthetic(name.lower(), preset(name), group_size or DEFAULT_GROUP_SIZE, seed, progress)
         return pack, name.lower()

@@ -1,6 +1,7 @@
 """The arithmetic of ``bench step``, on runs and peers whose times are known."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -91,3 +92,21 @@ def test_a_step_over_its_roof_and_under_its_peers(outs: list[Path | None], roofs
 def test_without_torch_there_are_no_peers(outs: list[Path | None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "torch_is_here", lambda: False)
     assert bench_step(CONFIG, 1, lambda text: None).peers == ()
+
+
+@pytest.mark.parametrize("outs", ["bf16"], indirect=True)
+def test_zeroth_order_steps_are_beside_mezos_own(outs: list[Path | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[Mapping[str, Any]] = []
+
+    class Mezo(FakeContestant):
+        def prepare(self, case: Mapping[str, Any]) -> dict[str, int]:
+            cases.append(case)
+            return super().prepare(case)
+
+        def time(self, repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
+            return {"step": [4.5] * repeats} if self.case.get("mezo") else super().time(repeats, warm_ups)
+
+    monkeypatch.setattr(bench, "Contestant", Mezo)
+    report = bench_step(replace(CONFIG, schedule="mezo"), 1, lambda text: None)
+    assert [(peer.name, peer.speedup) for peer in report.peers] == [(name, 3) for name in bench.MEZO_PEERS]
+    assert [case["dtype"] for case in cases if case.get("mezo")] == ["f32", "bf16"]

@@ -115,6 +115,7 @@ def test_the_defaults_of_these_tests_are_not_what_is_refused(workspace: Workspac
         (["--threads", -1], "--threads -1 is below 0"),
         (["--seed", -1], "--seed -1 is below 0"),
         (["--eval-every", 1], "--eval-every needs --eval-data"),
+        (["--eval-first"], "--eval-first needs --eval-data"),
         (["--eval-every", -1], "--eval-every -1 is below 0"),
         (["--schedule", "magic"], "'magic' is not one of 'mebp', 'tiled', 'backprop'"),
         (["--optimizer", "lion"], "'lion' is not one of "),
@@ -342,3 +343,34 @@ def test_a_model_with_more_positions_takes_more_tokens(workspace: Workspace) -> 
     write_checkpoint(workspace.model, replace(TOY, max_position_embeddings=129))
     # Accepted now: the next thing to be refused is the budget.
     refused(workspace, 3, "over the budget", "--seq-len", 129, "--budget", "50MB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--schedule", "mezzo"], "'mezzo' is not one of"),
+        (["--schedule", "mezo", "--zo-eps", 0], "--zo-eps 0 must be a positive number: losses of equal weights"),
+        (["--schedule", "mezo", "--zo-eps", "nan"], "--zo-eps nan must be a positive number"),
+        (["--schedule", "mezo", "--zo-directions", 0], "--zo-directions 0 must be 1 to 1024"),
+        (
+            ["--schedule", "mezo", "--zo-sparsity", "1.0"],
+            "--zo-sparsity 1 must be at least 0 and below 1: at 1 nothing",
+        ),
+        (["--schedule", "mezo", "--zo-resample", 0], "--zo-resample 0 is below 1"),
+        (["--schedule", "mezo", "--optimizer", "adamw"], "--optimizer: mezo updates by sgd"),
+        (["--schedule", "fzoo", "--zo-noise", "gaussian"], "--zo-noise gaussian: fzoo is defined for rademacher noise"),
+        (["--schedule", "fzoo", "--zo-directions", 1], "--zo-directions 1: fzoo divides by the spread of the losses"),
+        (["--schedule", "forward-grad", "--zo-eps", "0.1"], "--zo-eps 0.1: forward-grad differentiates exactly"),
+        (["--schedule", "zo-sgd-cons", "--accumulate", 2], "--accumulate 2: zo-sgd-cons needs the losses of one batch"),
+        (["--schedule", "zo-jacobi", "--zo-directions", 2], "--zo-directions 2: zo-jacobi has one direction"),
+        (["--schedule", "hybrid", "--hybrid-k", 2], "--hybrid-k 2 must be 1 to 1 of the model's 2 blocks"),
+        (["--schedule", "hybrid", "--hybrid-k", 0], "--hybrid-k 0 must be 1 to 1"),
+        (["--schedule", "mezo", "--hybrid-k", 1], "--hybrid-k is for the schedule hybrid, not mezo"),
+        (["--schedule", "mebp", "--zo-eps", "0.1"], "--zo-eps is for zeroth-order schedules"),
+        (["--schedule", "lcsb", "--lcsb-groups", 3], "--lcsb-groups 3 must be 1 to 2, the model's blocks"),
+        (["--schedule", "mebp", "--lcsb-groups", 2], "--lcsb-groups is for the schedule lcsb, not mebp"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_settings_of_schedules_that_cannot_work(workspace: Workspace, arguments: list, words: str) -> None:
+    refused(workspace, 2, words, *arguments)

@@ -80,7 +80,7 @@ def train(pack: Pack, disk: Path, schedule: str, storage: str, steps: int = 5, *
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled"])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled", "mesp", "lcsb", "mezo"])
 def test_arena_separate_arrays_and_keep_all_give_the_same_bits(
     disk: Path, toy_pack: Pack, schedule: str, changes: dict
 ) -> None:
@@ -90,6 +90,12 @@ def test_arena_separate_arrays_and_keep_all_give_the_same_bits(
         other = train(toy_pack, disk, schedule, storage, **changes)
         assert other.losses == kept.losses
         assert other.adapters == kept.adapters
+
+
+@pytest.mark.parametrize("schedule", ["zo-jacobi", "zo-gauss-seidel", "hybrid", "fzoo", "zo-adam", "zo-sgd-cons"])
+def test_so_do_steps_that_cannot_accumulate(disk: Path, toy_pack: Pack, schedule: str) -> None:
+    kept, *others = (train(toy_pack, disk, schedule, storage, steps=3) for storage in STORAGES)
+    assert all(other.losses == kept.losses and other.adapters == kept.adapters for other in others)
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
@@ -123,7 +129,7 @@ def test_one_thread_and_two_give_the_same_bits(disk: Path, toy_pack: Pack, sched
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled"])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled", "mezo"])
 def test_planned_live_bytes_are_those_allocated_at_every_node(
     disk: Path, toy_pack: Pack, schedule: str, changes: dict
 ) -> None:
@@ -148,7 +154,7 @@ def test_planned_live_bytes_are_those_allocated_at_every_node(
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled"])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled", "mezo"])
 def test_planned_traffic_is_what_moves(
     monkeypatch: pytest.MonkeyPatch, disk: Path, toy_pack: Pack, schedule: str, accumulate: int
 ) -> None:
@@ -164,7 +170,7 @@ def test_planned_traffic_is_what_moves(
     assert moved["unpacked"] == planned.unpacked_bytes
     assert moved["written"] == planned.written_bytes
     assert moved["spilled"] == planned.spilled_bytes
-    assert (planned.spilled_bytes > 0) == (schedule != "backprop")
+    assert (planned.spilled_bytes > 0) == (schedule in ("mebp", "tiled"))
     # A page-in of the embedding asks for no more than the rows of the batch, which the kernel reads from the map.
     row_bytes = part_bytes(toy_pack, "embed") // toy_pack.config.vocab_size
     assert moved["paged in"] == planned.paged_in_bytes - accumulate * SEQ_LEN * row_bytes
@@ -231,7 +237,7 @@ def one_node_early(victim: str) -> Callable[[Program], list[LiveRange]]:
     return ranges
 
 
-@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled"])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled", "mezo"])
 def test_storage_freed_one_node_early_never_goes_unnoticed(
     monkeypatch: pytest.MonkeyPatch, disk: Path, toy_pack: Pack, schedule: str
 ) -> None:

@@ -1,0 +1,1 @@
+"""Schedules compared by what they learn, for the same steps, forward passes, bytes and seconds."""

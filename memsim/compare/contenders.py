@@ -1,0 +1,107 @@
+"""What is compared: ``--schedules mebp,tiled:200`` and ``--lr-grid`` as values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+
+from memsim.errors import UsageError
+from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.zeroth_order import METHODS, ZeroOrder
+
+MAX_STEPS = 100_000
+LR_GRIDS = {"first-order": (3e-4, 1e-3, 3e-3), "zeroth-order": (1e-4, 3e-4, 1e-3)}
+"""Learning rates to choose from where the user names none: for AdamW on adapters of a small model, and for estimates of
+the gradient, which random walks limit to smaller steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One line of a comparison.
+
+    Attributes:
+        steps: Optimizer steps.
+        lrs: Learning rates to choose from.
+    """
+
+    schedule: str
+    steps: int
+    lrs: tuple[float, ...]
+
+
+def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[Contender, ...]:
+    """Read ``--schedules``, a list of NAME or NAME:STEPS, and the ``--lr-grid`` options.
+
+    Raises:
+        UsageError: An unknown, repeated or empty name, a number that cannot be, or a grid for what is not compared.
+    """
+    counts = dict(_steps_of(item, steps) for item in _listed(schedules, "--schedules"))
+    if len(counts) < len(_listed(schedules, "--schedules")):
+        raise UsageError(f"--schedules {schedules} names one schedule twice")
+    common, own = _grids(grids)
+    for name in own:
+        if name not in counts:
+            raise UsageError(f"--lr-grid {name}:... is for a schedule that is not in --schedules {schedules}")
+    return tuple(
+        Contender(name, count, own.get(name) or common or _default_grid(name)) for name, count in counts.items()
+    )
+
+
+def _default_grid(name: str) -> tuple[float, ...]:
+    # The rate of a hybrid is that of the blocks that it differentiates.
+    return LR_GRIDS["zeroth-order" if name in METHODS and not METHODS[name].hybrid else "first-order"]
+
+
+def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:
+    """Return what ``schedule`` takes of zeroth-order settings that are meant for every schedule that has them."""
+    method = METHODS.get(schedule)
+    exact = method is None or method.estimate == "jvp"
+    one_direction = method is None or exact or method.accepts or method.blocks
+    return replace(asked, eps=None if exact else asked.eps, directions=None if one_direction else asked.directions)
+
+
+def _listed(text: str, option: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise UsageError(f"{option} {text!r} has an empty item; write a list such as mebp,tiled")
+    return items
+
+
+def _steps_of(item: str, default: int) -> tuple[str, int]:
+    name, colon, count = item.partition(":")
+    if name not in SCHEDULE_NAMES:
+        raise UsageError(f"--schedules: no schedule called {name!r}; schedules: {', '.join(SCHEDULE_NAMES)}")
+    steps = _integer(count, f"--schedules {item}") if colon else default
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"{steps} steps of {name} are not between 1 and {MAX_STEPS}")
+    return name, steps
+
+
+def _integer(text: str, where: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{where}: {text!r} is not a number of steps; write NAME or NAME:STEPS") from None
+
+
+def _grids(options: Sequence[str]) -> tuple[tuple[float, ...], Mapping[str, tuple[float, ...]]]:
+    """Return the grid of all schedules, empty if none was given, and those of single ones."""
+    common: tuple[float, ...] = ()
+    own: dict[str, tuple[float, ...]] = {}
+    for option in options:
+        name, colon, rates = option.rpartition(":")
+        grid = tuple(sorted({_rate(rate, option) for rate in _listed(rates, "--lr-grid")}))
+        if colon:
+            own[name] = grid
+        else:
+            common = grid
+    return common, own
+
+
+def _rate(text: str, option: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not (isfinite(rate) and rate > 0):
+        raise UsageError(f"--lr-grid {option}: {text!r} is not a positive learning rate")
+    return rate

@@ -1,0 +1,59 @@
+"""A contender's step on a device that is not here, and what it computes."""
+
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from memsim.compare.contenders import Contender, own_settings
+from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.planner.work import step_work
+from memsim.runtime.run import RunConfig
+from memsim.simulator.device import Device
+from memsim.simulator.simulate import simulate
+from memsim.simulator.trace import trace_program
+from memsim.weights.cache import find_model
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRun:
+    """What a run would cost on a device.
+
+    Attributes:
+        forward_passes: Floating-point operations of a step over those of one forward of one sequence with its loss.
+        seconds: After 0, 1, 2, ... steps in a row, by the device's nominal numbers; it gets hot.
+        peak_footprint_bytes: By the device's own rule, the app's baseline included.
+    """
+
+    forward_passes: float
+    seconds: tuple[float, ...]
+    peak_footprint_bytes: int
+
+
+def simulate_run(contender: Contender, base: RunConfig, device: Device) -> DeviceRun:
+    """Simulate the steps of ``contender`` in a row on ``device``.
+
+    Raises:
+        InputError: The model of ``base`` cannot be used.
+    """
+    pack, _ = find_model(base.model, lambda label, done, total: None)
+    threads = max(1, int(device.at("nominal").threads))
+    setup = TrainingSetup(
+        pack.config,
+        pack.group_size,
+        base.lora,
+        contender.schedule,
+        base.seq_len,
+        base.optimizer,
+        base.accumulate,
+        threads,
+        zeroth_order=own_settings(contender.schedule, base.zeroth_order),
+    )
+    plan = plan_run(setup, "")
+    forward = plan_run(replace(setup, evaluate=True), "").evaluate
+    assert forward is not None
+    step = plan.train.program
+    nominal = simulate(trace_program(step, plan.memory), device, contender.steps).nominal
+    return DeviceRun(
+        forward_passes=step_work(step).flops / step_work(forward.program).flops,
+        seconds=tuple(accumulate(nominal.steps_s, initial=0.0)),
+        peak_footprint_bytes=nominal.peak_bytes,
+    )
