@@ -20,7 +20,7 @@ from memsim.search.longest import longest_sequence
 from memsim.search.needs import capped_process, device_app
 from memsim.search.probe import node_seconds
 from memsim.search.refusal import nothing_fits
-from memsim.search.search import Search, search
+from memsim.search.search import PACKED, Search, search
 from memsim.search.space import Bounds
 from memsim.simulator.device_file import find_device
 from toy_families import toy_config
@@ -40,7 +40,7 @@ def _toy_setup() -> TrainingSetup:
 @cache
 def _half_a_billion() -> Search:
     setup = TrainingSetup(PRESETS["qwen2.5-0.5b"], 32, LoraConfig(), "auto", 256, OptimizerConfig(), threads=2)
-    return search(setup, NUMBERS, DEVICE.rule, NEEDS)
+    return search(setup, NUMBERS, DEVICE.rule, NEEDS, PACKED)
 
 
 def _need(plan: RunPlan) -> int:
