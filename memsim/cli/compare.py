@@ -19,7 +19,7 @@ from memsim.errors import InputError, UsageError
 from memsim.files import write_text
 from memsim.json_file import read_object
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
-from memsim.runtime.directories import out_directory
+from memsim.runtime.directories import new_directory
 from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
@@ -208,9 +208,11 @@ def _directory(out: Path | None, resume: Path | None, stem: str, shared: dict[st
         if read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != shared:
             raise InputError(f"{resume} holds a comparison with other settings; repeat them, or use --out")
         return resume
-    with out_directory(out, stem) as directory:
-        write_text(directory / _SETTINGS, json.dumps(shared, indent=2) + "\n")
-    return directory
+    with new_directory(out, stem) as directory:
+        write_text(directory.path / _SETTINGS, json.dumps(shared, indent=2) + "\n")
+        directory.checkpoints.rmdir()  # each run has its own
+        directory.settle()
+    return directory.path
 
 
 def _run(config: RunConfig) -> RunOutcome:
