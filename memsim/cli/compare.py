@@ -1,7 +1,6 @@
 """``memsim compare``: schedules side by side by what they learn and what that costs."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from memsim.errors import InputError, UsageError
 from memsim.files import write_text
 from memsim.json_file import read_object
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
-from memsim.runtime.directories import RUNS
+from memsim.runtime.directories import new_directory
 from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
@@ -209,13 +208,11 @@ def _directory(out: Path | None, resume: Path | None, stem: str, shared: dict[st
         if read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != shared:
             raise InputError(f"{resume} holds a comparison with other settings; repeat them, or use --out")
         return resume
-    directory = out or RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
-    try:
-        directory.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot create {directory}: {error.strerror}; choose another with --out") from error
-    write_text(directory / _SETTINGS, json.dumps(shared, indent=2) + "\n")
-    return directory
+    with new_directory(out, stem) as directory:
+        write_text(directory.path / _SETTINGS, json.dumps(shared, indent=2) + "\n")
+        directory.checkpoints.rmdir()  # each run has its own
+        directory.settle()
+    return directory.path
 
 
 def _run(config: RunConfig) -> RunOutcome:
