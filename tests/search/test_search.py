@@ -21,7 +21,7 @@ from memsim.search.needs import capped_process, device_app
 from memsim.search.probe import node_seconds
 from memsim.search.refusal import nothing_fits
 from memsim.search.search import PACKED, Search, search
-from memsim.search.space import Bounds
+from memsim.search.space import Bounds, mlp_tiles
 from memsim.simulator.device_file import find_device
 from toy_families import toy_config
 
@@ -84,7 +84,7 @@ def test_a_larger_budget_never_gets_a_slower_plan(budgets: list[int]) -> None:
     times = [float("inf") if plan is None else plan.time_s for plan in found]
     assert times == sorted(times, reverse=True)
     for budget, plan in zip(sorted(budgets), found, strict=True):
-        assert plan is None or (plan.need_bytes <= budget and 0 <= plan.bound < 0.02)
+        assert plan is None or (plan.need_bytes <= budget and 0 <= plan.bound < 0.05)
 
 
 def test_between_the_smallest_and_the_fastest_there_are_many_plans() -> None:
@@ -132,14 +132,14 @@ def test_on_a_phone_its_own_rule_counts() -> None:
 
 
 def test_the_longest_sequence_fits_and_a_longer_one_does_not() -> None:
-    setup, config = _toy_setup(), _toy_setup().config
+    config = replace(_toy_setup().config, max_position_embeddings=16_384)
+    setup = replace(_toy_setup(), config=config)
     budget = 108 * MB
     longest = longest_sequence(setup, NEEDS, budget)
     assert 64 < longest < config.max_position_embeddings
 
     def smallest(n_tokens: int) -> int:
-        tiles = (None, 128, 64, 32)
-        choices = [replace(tiled(4, ()), mlp_tile=tile) for tile in tiles]
+        choices = [replace(tiled(4, ()), mlp_tile=tile) for tile in mlp_tiles(n_tokens)]
         return min(_need(plan_run(replace(setup, n_tokens=n_tokens, choices=each), "")) for each in choices)
 
     assert smallest(longest) <= budget < smallest(longest + longest // 32)
