@@ -12,7 +12,10 @@ from memsim.ir.opset import OpError, head_rows, lanes_of
 from memsim.ir.program import Attr, Node, Program, TensorType
 
 PRODUCT_ROWS = 256
-"""Rows for which a product with a packed matrix unpacks a tile of it once: ``ROWS`` of the kernels."""
+"""Rows for which a product with a packed matrix unpacks a tile of it once: ``ROWS`` of the f32 kernels.
+
+In bf16 it is twice as many, which is not counted: a program is the same on either path.
+"""
 
 
 class Kind(StrEnum):

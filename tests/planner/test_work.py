@@ -163,11 +163,11 @@ def test_products_unpack_a_tile_again_for_every_so_many_rows(op: str, width: int
         assert work.unpacked_weights == times * N * K
 
 
-@pytest.mark.parametrize("module", ["matmul", "q4_bf16"])
-def test_kernels_unpack_for_as_many_rows(module: str) -> None:
+@pytest.mark.parametrize(("module", "rows"), [("matmul", PRODUCT_ROWS), ("q4_bf16", 2 * PRODUCT_ROWS)])
+def test_kernels_unpack_for_as_many_rows(module: str, rows: int) -> None:
     source = Path(__file__).parents[2] / "kernels" / "memsim_kernels" / f"{module}.py"
     found = re.search(r"^ROWS = (\d+)", source.read_text(), re.MULTILINE)
-    assert found and int(found[1]) == PRODUCT_ROWS
+    assert found and int(found[1]) == rows
 
 
 def test_a_step_repeats_its_micro_batches() -> None:

@@ -1,13 +1,19 @@
 """Capped zeroth-order runs: what they leave and read, and the adapter made again from their seeds."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from capped_runs import cache, run_toy, write_model
-from memsim.errors import InputError
+from capped_runs import cache, run_toy, workers, write_model
+from memsim.errors import InputError, UsageError
+from memsim.runtime.follow import StepDone
 from memsim.runtime.replay import replay_seeds
+from memsim.runtime.resume import read_resumption, resume
+from memsim.runtime.run import RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
+from memsim.simulator.recording import read_recording
 
 assert cache  # a fixture, found by name
 ADAPTER = "adapter_model.safetensors"
@@ -57,3 +63,35 @@ def test_one_stream_pages_in_half_of_two(disk: Path, model: Path) -> None:
     assert shared.bytes_paged_in is not None and shared.bytes_unpacked is not None
     assert 2 * shared.bytes_paged_in == naive.bytes_paged_in
     assert 2 * shared.bytes_unpacked == naive.bytes_unpacked
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_killed_run_goes_on_to_the_same_bits_and_seeds(disk: Path, model: Path) -> None:
+    def kill(step: StepDone) -> None:
+        if step.step == 5:
+            os.kill(workers()[0].pid, signal.SIGKILL)
+
+    settings = {"schedule": "zo-adam", "scheme": "norms", "steps": 6, "checkpoint_every": 2}
+    whole = run_toy(model, disk / "zeroth-order-whole", **settings)
+    out = disk / "zeroth-order-killed"
+    killed = run_toy(model, out, RunProgress(step=kill), **settings)
+    assert killed.result.exit_reason == "killed"
+    resumed = resume(read_resumption(out, {}), RunProgress())
+    assert resumed.result.exit_reason == "done"
+    assert [step.loss for step in resumed.result.steps] == [step.loss for step in whole.result.steps]
+    for name in ("trained.safetensors", "seeds.jsonl"):
+        assert (out / name).read_bytes() == (whole.directory / name).read_bytes()
+    again = disk / "zeroth-order-resumed-again"
+    assert replay_seeds(out / "seeds.jsonl", str(model), again, lambda _: None) == 6
+    assert (again / "trained.safetensors").read_bytes() == (out / "trained.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_recorded_run_holds_what_its_plan_says(disk: Path, model: Path) -> None:
+    out = disk / "zeroth-order-recorded"
+    assert run_toy(model, out, schedule="mezo", steps=2, record=True).result.exit_reason == "done"
+    recording = read_recording(out)
+    assert recording.n_steps >= 1
+    assert {recording.program.nodes[node.index].op for node in recording.nodes} >= {"perturb", "estimate", "zo_update"}
+    with pytest.raises(UsageError, match="--record needs steps that are all alike"):
+        run_toy(model, disk / "lcsb-recorded", schedule="lcsb", record=True)
