@@ -19,13 +19,14 @@ from memsim.results import Result, emit_json
 from memsim.runtime.run import RunConfig
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.zeroth_order import METHODS
+from memsim.search.search import AUTO
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
 Cells = list[tuple[str, ...]]
 
 _MODEL = click.option("--model", default="qwen2.5-0.5b", metavar="NAME|DIR", help="A preset, a pack or a directory.")
 _SCHEDULE = click.option(
-    "--schedule", type=click.Choice(SCHEDULE_NAMES), default="tiled", help="What a step keeps and recomputes."
+    "--schedule", type=click.Choice([*SCHEDULE_NAMES, AUTO]), default="tiled", help="What a step keeps and recomputes."
 )
 _SEQ_LEN = click.option("--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="Tokens a sequence.")
 _BUDGET = click.option("--budget", default="1GB", metavar="SIZE", help="Cap of each run.")

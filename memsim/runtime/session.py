@@ -74,6 +74,8 @@ class _Losses:
         self._total += stats
 
     def emit_estimate(self, rho: Array) -> None:
+        if not np.isfinite(rho).all():  # the reported loss may be finite all the same: it is that of another lane
+            raise _NotFinite(float("inf"))
         self.rho = tuple(rho.tolist())
 
     def clear(self) -> None:

@@ -202,3 +202,20 @@ def test_weights_are_read_only_views_of_the_files(toy_pack: Pack) -> None:
     before = values.tobytes()
     weights.evict("head")
     assert values.tobytes() == before  # evicted pages come back by themselves, from the file
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_projected_gradient_that_is_no_number_ends_the_step_before_its_update(
+    toy_pack: Pack, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    plan = plan_toy(toy_pack, "mezo", lora=LORA)
+    session = Session(toy_pack, LORA, plan.train, None, disk, 0)
+    before = [tensor.copy() for _, _, tensor in session.adapters()]
+    host = session._losses
+    emit = host.emit_estimate
+    monkeypatch.setattr(host, "emit_estimate", lambda rho: emit(np.full_like(rho, bad)))
+    tokens = token_file(tmp_path / "tokens.bin", toy_pack.config.vocab_size)
+    with pytest.raises(DivergedError, match="at step 1"):
+        session.train_step(0, Batches(tokens, SEQ_LEN, 0), 1)
+    after = [tensor.copy() for _, _, tensor in session.adapters()]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
