@@ -1,7 +1,7 @@
 """``python -m memsim.runtime.watch PID``: the peak of a process and its descendants, between lines of standard input.
 
-A process of its own, since a thread of the watched one would wait for its interpreter lock just when it matters. Each
-line answers with the peak since the line before, in bytes, and starts anew.
+A process of its own, since a thread of the watched one would wait for its interpreter lock just when it matters. The
+first line of each two begins, the second answers with the peak since then, in bytes; in between it sleeps.
 """
 
 import os
@@ -49,14 +49,17 @@ class PeakWatch:
         Raises:
             WorkerError: The watching process ended.
         """
-        self.peak_bytes()
+        self._ask()
 
     def peak_bytes(self) -> int:
-        """Return the peak since the last call, and start anew.
+        """Return the peak since ``start``.
 
         Raises:
             WorkerError: The watching process ended.
         """
+        return self._ask()
+
+    def _ask(self) -> int:
         assert self._process.stdin is not None and self._process.stdout is not None
         answer = b""
         with suppress(BrokenPipeError):
@@ -97,16 +100,24 @@ def _children_files(pid: int) -> list[Path]:
 def main() -> None:
     """Watch until standard input ends."""
     watched = int(sys.argv[1])
-    zero = peak = anonymous_bytes(watched)
-    while True:
-        held = anonymous_bytes(watched) + sum(map(anonymous_bytes, descendants(watched)))
-        peak = max(peak, held)
-        if select.select([0], [], [], INTERVAL_S)[0]:
-            if not os.read(0, 1):
-                return
-            sys.stdout.write(f"{max(0, peak - zero)}\n")
-            sys.stdout.flush()
-            zero = peak = anonymous_bytes(watched)
+    while os.read(0, 1):
+        zero = anonymous_bytes(watched)
+        _answer(0)
+        peak = zero
+        while not select.select([0], [], [], INTERVAL_S)[0]:
+            peak = max(peak, _held(watched))
+        if not os.read(0, 1):
+            return
+        _answer(max(peak, _held(watched)) - zero)
+
+
+def _held(watched: int) -> int:
+    return anonymous_bytes(watched) + sum(map(anonymous_bytes, descendants(watched)))
+
+
+def _answer(n_bytes: int) -> None:
+    sys.stdout.write(f"{max(0, n_bytes)}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
