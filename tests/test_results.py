@@ -25,9 +25,10 @@ FIELDS = [
     *("task", "scheme", "lora_rank", "trainable_parameters", "optimizer"),
     *("compute", "threads", "weights", "page_cache", "budget_bytes", "enforcement", "fits", "exit_reason"),
     *("baseline_footprint_bytes", "peak_footprint_bytes", "peak_working_set_bytes"),
-    *("planned_peak_bytes", "planned_mapped_bytes", "planned_footprint_bytes", "file_floor_bytes"),
+    *("planned_peak_bytes", "planned_mapped_bytes", "planned_working_set_bytes", "planned_footprint_bytes"),
+    "file_floor_bytes",
     *("peak_rss_bytes", "kernel_peak_bytes", "step_s", "steps", "evals", "time_by_op_s", "peak_by_value"),
-    *("simulated", "recording", "host", "versions"),
+    *("planned_step_s", "choices", "simulated", "planned", "recording", "host", "versions"),
 ]
 STEP_FIELDS = [
     *("loss", "accuracy", "step_s", "peak_footprint_bytes"),

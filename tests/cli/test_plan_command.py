@@ -50,7 +50,7 @@ def test_a_plan_for_a_phone_says_everything(tmp_path: Path) -> None:
     assert planned.step_s.low < planned.chosen.step_s < planned.step_s.high
     times = [point.step_s for point in planned.front]
     assert times == sorted(times, reverse=True)
-    assert {point.schedule for point in planned.named} == {"mebp", "mesp", "tiled", "backprop"}
+    assert {point.schedule for point in planned.named} == {"mebp", "mesp", "tiled", "backprop", "lcsb"}
     assert "<svg" in (tmp_path / "front.svg").read_text()
 
 
