@@ -31,9 +31,12 @@ def swiglu_forward(s: F32, gate: F32, up: F32) -> None:
     flat_s, flat_gate, flat_up = s.reshape(-1), gate.reshape(-1), up.reshape(-1)
     for piece in prange((flat_s.size + PIECE - 1) // PIECE):
         start = piece * PIECE
-        out, g, u = flat_s[start : start + PIECE], flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
-        for i in range(out.size):
-            out[i] = g[i] / (one + exp(-g[i])) * u[i]
+        g, u = flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
+        # Through a buffer of its own: in place, the loop could not become vector code.
+        buffer = np.empty(PIECE, np.float32)
+        for i in range(g.size):
+            buffer[i] = g[i] / (one + exp(-g[i])) * u[i]
+        flat_s[start : start + PIECE] = buffer[: g.size]
 
 
 @kernel(WRITE_2D, READ_2D, READ_2D)
@@ -49,10 +52,12 @@ def geglu_forward(s: F32, gate: F32, up: F32) -> None:
     flat_s, flat_gate, flat_up = s.reshape(-1), gate.reshape(-1), up.reshape(-1)
     for piece in prange((flat_s.size + PIECE - 1) // PIECE):
         start = piece * PIECE
-        out, g, u = flat_s[start : start + PIECE], flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
-        for i in range(out.size):
+        g, u = flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
+        buffer = np.empty(PIECE, np.float32)
+        for i in range(g.size):
             square = min(g[i] * g[i], _LARGEST_SQUARE)
-            out[i] = g[i] / (one + exp(-g[i] * (_LINEAR + _CUBIC * square))) * u[i]
+            buffer[i] = g[i] / (one + exp(-g[i] * (_LINEAR + _CUBIC * square))) * u[i]
+        flat_s[start : start + PIECE] = buffer[: g.size]
 
 
 @kernel(WRITE_2D, WRITE_2D, READ_2D, READ_2D, READ_2D)
@@ -72,7 +77,6 @@ def swiglu_backward(dgate: F32, dup: F32, ds: F32, gate: F32, up: F32) -> None:
     for piece in prange((flat_ds.size + PIECE - 1) // PIECE):
         start = piece * PIECE
         d, g, u = flat_ds[start : start + PIECE], flat_gate[start : start + PIECE], flat_up[start : start + PIECE]
-        # Through a buffer of its own: in place, the loop could not become vector code.
         buffer = np.empty((2, PIECE), np.float32)
         for i in range(d.size):
             sigmoid = one / (one + exp(-g[i]))

@@ -50,9 +50,11 @@ def gelu_forward(y: F32, x: F32) -> None:
     flat_y, flat_x = y.reshape(-1), x.reshape(-1)
     for piece in prange((flat_y.size + PIECE - 1) // PIECE):
         start = piece * PIECE
-        out, own = flat_y[start : start + PIECE], flat_x[start : start + PIECE]
-        for i in range(out.size):
-            out[i] = own[i] * _distribution(own[i])
+        own = flat_x[start : start + PIECE]
+        buffer = np.empty(PIECE, np.float32)  # in place, the loop could not become vector code
+        for i in range(own.size):
+            buffer[i] = own[i] * _distribution(own[i])
+        flat_y[start : start + PIECE] = buffer[: own.size]
 
 
 @kernel(WRITE_2D, READ_2D, READ_2D)
@@ -68,8 +70,10 @@ def gelu_backward(dx: F32, dy: F32, x: F32) -> None:
     flat_dx, flat_dy, flat_x = dx.reshape(-1), dy.reshape(-1), x.reshape(-1)
     for piece in prange((flat_dx.size + PIECE - 1) // PIECE):
         start = piece * PIECE
-        out, grad, own = flat_dx[start : start + PIECE], flat_dy[start : start + PIECE], flat_x[start : start + PIECE]
-        for i in range(out.size):
+        grad, own = flat_dy[start : start + PIECE], flat_x[start : start + PIECE]
+        buffer = np.empty(PIECE, np.float32)
+        for i in range(own.size):
             a = min(abs(own[i]), _LARGEST)
             density = _DENSITY * exp(-half * a * a)
-            out[i] = grad[i] * (_distribution(own[i]) + own[i] * density)
+            buffer[i] = grad[i] * (_distribution(own[i]) + own[i] * density)
+        flat_dx[start : start + PIECE] = buffer[: own.size]
