@@ -14,7 +14,7 @@ from memsim.bench.cases import HEAD, PRODUCTS, KernelCase
 from memsim.bench.contestant import Contestant
 from memsim.bench.runs import throw_away, timed_run
 from memsim.errors import UsageError
-from memsim.ir.opset import HEAD_ROWS
+from memsim.ir.loss_ops import HEAD_ROWS
 from memsim.ir.program import Node, Program, TensorType
 from memsim.ir.serialize import load_program
 from memsim.models.parts import packed_matrix
