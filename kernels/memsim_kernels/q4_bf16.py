@@ -49,6 +49,8 @@ from memsim_kernels.lora import NO_ADAPTER, Adapter
 from memsim_kernels.panel import ALL
 from memsim_kernels.vectors import address_of as address
 
+__all__ = ["ROWS", "STEPS", "linear_q4_backward_input_bf16", "linear_q4_forward_bf16", "workspace_floats"]
+
 F16 = NDArray[np.float16]
 
 ROWS = 512
