@@ -20,9 +20,7 @@ from memsim.weights.staging import discard
 _MESSAGE_BYTES = 4096
 _LONGEST_MESSAGE = 1000
 
-_NOT_INHERITED = frozenset(
-    ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-)
+_NOT_INHERITED = frozenset(("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"))
 """What Dask sets in its workers. Allocator and threads of a measured process are memsim's matter, wherever it runs."""
 
 

@@ -186,11 +186,9 @@ def _check_options(axes: Axes, settings: Mapping[str, Setting], known: Collectio
     allowed = sorted(set(known) - RESERVED)
     for name in settings:
         if name not in allowed:
-            raise InputError(
-                f"{where}: settings.{shown(name)} is no setting of mode {axes.mode}: {', '.join(allowed)}"
-            )
+            raise InputError(f"{where}: settings.{shown(name)} is no setting of mode {axes.mode}: {', '.join(allowed)}")
     if axes.mode == "run" and not axes.budgets:
-        raise InputError(f"{where}: runs are capped; give budgets, such as budgets = [\"1GB\"]")
+        raise InputError(f'{where}: runs are capped; give budgets, such as budgets = ["1GB"]')
 
 
 def _items(axes: Axes, name: str, where: str) -> tuple[str | int, ...]:
@@ -217,4 +215,3 @@ def _check_twice(points: Collection[Point], where: str) -> None:
         if (twin := seen.setdefault(point.key, point)) is not point:
             differing = [str(value) for name, value in point.axes.items() if value != twin.axes[name]]
             raise InputError(f"{where} has a point twice: {shown(' '.join(point.arguments))} {' '.join(differing)}")
-
