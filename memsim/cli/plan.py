@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from memsim.cli.progress import stage
+from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.cli.simulate import training_setup
 from memsim.errors import InputError, UsageError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.results import PlannedResult, PlanPoint, Result, emit_json
 from memsim.runtime.prepare import prepare_kernels, worker_needs
@@ -46,12 +47,9 @@ _BAR = 40
     metavar="NAME|FILE",
     help="Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).",
 )
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@scheme_options_without_task
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
-)
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
@@ -63,14 +61,13 @@ def command(
     seq_len: int,
     budget: str | None,
     device: str,
-    lora_rank: int,
-    target_modules: str,
     optimizer: str,
     accumulate: int,
     threads: int,
     emit: Path | None,
     plot: Path | None,
     json_path: str | None,
+    **scheme: Any,
 ) -> None:
     """Find the fastest training step that fits a budget; nothing is run.
 
@@ -83,9 +80,9 @@ def command(
     if remark:
         click.echo(remark, err=True)
     config, group_size, name = find_dimensions(model)
-    lora = LoraConfig(lora_rank, target_modules=tuple(item for item in target_modules.split(",") if item))
+    trained = chosen_scheme(scheme)
     setup = training_setup(
-        config, group_size, "auto", seq_len, lora, OptimizerConfig(optimizer), accumulate,
+        config, group_size, "auto", seq_len, trained, OptimizerConfig(optimizer), accumulate,
         _threads(threads, target, device == HOST),
     )  # fmt: skip
     numbers = target.at("nominal")
@@ -104,11 +101,11 @@ def command(
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, target, found, decimal))
+        click.echo(_summary(result, trained.describe(), target, found, decimal))
     if plot is not None and result.planned is not None:
         from memsim.reports.front_plot import plot_front
 
-        plot_front(result.planned, f"{name}, seq {seq_len}, LoRA rank {lora_rank}, {optimizer}", plot)
+        plot_front(result.planned, f"{name}, seq {seq_len}, {trained.describe()}, {optimizer}", plot)
     if found is None:
         raise nothing_fits(searched, budget_bytes, decimal)
     if emit is not None:
@@ -135,7 +132,7 @@ def _needs_here(threads: int) -> tuple[Needs, Needs]:
     return worker_needs(packed), worker_needs(unpacked)
 
 
-def _summary(result: Result, device: Device, found: Found | None, decimal: bool) -> str:
+def _summary(result: Result, trained: str, device: Device, found: Found | None, decimal: bool) -> str:
     """Return the plan for people."""
     planned = result.planned
     assert planned is not None
@@ -143,7 +140,7 @@ def _summary(result: Result, device: Device, found: Found | None, decimal: bool)
     def size(n_bytes: float) -> str:
         return format_bytes(n_bytes, decimal)
 
-    setup = f"{result.model}, seq {result.seq_len}, LoRA rank {result.lora_rank}, {result.optimizer}"
+    setup = f"{result.model}, seq {result.seq_len}, {trained}, {result.optimizer}"
     rows = [("model", setup), ("rates", f"{device.name}: {device.title}")]
     rows.append(("budget", size(result.budget_bytes or 0)))
     if found is not None and planned.step_s is not None and planned.footprint_bytes is not None:

@@ -1,14 +1,17 @@
 """``memsim simulate``: a step program on a device that is not here."""
 
 import sys
+from typing import Any
 
 import click
 
+from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError, UsageError
 from memsim.models.config import ModelConfig
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig, check_lora, with_our_names
+from memsim.models.lora import LoraConfig, with_our_names
 from memsim.models.presets import PRESETS
+from memsim.models.scheme import Scheme, check_length
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.results import emit_json
@@ -40,15 +43,9 @@ _MAX_STEPS = 100_000
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
 @click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@scheme_options_without_task
 @click.option(
-    "--target-modules",
-    default=",".join(ALL_PROJECTIONS),
-    metavar="LIST",
-    help="Projections with an adapter; a family's own names (query, fc1) will do.",
-)
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option(
@@ -66,12 +63,11 @@ def command(
     mode: Mode,
     seq_len: int,
     steps: int,
-    lora_rank: int,
-    target_modules: str,
     optimizer: str,
     accumulate: int,
     paging: str,
     json_path: str | None,
+    **scheme: Any,
 ) -> None:
     """Simulate a fine-tuning run on a phone or another device: would it survive, how long is a step.
 
@@ -85,8 +81,8 @@ def command(
     if budget_bytes == 0:
         raise UsageError("--budget 0 cannot hold a process; write a size such as 1GB")
     target = find_device(device)
-    lora = LoraConfig(lora_rank, target_modules=tuple(name for name in target_modules.split(",") if name))
-    name, setup = _setup(model, schedule, seq_len, lora, OptimizerConfig(optimizer), accumulate, target)
+    trained = chosen_scheme(scheme)
+    name, setup = _setup(model, schedule, seq_len, trained, OptimizerConfig(optimizer), accumulate, target)
     plan = plan_run(setup, "")
     trace = trace_program(plan.train.program, plan.memory)
     simulation = simulate(trace, target, steps, budget_bytes, paging == "advised")
@@ -108,14 +104,14 @@ def _setup(
     model: str,
     schedule: str,
     seq_len: int,
-    lora: LoraConfig,
+    scheme: Scheme,
     optimizer: OptimizerConfig,
     accumulate: int,
     device: Device,
 ) -> tuple[str, TrainingSetup]:
     config, group_size, name = find_dimensions(model)
     threads = max(1, int(device.at("nominal").threads))
-    return name, training_setup(config, group_size, schedule, seq_len, lora, optimizer, accumulate, threads)
+    return name, training_setup(config, group_size, schedule, seq_len, scheme, optimizer, accumulate, threads)
 
 
 def training_setup(
@@ -123,7 +119,7 @@ def training_setup(
     group_size: int,
     schedule: str,
     seq_len: int,
-    lora: LoraConfig,
+    scheme: Scheme,
     optimizer: OptimizerConfig,
     accumulate: int,
     threads: int,
@@ -131,14 +127,14 @@ def training_setup(
     """Return what to plan, checked against the model.
 
     Raises:
-        UsageError: An adapter, a length or a count that cannot be.
+        UsageError: A scheme, a length or a count that cannot be.
     """
-    lora = with_our_names(lora, config)
-    check_lora(lora, config)
+    if isinstance(scheme, LoraConfig):
+        scheme = with_our_names(scheme, config)
+    scheme.check(config)
     if not 1 <= accumulate <= 1024:
         raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
-    if seq_len > config.longest_sequence:
-        raise UsageError(f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.longest_sequence}")
     if seq_len < 1:
         raise UsageError(f"--seq-len {seq_len} is below 1")
-    return TrainingSetup(config, group_size, lora, schedule, seq_len, optimizer, accumulate, threads)
+    check_length(scheme, config, seq_len)
+    return TrainingSetup(config, group_size, scheme, schedule, seq_len, optimizer, accumulate, threads)
