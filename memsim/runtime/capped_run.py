@@ -25,8 +25,12 @@ FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
 """Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
 
 
-def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
+def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:
     """Run one fine-tuning job in a capped child process.
+
+    Args:
+        config: What to run.
+        progress: What draws it; None draws nothing.
 
     Returns:
         The record of the run, also when it ended at the cap, was thrashing, or failed; the caller turns
@@ -37,6 +41,7 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
         InputError: A file or this machine cannot serve.
         LimitError: The plan does not fit the budget.
     """
+    progress = progress or RunProgress()
     check_new(config)
     check(config, config.out or RUNS)
     ready = make_ready(config, progress)
