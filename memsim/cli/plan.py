@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from memsim.api.planning import plan as find_plan
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import InputError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
@@ -27,6 +28,7 @@ _BAR = 40
     "--model",
     default="qwen2.5-0.5b",
     metavar="NAME|DIR",
+    shell_complete=complete.models,
     help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
 )
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
@@ -35,6 +37,7 @@ _BAR = 40
     "--device",
     default=HOST,
     metavar="NAME|FILE",
+    shell_complete=complete.devices,
     help="Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).",
 )
 @click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from memsim.api.replaying import ReplayedCapture, ReplayedRun, replay
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
@@ -20,7 +21,13 @@ _COLUMNS = 60
 
 @click.command(name="replay", context_settings={"show_default": True})
 @click.argument("recorded", type=click.Path(path_type=Path), metavar="RUN_DIR|CAPTURE")
-@click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="See `memsim devices`.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="See `memsim devices`.",
+)
 @click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError, UsageError
@@ -68,6 +69,7 @@ class _Grouped(click.Command):
     "--model",
     default="qwen2.5-0.5b",
     metavar="NAME|PATH|HUB_ID",
+    shell_complete=complete.models,
     help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
@@ -87,6 +89,7 @@ class _Grouped(click.Command):
 @click.option(
     "--task",
     metavar="NAME|FILE.toml",
+    shell_complete=complete.tasks,
     help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
 )
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")

@@ -5,6 +5,7 @@ import sys
 import click
 
 from memsim.api.simulation import simulate
+from memsim.cli import complete
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
@@ -21,12 +22,19 @@ from memsim.units import is_decimal, parse_bytes
     "--model",
     default="qwen2.5-0.5b",
     metavar="NAME|DIR",
+    shell_complete=complete.models,
     help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
 )
 @click.option(
     "--schedule", type=click.Choice(SCHEDULE_NAMES), default="mebp", help="What a step keeps, spills and recomputes."
 )
-@click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="See `memsim devices`.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="See `memsim devices`.",
+)
 @click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
