@@ -63,3 +63,7 @@ def main() -> None:
         # The reader of our stdout (`| head`) went away: not an error of ours, and nothing more can be said.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        # Of a disk or a file that no command expected to fail.
+        click.echo(f"memsim: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        sys.exit(MemsimError.exit_code)

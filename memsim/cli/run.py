@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -116,6 +116,13 @@ class _Grouped(click.Command):
     help="Cold drops weight pages from the page cache at every eviction.",
 )
 @click.option(
+    "--verify",
+    type=click.Choice(["first", "full"]),
+    default="first",
+    help="Check weight files against their checksums before the first step, or also at every page-in: a bit that flips "
+    "during a long run then ends it.",
+)
+@click.option(
     "--lcsb-groups",
     type=int,
     metavar="K",
@@ -213,6 +220,7 @@ def command(
     threads: int,
     compute: str,
     page_cache: str,
+    verify: Literal["first", "full"],
     lcsb_groups: int | None,
     zo_eps: float | None,
     zo_directions: int | None,
@@ -284,6 +292,7 @@ def command(
         threads=threads,
         compute=compute,
         cold=page_cache == "cold",
+        verify=verify,
         out=out,
         scratch=scratch,
         checkpoint_every=checkpoint_every,

@@ -8,6 +8,7 @@ from typing import cast
 
 from memsim.errors import InputError, MemsimError
 from memsim.file_names import CAPTURE_FILE, RESULT_FILE
+from memsim.files import writing
 from memsim.results import Enforcement, write_result
 from memsim.runtime.cap import open_cap
 from memsim.runtime.checkpoints import Checkpoints
@@ -76,15 +77,17 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
         directory.keep = directory.keep or history.saved_step > 0
         with suppress(InputError):  # what ended the run is what counts
             Checkpoints(out).prune(history.saved_step)
-    if job.capture and Path(job.capture).exists():
-        Path(job.capture).replace(out / CAPTURE_FILE)
+    with writing(out):
+        if job.capture and Path(job.capture).exists():
+            Path(job.capture).replace(out / CAPTURE_FILE)
     result = make_record(ready, enforcement, kernel_peak, outcome, history)
     result = with_recording(result, job, out / CAPTURE_FILE, outcome)
     if outcome.reason == "done":
-        for file in (directory.work / ADAPTER).iterdir():
-            file.replace(out / file.name)
-        for name in ready.texts:
-            (directory.checkpoints / name).unlink(missing_ok=True)
+        with writing(out):
+            for file in (directory.work / ADAPTER).iterdir():
+                file.replace(out / file.name)
+            for name in ready.texts:
+                (directory.checkpoints / name).unlink(missing_ok=True)
     write_result(out / RESULT_FILE, result)
     directory.keep = True
     if outcome.reason == "interrupted":
