@@ -26,7 +26,7 @@ _OPTIONS = (
         type=click.Choice(list(SCHEMES)),
         default="lora",
         help="What is trained: adapters, virtual keys and values, virtual tokens, a classifier (needs --task), "
-        "or norm weights and biases.",
+        "norm weights and biases, or every weight (full: with zeroth-order schedules, e.g. --schedule mezo).",
     ),
     click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters."),
     click.option(

@@ -622,10 +622,72 @@ def _zo_update(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [*tensors, *i[3 + n :], TensorType((max(kind.n_bytes for kind in tensors) // 4,))]
 
 
+# Matrices in bf16, in tiles of rows [N', K]: see ``models.tiles``. ``sign`` is that of a lane of ``perturb``.
+
+
+@_op("unpack_bf16")
+def _unpack_bf16(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """W f32 [N', K] = w + s z, from (tile bf16 [N', K], [seed u32 [2]]).
+
+    Every ``unit_rows`` rows are a unit of noise; ``noise`` is the number of the first.
+    """
+    _require(i[0].dtype == "bf16" and list(i[1:]) in ([], [TensorType((2,), "u32")]), i)
+    return [TensorType(i[0].shape)]
+
+
+@_op("embedding_bf16")
+def _embedding_bf16(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """X f32 [T, K] = ``scale`` times (w + s z), from (ids [T], their rows bf16 [T, K], [seed])."""
+    _require(i[0].dtype == "u32" and i[0].shape[0] == i[1].shape[0], i)
+    return _unpack_bf16(i[1:], attrs)
+
+
+@_op("linear_rows")
+def _linear_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Columns from ``start`` on of y [T, ``n_rows``] = x w^T (+ bias), from (x [T, K], w [N', K], [y], [bias [N]]).
+
+    The first tile begins y, every other one needs it. A workspace [T, N'] follows, unless the tile is the matrix.
+    """
+    (n_tokens, columns), (rows, w_columns) = i[0].shape, i[1].shape
+    start, n_rows = _integer(attrs, "start"), _integer(attrs, "n_rows")
+    y = TensorType((n_tokens, n_rows))
+    rest = [*([y] if start else []), *([TensorType((n_rows,))] if attrs["bias"] else [])]
+    _require(columns == w_columns and start + rows <= n_rows and list(i[2:]) == rest, i)
+    return [y, *([TensorType((n_tokens, rows))] if rows < n_rows else [])]
+
+
+@_op("cross_entropy_rows")
+def _cross_entropy_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """What is known of the losses after the vocabulary's rows ``start`` to ``start + N'``, and logits [T, N'].
+
+    From (x [T, K], w [N', K], labels [T], [the same of the rows before]): f64 [4, T] with the largest logit, the sum of
+    exponentials relative to it, the label's logit, and the row of the largest.
+    """
+    (n_tokens, columns), (rows, w_columns) = i[0].shape, i[1].shape
+    known = TensorType((4, n_tokens), "f64")
+    rest = [known] if _integer(attrs, "start") else []
+    _require(columns == w_columns and i[2] == TensorType((n_tokens,), "u32") and list(i[3:]) == rest, i)
+    return [known, TensorType((n_tokens, rows))]
+
+
+@_op("cross_entropy_stats")
+def _cross_entropy_stats(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Stats f64 [3] as of ``cross_entropy``, from (what ``cross_entropy_rows`` knows in the end, labels [T])."""
+    _require(i[0] == TensorType((4, *i[1].shape), "f64"), i)
+    return [TensorType((3,), "f64")]
+
+
+@_op("zo_update_bf16")
+def _zo_update_bf16(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """The new tile, from (seed, rho, tile bf16): w - lr g in f32, rounded to bf16 at random, without bias."""
+    _require(i[0] == TensorType((2,), "u32") and i[1].dtype == "f64" and i[2].dtype == "bf16", i)
+    return [i[2]]
+
+
 # Storage and host ops: their outputs are declared by whoever emits them. `balloon` is the tests' rogue allocation:
 # it touches `n_bytes` that no plan knows of.
 for _name in (
-    *("page_in", "prefetch", "evict", "spill", "restore", "load", "store", "zero"),
+    *("page_in", "prefetch", "evict", "spill", "restore", "load", "load_rows", "store", "zero"),
     *("next_batch", "emit_loss", "emit_estimate", "balloon"),
 ):
     OPS[_name] = Op(_name, None)

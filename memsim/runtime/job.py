@@ -48,6 +48,7 @@ class WorkerJob:
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
         kernel_rank: The most LoRA ranks that a product sees at once.
+        checkpoint: What the pack was made from, where matrices are trained; None for none.
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
         mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
@@ -84,6 +85,7 @@ class WorkerJob:
     checkpoints: str
     checkpoint_every: int
     first_step: int = 0
+    checkpoint: str | None = None
     capture: str | None = None
     recorded_steps: int = 0
     mapped_from_bytes: int = 0

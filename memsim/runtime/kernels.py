@@ -12,6 +12,7 @@ from numba import get_num_threads, set_num_threads
 
 import memsim_kernels as k
 from memsim.errors import WorkerError
+from memsim.runtime.bf16_ops import BF16_KERNELS
 from memsim.runtime.data import IGNORED
 from memsim.runtime.paging import Array
 from memsim.runtime.tangent_ops import tangent_kernels
@@ -318,52 +319,56 @@ def _adamw(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         k.adamw_update(parameter, first[where], second[where], gradient, *settings, step)
 
 
-KERNELS: dict[str, Kernel] = {
-    "embedding_q4": _embedding_q4,
-    "unpack_q4": _unpack_q4,
-    "linear": _linear,
-    "linear_backward_input": _linear_backward_input,
-    "linear_q4": _linear_q4,
-    "linear_q4_backward_input": _linear_q4_backward_input,
-    "lora_backward": _lora_backward,
-    "linear_backward_weight": _linear_backward_weight,
-    "sum_rows": _sum_rows,
-    "rmsnorm": _rmsnorm,
-    "rmsnorm_backward_input": _rmsnorm_backward_input,
-    "rmsnorm_backward_weight": _rmsnorm_backward_weight,
-    "layernorm": _layernorm,
-    "layernorm_backward_input": _layernorm_backward_input,
-    "layernorm_backward_weight": _layernorm_backward_weight,
-    "rope": _rope,
-    "rope_backward": _rope_backward,
-    "attention": _attention,
-    "attention_backward": _attention_backward,
-    "swiglu": _swiglu,
-    "swiglu_backward": _swiglu_backward,
-    "geglu": _geglu,
-    "geglu_backward": _geglu_backward,
-    "relu": _relu,
-    "relu_backward": _relu_backward,
-    "gelu": _gelu,
-    "gelu_backward": _gelu_backward,
-    "tanh": _tanh,
-    "tanh_backward": _tanh_backward,
-    "add_row": _add_row,
-    "add_table_rows": _add_table_rows,
-    "add": _add,
-    "take_rows": _take_rows,
-    "put_rows": _put_rows,
-    "repeat_rows": _repeat_rows,
-    "place_rows": _place_rows,
-    "concat_rows": _concat_rows,
-    "take_labelled": _take_labelled,
-    "linear_cross_entropy_q4": _linear_cross_entropy_q4,
-    "cross_entropy": _cross_entropy,
-    "cross_entropy_backward": _cross_entropy_backward,
-    "sgd": _sgd,
-    "momentum": _momentum,
-    "adamw": _adamw,
-} | ZEROTH_ORDER_KERNELS
+KERNELS: dict[str, Kernel] = (
+    {
+        "embedding_q4": _embedding_q4,
+        "unpack_q4": _unpack_q4,
+        "linear": _linear,
+        "linear_backward_input": _linear_backward_input,
+        "linear_q4": _linear_q4,
+        "linear_q4_backward_input": _linear_q4_backward_input,
+        "lora_backward": _lora_backward,
+        "linear_backward_weight": _linear_backward_weight,
+        "sum_rows": _sum_rows,
+        "rmsnorm": _rmsnorm,
+        "rmsnorm_backward_input": _rmsnorm_backward_input,
+        "rmsnorm_backward_weight": _rmsnorm_backward_weight,
+        "layernorm": _layernorm,
+        "layernorm_backward_input": _layernorm_backward_input,
+        "layernorm_backward_weight": _layernorm_backward_weight,
+        "rope": _rope,
+        "rope_backward": _rope_backward,
+        "attention": _attention,
+        "attention_backward": _attention_backward,
+        "swiglu": _swiglu,
+        "swiglu_backward": _swiglu_backward,
+        "geglu": _geglu,
+        "geglu_backward": _geglu_backward,
+        "relu": _relu,
+        "relu_backward": _relu_backward,
+        "gelu": _gelu,
+        "gelu_backward": _gelu_backward,
+        "tanh": _tanh,
+        "tanh_backward": _tanh_backward,
+        "add_row": _add_row,
+        "add_table_rows": _add_table_rows,
+        "add": _add,
+        "take_rows": _take_rows,
+        "put_rows": _put_rows,
+        "repeat_rows": _repeat_rows,
+        "place_rows": _place_rows,
+        "concat_rows": _concat_rows,
+        "take_labelled": _take_labelled,
+        "linear_cross_entropy_q4": _linear_cross_entropy_q4,
+        "cross_entropy": _cross_entropy,
+        "cross_entropy_backward": _cross_entropy_backward,
+        "sgd": _sgd,
+        "momentum": _momentum,
+        "adamw": _adamw,
+    }
+    | ZEROTH_ORDER_KERNELS
+    | BF16_KERNELS
+)
 KERNELS |= tangent_kernels(_linear_q4, _linear_cross_entropy_q4)
 
 

@@ -198,11 +198,16 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
     if scheme.adapter_rank:
         return decided
     method = decided.method
-    if method.blocks or method.hybrid or method.accepts or method.estimate == "jvp":
-        raise UsageError(
-            f"--schedule {decided.name} trains LoRA adapters only; with --scheme {scheme.name} use "
-            f"{', '.join(name for name, other in METHODS.items() if other.accumulates)}"
+    can = {name: other for name, other in METHODS.items() if other.accumulates}
+    if scheme.trains_matrices:
+        can = {name: other for name, other in can.items() if other.optimizer == "sgd"}
+    if decided.name not in can:
+        reason = (
+            "trains LoRA adapters only"
+            if not method.accumulates
+            else "keeps state as large as the model's weights in float32, once or twice"
         )
+        raise UsageError(f"--schedule {decided.name} {reason}; with --scheme {scheme.name} use {', '.join(can)}")
     return replace(decided, method=replace(method, streams="separate"))
 
 

@@ -133,8 +133,8 @@ def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]
         page_in=_page_in(program, node, sizes[file]) if node.op == "page_in" else None,
         prefetch=FileRead(file, sizes[file], sizes[file]) if node.op == "prefetch" else None,
         written_bytes=traffic.written_bytes,
-        # `store` replaces the whole of what it is given.
-        restored_bytes=0 if node.op == "store" else scratch_in,
+        # `store` replaces the whole of what it is given, `load_rows` reads no more than it defines.
+        restored_bytes={"store": 0, "load_rows": traffic.paged_in_bytes}.get(node.op, scratch_in),
         evicted_bytes=sum(value.n_bytes for value in mapped),
         evicted_files=tuple(dict.fromkeys(value.source.partition("/")[0] for value in mapped)),
     )
