@@ -11,7 +11,7 @@ from math import prod
 from memsim.models.config import ModelConfig
 from memsim.models.parts import matrices, part_names
 
-UNIT_ELEMENTS = 1 << 15
+UNIT_ELEMENTS = 1 << 17
 TILE_ELEMENTS = 1 << 21
 
 _FIRST_NOISE = 1 << 20
