@@ -124,7 +124,7 @@ def test_a_figure_holds_within_its_bounds_only() -> None:
 def test_real_runs_of_a_toy_model(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "torch_is_here", lambda: False)
     model, file = write_model(disk / "bench-zo-model"), tmp_path / "zo.json"
-    arguments = ["--model", str(model.directory), "--seq-len", "16", "--steps", "1", "--rounds", "1"]
+    arguments = ["--model", str(model.directory), "--seq-len", "16", "--steps", "1", "--rounds", "1", "--threads", "1"]
     done = CliRunner().invoke(cli, ["bench", "zo", *arguments, "--json", str(file)], prog_name="memsim")
     assert done.exception is None
     plain = json.loads(file.read_text())
