@@ -622,22 +622,23 @@ def _zo_update(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [*tensors, *i[3 + n :], TensorType((max(kind.n_bytes for kind in tensors) // 4,))]
 
 
-# Matrices in bf16, in tiles of rows [N', K]: see ``models.tiles``. ``sign`` is that of a lane of ``perturb``.
+# Matrices in bf16, in tiles of rows [N', K]: see ``models.tiles``. ``signs`` are those of lanes, as of ``perturb``; all
+# that have noise have that of one direction.
 
 
 @_op("unpack_bf16")
 def _unpack_bf16(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """W f32 [N', K] = w + s z, from (tile bf16 [N', K], [seed u32 [2]]).
+    """W f32 [N', K] = w + s z for each lane, from (tile bf16 [N', K], [seed u32 [2]]).
 
     Every ``unit_rows`` rows are a unit of noise; ``noise`` is the number of the first.
     """
     _require(i[0].dtype == "bf16" and list(i[1:]) in ([], [TensorType((2,), "u32")]), i)
-    return [TensorType(i[0].shape)]
+    return [TensorType(i[0].shape)] * len(str(attrs["signs"]).split(","))
 
 
 @_op("embedding_bf16")
 def _embedding_bf16(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """X f32 [T, K] = ``scale`` times (w + s z), from (ids [T], their rows bf16 [T, K], [seed])."""
+    """X f32 [T, K] = ``scale`` times (w + s z) for each lane, from (ids [T], their rows bf16 [T, K], [seed])."""
     _require(i[0].dtype == "u32" and i[0].shape[0] == i[1].shape[0], i)
     return _unpack_bf16(i[1:], attrs)
 
@@ -672,9 +673,9 @@ def _cross_entropy_rows(i: Sequence[TensorType], attrs: Attrs) -> list[TensorTyp
 
 @_op("cross_entropy_stats")
 def _cross_entropy_stats(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Stats f64 [3] as of ``cross_entropy``, from (what ``cross_entropy_rows`` knows in the end, labels [T])."""
-    _require(i[0] == TensorType((4, *i[1].shape), "f64"), i)
-    return [TensorType((3,), "f64")]
+    """Stats f64 [3 lanes] as of ``cross_entropy``, from (labels [T], what ``cross_entropy_rows`` knows of each)."""
+    _require(set(i[1:]) == {TensorType((4, *i[0].shape), "f64")}, i)
+    return [TensorType((3 * len(i[1:]),), "f64")]
 
 
 @_op("zo_update_bf16")

@@ -12,7 +12,7 @@ from memsim.models.config import ModelConfig
 from memsim.models.parts import matrices, part_names
 
 UNIT_ELEMENTS = 1 << 17
-TILE_ELEMENTS = 1 << 21
+TILE_ELEMENTS = 1 << 20
 
 _FIRST_NOISE = 1 << 20
 """Vectors, which have a number each, have those below."""

@@ -53,34 +53,38 @@ def _units(array: Array, a: Attrs) -> Iterator[tuple[int, Array]]:
         yield a["noise"] + index, array[start : start + a["unit_rows"]]
 
 
-def _lane(a: Attrs) -> dict[int, float]:
-    """Return direction -> factor of the noise of a lane; empty for one that is not perturbed."""
-    sign = a["sign"]
-    return {} if sign == "." else {int(sign[1:]): a["eps"] if sign[0] == "+" else -a["eps"]}
+def _add_noise(lanes: Sequence[Array], z: Array, signs: Sequence[str]) -> None:
+    """Add eps z to what holds each lane, or subtract it, as its sign says."""
+    for lane, sign in zip(lanes, signs, strict=True):
+        (np.add if sign[0] == "+" else np.subtract)(lane, z, out=lane)
 
 
 def _unpack_bf16(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    w, lane = o[0], _lane(a)
-    widen(w, i[0])
-    if lane:
-        work = np.empty(a["unit_rows"] * w.shape[1], np.float32)
-        for number, rows in _units(w, a):
-            z = work[: rows.size]
-            draw(z, i[1], lane, number, w.shape[1], a)
-            rows += z.reshape(rows.shape)
+    signs = a["signs"].split(",")
+    for w in o:
+        widen(w, i[0])
+    if signs == ["."]:
+        return
+    work, columns = np.empty(a["unit_rows"] * o[0].shape[1], np.float32), o[0].shape[1]
+    for (number, rows), *others in zip(*(_units(w, a) for w in o), strict=True):
+        z = work[: rows.size]
+        draw(z, i[1], {int(signs[0][1:]): a["eps"]}, number, columns, a)
+        _add_noise([rows, *(other for _, other in others)], z.reshape(rows.shape), signs)
 
 
 def _embedding_bf16(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    x, ids, lane = o[0], i[0], _lane(a)
-    widen(x, i[1])
-    if lane:
-        z = np.empty((a["unit_rows"], x.shape[1]), np.float32)
+    ids, signs, columns = i[0], a["signs"].split(","), o[0].shape[1]
+    for x in o:
+        widen(x, i[1])
+    if signs != ["."]:
+        z = np.empty((a["unit_rows"], columns), np.float32)
         units = ids // a["unit_rows"]
         for unit in np.unique(units):
-            draw(z.reshape(-1), i[2], lane, a["noise"] + int(unit), x.shape[1], a)
+            draw(z.reshape(-1), i[2], {int(signs[0][1:]): a["eps"]}, a["noise"] + int(unit), columns, a)
             for token in np.flatnonzero(units == unit):
-                x[token] += z[ids[token] % a["unit_rows"]]
-    x *= np.float32(a["scale"])
+                _add_noise([x[token] for x in o], z[ids[token] % a["unit_rows"]], signs)
+    for x in o:
+        x *= np.float32(a["scale"])
 
 
 def _linear_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -117,10 +121,11 @@ def _cross_entropy_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> Non
 
 
 def _cross_entropy_stats(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    (largest, total, of_label, row), labels = i
+    labels = i[0]
     valid = labels != IGNORED
-    losses = largest + np.log(total) - of_label
-    o[0][:] = losses[valid].sum(), np.count_nonzero(row[valid] == labels[valid]), np.count_nonzero(valid)
+    for stats, (largest, total, of_label, row) in zip(o[0].reshape(-1, 3), i[1:], strict=True):
+        losses = largest + np.log(total) - of_label
+        stats[:] = losses[valid].sum(), np.count_nonzero(row[valid] == labels[valid]), np.count_nonzero(valid)
 
 
 def _zo_update_bf16(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:

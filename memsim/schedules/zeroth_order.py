@@ -190,7 +190,7 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
     """Return ``decided`` as it is run when ``scheme`` says what is trained.
 
     Lanes that share a stream stand side by side in the rank of adapters. Other tensors have no such axis: every lane
-    gets a stream of its own.
+    gets a stream of its own, unless the step has one for matrices that are trained.
 
     Raises:
         UsageError: The method needs lanes in one stream.
@@ -208,6 +208,8 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
             else "keeps state as large as the model's weights in float32, once or twice"
         )
         raise UsageError(f"--schedule {decided.name} {reason}; with --scheme {scheme.name} use {', '.join(can)}")
+    if scheme.trains_matrices:
+        return decided  # its lanes share what is read of the disk
     return replace(decided, method=replace(method, streams="separate"))
 
 

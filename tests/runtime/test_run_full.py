@@ -120,7 +120,7 @@ def test_a_pack_without_a_checkpoint_starts_as_it_is_and_stays_within_its_plan(d
     assert result.peak_footprint_bytes < result.planned_footprint_bytes + 6_000_000
     step = result.steps[0]
     assert step.bytes_paged_in is not None and step.bytes_written is not None
-    assert step.bytes_paged_in > 2 * 0.9 * step.bytes_written  # two forwards, one update; of the embedding some rows
+    assert 0.9 < step.bytes_paged_in / step.bytes_written < 1.1  # both forwards in one stream, and one update
 
 
 def test_a_disk_without_room_is_refused_before_a_run(
