@@ -124,7 +124,13 @@ def step_command(
 @_SEQ_LEN
 @click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps a round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Turns of each contestant.")
-@click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="Simulated; see `memsim devices`.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="Simulated; see `memsim devices`.",
+)
 @_COMPUTE
 @_BUDGET
 @_THREADS
