@@ -12,13 +12,13 @@ from memsim.models.schemes import Full
 from memsim.models.tiles import TiledMatrix, tiled_matrices
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.traffic import step_traffic
-from memsim.runtime.bf16_ops import round_at_random, widen
 from memsim.runtime.data import Batches
 from memsim.runtime.replay import place_replay
 from memsim.runtime.seed_log import SeedLog, header_of, read_seed_log
 from memsim.runtime.session import Session
 from memsim.runtime.state_file import is_finite, load_state, save_state
 from memsim.runtime.storage import PlannedArena, SeparateArrays, allocate_arena
+from memsim.runtime.tile_ops import round_at_random, widen
 from memsim.runtime.trained_matrices import to_bf16
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder, estimator
