@@ -50,6 +50,7 @@ def command(json_path: str | None, **options: Any) -> None:
 
 
 def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    schedule = "mezo" if scheme.trains_matrices else _SCHEDULE
     rows = [
         {
             "name": name,
@@ -59,7 +60,7 @@ def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any
             "parameters": config.n_parameters(),
             "int4_bytes": pack_bytes(config, GROUP_SIZES[0]),
             "trainable_parameters": n_trainable(config, scheme),
-            "planned_peak_bytes": _planned_peak_bytes(config, scheme),
+            "planned_peak_bytes": _planned_peak_bytes(config, scheme, schedule),
         }
         for name, config in presets.items()
     ]
@@ -68,13 +69,13 @@ def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any
         "families": list(SUPPORTED_MODEL_TYPES),
         "group_size": GROUP_SIZES[0],
         "scheme": scheme.describe(),
-        "schedule": _SCHEDULE,
+        "schedule": schedule,
         "seq_len": _SEQ_LEN,
         "presets": rows,
     }
 
 
-def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
+def _planned_peak_bytes(config: ModelConfig, scheme: Scheme, schedule: str) -> int:
     """Return the planned peak of a step, from a model that is as deep as it takes to have every kind of block.
 
     Each block's activations, adapters and state come and go before the next one's, so further blocks change nothing.
@@ -82,7 +83,7 @@ def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
     types = config.layer_types or ()
     depth = min(config.num_hidden_layers, max(3, 2 + max(map(types.index, types), default=0)))
     shallow = replace(config, num_hidden_layers=depth, layer_types=types[:depth] or None)
-    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, _SCHEDULE, _SEQ_LEN, OptimizerConfig())
+    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, schedule, _SEQ_LEN, OptimizerConfig())
     return plan_run(setup, model_hash="").memory.peak_bytes
 
 

@@ -50,6 +50,26 @@ class Norms(Scheme):
 
 
 @dataclass(frozen=True, slots=True)
+class Full(Norms):
+    """Every weight: vectors as float32, matrices in bf16 on disk, perturbed while they are streamed (``tiles``)."""
+
+    name: ClassVar[str] = "full"
+
+    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the stored vectors of ``part``; the matrices are those of ``tiled_matrices``."""
+        return vectors(config, part)
+
+    def describe(self) -> str:
+        """Return ``all weights``."""
+        return "all weights"
+
+    @property
+    def trains_matrices(self) -> bool:
+        """They are."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix(Scheme):
     """Virtual keys and values before those of the sequence, in every block (arXiv 2101.00190, without its MLP).
 
@@ -171,7 +191,7 @@ def _check_virtual_tokens(count: int) -> None:
         raise UsageError(f"--virtual-tokens {count} must be from 1 to {MAX_VIRTUAL_TOKENS}")
 
 
-SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head)}
+SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head, Full)}
 
 
 def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -> Scheme:
@@ -188,6 +208,7 @@ def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -
         "prefix": Prefix(virtual_tokens),
         "prompt": Prompt(virtual_tokens),
         "head": Head(labels),
+        "full": Full(),
     }
     return made[name]
 

@@ -147,6 +147,14 @@ class Executor:
         source = self._program.values[node.inputs[0]].source
         self._scratch.read(source, [self.array(name) for name in node.outputs])
 
+    def _load_rows(self, node: Node) -> None:
+        """Fill the rows of a matrix that are asked for, one by one, from its tiles on the scratch file."""
+        (rows,) = (self.array(name) for name in node.outputs)
+        sources = [self._program.values[name].source for name in node.inputs[1:]]
+        tile_rows = int(node.attrs["tile_rows"])
+        for row, index in zip(rows, self.array(node.inputs[0]).tolist(), strict=True):
+            self._scratch.read_piece(sources[index // tile_rows], index % tile_rows * row.nbytes, row)
+
     def _store(self, node: Node) -> None:
         """Write tensors, one after the other, to one value on the scratch file."""
         source = self._program.values[node.outputs[0]].source
@@ -181,6 +189,7 @@ _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "spill": Executor._spill,
     "restore": Executor._load,
     "load": Executor._load,
+    "load_rows": Executor._load_rows,
     "store": Executor._store,
     "zero": Executor._zero,
     "next_batch": Executor._next_batch,

@@ -58,6 +58,7 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         checkpoints=str(directory.checkpoints),
         checkpoint_every=config.checkpoint_every,
         first_step=history.saved_step,
+        checkpoint=str(ready.checkpoint) if ready.checkpoint else None,
         capture=str(directory.work / CAPTURE_FILE) if config.record else None,
         recorded_steps=recorded_steps(config.steps),
         mapped_from_bytes=mapped_from_bytes(plan.memory),

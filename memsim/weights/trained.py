@@ -107,7 +107,7 @@ def _layout(
         return {"prompt_embeddings": spec}, (("prompt_embeddings", values[row]) for row, values in rows)
     names = _names(config, scheme)
     keys = {place: _key(*place, config, in_peft) for place in names}
-    offsets = {place: _offset(place[1], config) for place in names}
+    offsets = {place: norm_offset(place[1], config) for place in names}
     specs = {keys[place]: TensorSpec(shape, "f32") for place, shape in names.items()}
     return specs, ((keys[part, name], values - offsets[part, name]) for part, name, values in tensors())
 
@@ -119,7 +119,7 @@ def _names(config: ModelConfig, scheme: Scheme) -> dict[tuple[str, str], tuple[i
     return {(part, name): shape for part in parts for name, shape in scheme.shapes(config, part).items()}
 
 
-def _offset(name: str, config: ModelConfig) -> np.float32:
+def norm_offset(name: str, config: ModelConfig) -> np.float32:
     """Return what a checkpoint's norm weight lacks of the factor that we train: Gemma's are 1 + w."""
     return np.float32(config.family.norm_offset if name.endswith("norm.weight") else 0.0)
 
