@@ -195,12 +195,13 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
     Raises:
         UsageError: The method needs lanes in one stream.
     """
-    if scheme.adapter_rank:
+    if scheme.adapter_rank and not scheme.labels:
         return decided
     method = decided.method
     if method.blocks or method.hybrid or method.accepts or method.estimate == "jvp":
         raise UsageError(
-            f"--schedule {decided.name} trains LoRA adapters only; with --scheme {scheme.name} use "
+            f"--schedule {decided.name} trains LoRA adapters only; with "
+            f"{f'--scheme {scheme.name}' if not scheme.adapter_rank else 'a classifier'} use "
             f"{', '.join(name for name, other in METHODS.items() if other.accumulates)}"
         )
     return replace(decided, method=replace(method, streams="separate"))
