@@ -12,7 +12,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
 
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme, with_classifier
@@ -25,7 +24,7 @@ from memsim.weights.checkpoint import hugging_face_name
 from memsim.weights.pack import Pack
 from memsim.weights.synthetic import write_synthetic
 from memsim.weights.trained import TRAINED_FILE, write_trained
-from oracle import dequantized, parameter, reference_config, reference_model
+from oracle import dequantized, model_for, parameter
 from toy import gradient_names, plan_toy
 from toy_families import family_config
 
@@ -98,24 +97,12 @@ def moved(session: Session) -> None:
         tensor += generator.normal(0, 0.2, tensor.shape).astype(np.float32)
 
 
-def base_model(pack: Pack, scheme: Scheme) -> torch.nn.Module:
-    """Return transformers' model without what is trained, with a new classifier where ``scheme`` trains one."""
-    if not scheme.labels:
-        return reference_model(pack)
-    config = reference_config(with_classifier(pack.config, scheme))
-    model = AutoModelForSequenceClassification.from_config(config).float()
-    missing, unexpected = model.load_state_dict(dequantized(pack), strict=False)
-    assert all(name.startswith("classifier.") for name in missing)
-    assert all(name.startswith("lm_head.") for name in unexpected)
-    return model.eval()
-
-
 class Loaded:
     """Transformers' model with what was written, in PEFT's way where the files are PEFT's."""
 
     def __init__(self, pack: Pack, scheme: Scheme, directory: Path) -> None:
         self.scheme, self.family = scheme, pack.config.family
-        model = base_model(pack, scheme)
+        model = model_for(pack, scheme)
         self.in_peft = not (directory / TRAINED_FILE).exists()
         if self.in_peft:
             self.model: torch.nn.Module = PeftModel.from_pretrained(model, directory).eval()
