@@ -162,10 +162,12 @@ def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -
     """Return the scheme called ``name``, with those of the settings that it has, and a classifier of ``labels``.
 
     Raises:
-        UsageError: No such scheme.
+        UsageError: No such scheme, or too many labels.
     """
     if name not in SCHEMES:
         raise UsageError(f"no scheme called {name!r}; schemes: {', '.join(SCHEMES)}")
+    if not 0 <= labels <= MAX_LABELS:
+        raise UsageError(f"a classifier tells at most {MAX_LABELS} labels apart, not {labels}")
     made: dict[str, Scheme] = {
         "lora": replace(lora, labels=labels),
         "norms": Norms(labels=labels),

@@ -11,7 +11,7 @@ from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.parts import part_names, vectors
 from memsim.models.scheme import Scheme
-from memsim.models.schemes import SCHEMES, Head, Norms, Prefix, Prompt, scheme_from_dict, scheme_to_dict
+from memsim.models.schemes import SCHEMES, Head, Norms, Prefix, Prompt, make_scheme, scheme_from_dict, scheme_to_dict
 from memsim.schedules.choices import choices_for
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
@@ -55,6 +55,12 @@ def test_the_table_has_every_scheme() -> None:
 def test_schemes_that_cannot_work_are_refused(scheme: Scheme, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         scheme.check(toy_config())
+
+
+@pytest.mark.parametrize("labels", [-1, 4097])
+def test_labels_are_bounded(labels: int) -> None:
+    with pytest.raises(UsageError, match=f"a classifier tells at most 4096 labels apart, not {labels}"):
+        make_scheme("norms", LoraConfig(), 1, labels)
 
 
 @pytest.mark.parametrize("scheme", EXAMPLES, ids=lambda scheme: scheme.name)

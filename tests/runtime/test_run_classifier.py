@@ -15,6 +15,7 @@ from capped_runs import ADAPTER_FILES, RUN_FILES, files_in, private_cache, run_t
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.models.schemes import Head
+from memsim.runtime.replay import replay_seeds
 from memsim.runtime.run_config import RunOutcome
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.cache import find_model
@@ -108,6 +109,9 @@ def test_other_schemes_and_schedules_train_a_classifier(
     assert outcome.result.evals[0].accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)
     name = "adapter_model.safetensors" if "schedule" in changes else TRAINED_FILE
     assert (tmp_path / "out" / name).is_file()
+    if "schedule" in changes:
+        replay_seeds(tmp_path / "out" / "seeds.jsonl", str(checkpoint), tmp_path / "again", lambda text: None)
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
 def test_label_words_are_guessed_at_the_mask(checkpoint: Path, tmp_path: Path) -> None:
