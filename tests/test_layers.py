@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli", "pytest_plugin"},
+    {"api"},
     {"reports", "regression"},
-    {"bench", "compare"},
+    {"bench", "compare", "sweep"},
     {"runtime"},
     {"search"},
     {"simulator"},
@@ -28,11 +29,12 @@ LAYERS: list[set[str]] = [
     {"results"},
     {"file_names", "files"},
     {"tasks"},
-    {"json_decode"},
+    {"json_decode", "toml_file"},
     {"json_file"},
     {"units"},
     {"errors"},
     {""},  # the package itself: __version__
+    {"lazy"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.
