@@ -60,11 +60,11 @@ def sentencepiece_tokenizer(metadata: Mapping[str, Value]) -> str | None:
     return json.dumps(tokenizer, ensure_ascii=False)
 
 
-def _is_of(value: Value | None, kind: type, count: int) -> bool:
+def _is_of(value: Value | None, kind: type[float] | type[int], count: int) -> bool:
     """Return whether an untrusted value is an array of ``count`` finite numbers of a kind."""
     if not isinstance(value, tuple) or len(value) != count:
         return False
-    return all(isinstance(item, kind) and isfinite(item) for item in value)
+    return all(not isinstance(item, str) and isinstance(item, kind) and isfinite(item) for item in value)
 
 
 def _merges(

@@ -45,7 +45,7 @@ def own_cache(disk: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def checkpoint(disk: Path) -> Path:
-    directory = disk / "roberta-task"
+    directory = disk / "hf-roberta-task"
     torch.manual_seed(0)
     RobertaForMaskedLM(roberta_config()).save_pretrained(directory)
     save_tokenizer(directory / "tokenizer.json")
@@ -54,7 +54,7 @@ def checkpoint(disk: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(disk: Path) -> Path:
-    directory = disk / "roberta-classifier"
+    directory = disk / "hf-roberta-classifier"
     torch.manual_seed(0)
     RobertaForSequenceClassification(roberta_config()).save_pretrained(directory)
     save_tokenizer(directory / "tokenizer.json", ["<s>", "<pad>", "</s>", "<unk>"])  # which needs no mask
