@@ -26,11 +26,15 @@ class TaskJob:
         n_labels: Labels are below it: the vocabulary, or the labels of a classifier.
         n_options: Windows of an example in an evaluation; 1 where a classifier tells the right option itself.
         mean: Whether an option's score is the mean of its tokens' log likelihoods, and not their sum.
+        end_id: The token that ends a window, with padding behind it; None where padding is not told apart.
+        one_label: Whether a window has one label in all, and not one for each token.
     """
 
     n_labels: int
     n_options: int
     mean: bool
+    end_id: int | None = None
+    one_label: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
