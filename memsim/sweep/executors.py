@@ -1,5 +1,6 @@
 """Who executes points: this process, one after the other, or the workers of a Dask cluster."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -33,9 +34,15 @@ def local_client(workers: int) -> "Iterator[Client]":
     """Yield a client of a cluster on this machine, made for it: so many processes, each one point at a time."""
     from distributed import Client, LocalCluster
 
+    _silence()
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -54,6 +61,7 @@ def remote_client(scheduler: str) -> "Iterator[Client]":
     """
     from distributed import Client
 
+    _silence()
     try:
         client = Client(scheduler, timeout=_CONNECT_S)
     except (OSError, ValueError) as error:
@@ -61,6 +69,12 @@ def remote_client(scheduler: str) -> "Iterator[Client]":
         raise InputError(f"no Dask scheduler at {scheduler}: {reason}; start one with `dask scheduler`") from None
     with client:
         yield client
+
+
+def _silence() -> None:
+    """Keep Dask's logs, tracebacks among them, from stderr: what goes wrong is said in one line here."""
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def on_cluster(orders: Sequence[Order], execute: Execute, client: "Client") -> Finished:

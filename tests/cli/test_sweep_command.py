@@ -60,7 +60,7 @@ def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
     lines = one.stdout.splitlines()
     assert len(lines) == 31
     assert " ".join(lines[0].split()) == "model tokens schedule budget verdict peak working set step s"
-    assert "mezo" in lines[5] and "killed" in lines[5]
+    assert ("mebp" in lines[1], "killed" in lines[1], "mezo" in lines[5], "fits" in lines[5]) == (True,) * 4
     assert "<svg" in (tmp_path / "serial.svg").read_text()
     assert one.stderr.count("\n") == 32  # what begins, a line a point, the files
 
