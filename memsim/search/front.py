@@ -103,7 +103,7 @@ def _unbeaten(need: Integers, time_ps: Integers, nodes: Integers) -> Integers:
 
 
 def _not_clearly_beaten(need: Integers, time_ps: Integers) -> Integers:
-    """Return the positions of the pairs that nothing in a lower cell of bytes beats: few, and sorting is what is slow."""
+    """Return the positions of the pairs that nothing in a lower cell of bytes beats: few are left to sort."""
     low = need.min()
     cells = (need - low) * _CELLS // (need.max() - low + 1)
     soonest = np.full(_CELLS, np.iinfo(np.int64).max)

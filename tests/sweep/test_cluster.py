@@ -62,18 +62,29 @@ def test_what_goes_wrong_in_a_worker_is_an_answer() -> None:
 def test_a_scheduler_that_goes_away_and_what_it_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A scheduler and a worker of their own, as `dask scheduler` and `dask worker` start them."""
     file = tmp_path / "scheduler.json"
-    command = [*DASK, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    scheduler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = [
+        *DASK,
+        "scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(file),
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where the worker finds what points do
+    scheduler = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     wait_until(lambda: file.exists() and file.read_text().endswith("}"))
     address = json.loads(file.read_text())["address"]
     command = [*DASK, "worker", address, "--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
-    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
     def kill() -> None:
-        wait_until(lambda: bool(attempts(tmp_path, ORDERS[1].key)))
+        wait_until(lambda: bool(found) and bool(attempts(tmp_path, ORDERS[1].key)))
         scheduler.kill()
 
-    found = {}
+    found: dict[str, int] = {}
     killer = threading.Thread(target=kill)
     killer.start()
     try:
@@ -82,8 +93,9 @@ def test_a_scheduler_that_goes_away_and_what_it_leaves(tmp_path: Path, capfd: py
                 for key, done in on_cluster(ORDERS[:2], held_back(tmp_path, ORDERS[1].key), client):
                     found[key] = done.exit_code
     finally:
-        killer.join()
         (tmp_path / "go").touch()
+        killer.join()
+        scheduler.kill()
         worker.terminate()
         worker.wait()
         scheduler.wait()
