@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import memsim
 from memsim.errors import InputError, MemsimError
+from memsim.files import last_line
 from memsim.results import MAX_RECORD_BYTES
 from memsim.runtime.directories import make_unsettled, remove_leftovers
 from memsim.sweep.cores import reserved_cores
 from memsim.weights.staging import discard
 
-_MESSAGE_BYTES = 4096
 _LONGEST_MESSAGE = 1000
 
 _NOT_INHERITED = frozenset(("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"))
@@ -65,7 +66,7 @@ def execute(order: Order) -> Done:
     """Execute a point and wait for it; whatever happens to it is in what is returned."""
     try:
         with ExitStack() as stack:
-            more, files = ["--json=-"], ()
+            more, files = ["--json=-"], tuple[int, ...]()
             if order.cores:
                 more.append(f"--out={stack.enter_context(_directory(Path(order.scratch))) / 'run'}")
                 files = stack.enter_context(reserved_cores(order.cores))
@@ -109,14 +110,13 @@ def _wait_for(arguments: list[str], files: tuple[int, ...]) -> Done:
         seconds = time.monotonic() - started
         stdout.seek(0)
         output = stdout.read(MAX_RECORD_BYTES + 1)
-        message = _last_line(stderr) if done.returncode else ""
+        message = _message(stderr) if done.returncode else ""
     if done.returncode < 0:
         message = f"memsim {arguments[0]} was killed by signal {-done.returncode}"
     return Done(done.returncode, output, message, seconds)
 
 
-def _last_line(file: "tempfile._TemporaryFileWrapper[bytes]") -> str:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _MESSAGE_BYTES))
-    line = file.read().decode(errors="replace").strip().rpartition("\n")[2]
-    return line.removeprefix("memsim: ").removeprefix("Error: ")[:_LONGEST_MESSAGE] or "it ended without a word"
+def _message(stderr: BinaryIO) -> str:
+    """Return what the command complained of, as its users see it."""
+    line = last_line(stderr).removeprefix("memsim: ").removeprefix("Error: ")
+    return line[:_LONGEST_MESSAGE] or "it ended without a word"

@@ -1,8 +1,9 @@
 """Who executes points: this process, one after the other, or the workers of a Dask cluster."""
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +36,21 @@ def local_client(workers: int) -> "Iterator[Client]":
     from distributed import Client, LocalCluster
 
     _silence()
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with ExitStack() as stack:
+        # Threads made meanwhile, and all processes that they start, are deaf to Ctrl-C: it is for this process to end them.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         yield client
 
 
