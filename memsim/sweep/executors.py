@@ -37,7 +37,7 @@ def local_client(workers: int) -> "Iterator[Client]":
 
     _silence()
     with ExitStack() as stack:
-        # Threads made meanwhile, and all processes that they start, are deaf to Ctrl-C: it is for this process to end them.
+        # Threads made meanwhile, and all that they start, are deaf to Ctrl-C: it is for this process to end them.
         heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             cluster = LocalCluster(
