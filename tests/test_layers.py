@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli", "pytest_plugin"},
+    {"api"},
     {"reports", "regression"},
     {"bench", "compare", "sweep"},
     {"runtime"},
@@ -33,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"units"},
     {"errors"},
     {""},  # the package itself: __version__
+    {"lazy"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
 from memsim.compare.contenders import LR_GRIDS, parse_contenders
@@ -35,11 +36,18 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 
 @click.command(name="compare", context_settings={"show_default": True})
-@click.option("--model", default="tiny", metavar="NAME|PATH|HUB_ID", help="As for `memsim run`.")
+@click.option(
+    "--model",
+    default="tiny",
+    metavar="NAME|PATH|HUB_ID",
+    shell_complete=complete.models,
+    help="As for `memsim run`.",
+)
 @click.option(
     "--schedules",
     default="mebp,mezo:1000",
     metavar="LIST",
+    shell_complete=complete.schedule_list,
     help=f"What to compare: NAME or NAME:STEPS, of {', '.join(SCHEDULE_NAMES)}.",
 )
 @click.option("--steps", type=int, default=100, metavar="N", help="Steps of a schedule that names none of its own.")
@@ -69,7 +77,13 @@ _MAX_SETTINGS_BYTES = 1 << 20
 )
 @click.option("--evals", type=int, default=10, metavar="N", help="Evaluations along a run.")
 @click.option("--eval-sequences", type=int, default=32, metavar="N", help="Sequences of an evaluation, at most.")
-@click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="See `memsim devices`.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="See `memsim devices`.",
+)
 @click.option("--budget", default="1GB", metavar="SIZE", help="Kernel limit on each run.")
 @click.option("--seq-len", type=int, default=128, metavar="TOKENS", help="Tokens in a sequence.")
 @click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")

@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
 
+from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.errors import InputError, UsageError
@@ -68,6 +69,7 @@ class _Grouped(click.Command):
     "--model",
     default="qwen2.5-0.5b",
     metavar="NAME|PATH|HUB_ID",
+    shell_complete=complete.models,
     help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
@@ -87,6 +89,7 @@ class _Grouped(click.Command):
 @click.option(
     "--task",
     metavar="NAME|FILE.toml",
+    shell_complete=complete.tasks,
     help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
 )
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
@@ -111,6 +114,13 @@ class _Grouped(click.Command):
     type=click.Choice(["warm", "cold"]),
     default="warm",
     help="Cold drops weight pages from the page cache at every eviction.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["first", "full"]),
+    default="first",
+    help="Check weight files against their checksums before the first step, or also at every page-in: a bit that flips "
+    "during a long run then ends it.",
 )
 @click.option(
     "--lcsb-groups",
@@ -210,6 +220,7 @@ def command(
     threads: int,
     compute: str,
     page_cache: str,
+    verify: Literal["first", "full"],
     lcsb_groups: int | None,
     zo_eps: float | None,
     zo_directions: int | None,
@@ -281,6 +292,7 @@ def command(
         threads=threads,
         compute=compute,
         cold=page_cache == "cold",
+        verify=verify,
         out=out,
         scratch=scratch,
         checkpoint_every=checkpoint_every,

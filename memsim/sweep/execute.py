@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+<<<<<<< HEAD
 from typing import BinaryIO
+=======
+from typing import IO
+>>>>>>> main
 
 import memsim
 from memsim.errors import InputError, MemsimError
@@ -66,7 +70,12 @@ def execute(order: Order) -> Done:
     """Execute a point and wait for it; whatever happens to it is in what is returned."""
     try:
         with ExitStack() as stack:
+<<<<<<< HEAD
             more, files = ["--json=-"], tuple[int, ...]()
+=======
+            more = ["--json=-"]
+            files: tuple[int, ...] = ()
+>>>>>>> main
             if order.cores:
                 more.append(f"--out={stack.enter_context(_directory(Path(order.scratch))) / 'run'}")
                 files = stack.enter_context(reserved_cores(order.cores))
@@ -116,7 +125,15 @@ def _wait_for(arguments: list[str], files: tuple[int, ...]) -> Done:
     return Done(done.returncode, output, message, seconds)
 
 
+<<<<<<< HEAD
 def _message(stderr: BinaryIO) -> str:
     """Return what the command complained of, as its users see it."""
     line = last_line(stderr).removeprefix("memsim: ").removeprefix("Error: ")
     return line[:_LONGEST_MESSAGE] or "it ended without a word"
+=======
+def _last_line(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _MESSAGE_BYTES))
+    line = file.read().decode(errors="replace").strip().rpartition("\n")[2]
+    return line.removeprefix("memsim: ").removeprefix("Error: ")[:_LONGEST_MESSAGE] or "it ended without a word"
+>>>>>>> main
