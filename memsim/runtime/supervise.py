@@ -8,11 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import memsim
-<<<<<<< HEAD
-from memsim.files import last_line
-=======
-from memsim.files import temporary_file
->>>>>>> main
+from memsim.files import last_line, temporary_file
 from memsim.ir.program import Program
 from memsim.results import ExitReason
 from memsim.runtime.cap import Cap
