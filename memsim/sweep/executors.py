@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
 from memsim.errors import InputError
@@ -38,6 +39,7 @@ def local_client(workers: int) -> "Iterator[Client]":
     _silence()
     with ExitStack() as stack:
         # Threads made meanwhile, and all that they start, are deaf to Ctrl-C: it is for this process to end them.
+        ensure_running()  # multiprocessing's tracker, whose own start would make them hear it again
         heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             cluster = LocalCluster(
