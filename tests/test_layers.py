@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"cli", "pytest_plugin"},
     {"api"},
     {"reports", "regression"},
-    {"bench", "compare"},
+    {"bench", "compare", "sweep"},
     {"runtime"},
     {"search"},
     {"simulator"},
@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"results"},
     {"file_names", "files"},
     {"tasks"},
-    {"json_decode"},
+    {"json_decode", "toml_file"},
     {"json_file"},
     {"units"},
     {"errors"},
@@ -42,7 +42,12 @@ WITHOUT_COMPILER = LEVELS["search"]
 
 # The op tables of every run, and the process that times kernels with a part left out, which no run does.
 KNOW_THE_KERNELS = {
-    *("memsim.runtime.kernels", "memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
+    "memsim.runtime.kernels",
+    *(
+        f"memsim.runtime.{family}_ops"
+        for family in ("product", "norm", "attention", "elementwise", "row", "loss", "optimizer", "bf16")
+    ),
+    *("memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
     "memsim.bench.kernel_calls",
 }
 # Main programs of processes of their own, which exist to be compared with; nothing imports them.

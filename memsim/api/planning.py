@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memsim.api.simulation import check_limits, training_setup
 from memsim.errors import LimitError, UsageError
-from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
 from memsim.results import Result
 from memsim.runtime.prepare import prepare_kernels, worker_needs
 from memsim.schedules.choices import Choices
@@ -86,7 +86,7 @@ def plan(
     budget_bytes: int | None = None,
     device: str = HOST,
     seq_len: int = 256,
-    lora: LoraConfig | None = None,
+    scheme: Scheme | None = None,
     optimizer: OptimizerConfig | None = None,
     accumulate: int = 1,
     threads: int = 0,
@@ -100,8 +100,8 @@ def plan(
         device: Whose rates decide, and whose rules: a name or the path of a device file. ``host`` is this machine, for
             which the kernels are compiled if they are not (two minutes, once).
         seq_len: Tokens in a sequence.
-        lora: The adapters; None is rank 8 on every projection.
-        optimizer: What updates them; None is AdamW.
+        scheme: What is trained, such as a ``LoraConfig``; None is LoRA of rank 8 on every projection.
+        optimizer: What updates it; None is AdamW.
         accumulate: Sequences whose gradients are summed in a step.
         threads: Kernel threads; 0 takes every processor.
         progress: Called with what is being done.
@@ -122,7 +122,7 @@ def plan(
     check_limits(budget, "foreground")
     config, group_size, name = find_dimensions(model)
     n_threads = _threads(threads, target, here)
-    setup = training_setup(config, group_size, "auto", seq_len, lora, optimizer, accumulate, n_threads)
+    setup = training_setup(config, group_size, "auto", seq_len, scheme, optimizer, accumulate, n_threads)
     packed, unpacked = _needs_here(n_threads, say) if here else (device_app(numbers, target.rule),) * 2
     say("looking for the fastest schedule that fits")
     searched = search(setup, numbers, target.rule, packed, PACKED if here else None)

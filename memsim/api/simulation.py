@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
-from memsim.models.lora import LoraConfig, check_lora, with_our_names
+from memsim.models.lora import LoraConfig, with_our_names
+from memsim.models.scheme import Scheme, check_length
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Result
@@ -57,7 +58,7 @@ def simulate(
     mode: Mode = "foreground",
     seq_len: int = 256,
     steps: int = 20,
-    lora: LoraConfig | None = None,
+    scheme: Scheme | None = None,
     optimizer: OptimizerConfig | None = None,
     accumulate: int = 1,
     advised: bool = True,
@@ -72,8 +73,8 @@ def simulate(
         mode: How the app runs: its limit.
         seq_len: Tokens in a sequence.
         steps: Optimizer steps in a row, in which the device gets hot.
-        lora: The adapters; None is rank 8 on every projection.
-        optimizer: What updates them; None is AdamW.
+        scheme: What is trained, such as a ``LoraConfig``; None is LoRA of rank 8 on every projection.
+        optimizer: What updates it; None is AdamW.
         accumulate: Sequences whose gradients are summed in a step.
         advised: Whether a page-in asks for its file in advance, as memsim's runtime does, or faults its way through.
 
@@ -90,7 +91,7 @@ def simulate(
     target = find_device(device)
     config, group_size, name = find_dimensions(model)
     threads = max(1, int(target.at("nominal").threads))
-    setup = training_setup(config, group_size, schedule, seq_len, lora, optimizer, accumulate, threads)
+    setup = training_setup(config, group_size, schedule, seq_len, scheme, optimizer, accumulate, threads)
     plan = plan_run(setup, "")
     trace = trace_program(plan.train.program, plan.memory)
     simulation = simulate_trace(trace, target, steps, budget_bytes, advised)
@@ -115,7 +116,7 @@ def training_setup(
     group_size: int,
     schedule: str,
     seq_len: int,
-    lora: LoraConfig | None,
+    scheme: Scheme | None,
     optimizer: OptimizerConfig | None,
     accumulate: int,
     threads: int,
@@ -123,16 +124,17 @@ def training_setup(
     """Return what to plan, checked against the model.
 
     Raises:
-        UsageError: An adapter, a length or a count that cannot be.
+        UsageError: A scheme, a length or a count that cannot be.
     """
-    lora = with_our_names(lora or LoraConfig(), config)
-    check_lora(lora, config)
+    scheme = scheme or LoraConfig()
+    if isinstance(scheme, LoraConfig):
+        scheme = with_our_names(scheme, config)
+    scheme.check(config)
     if not 1 <= accumulate <= 1024:
         raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
-    if seq_len > config.longest_sequence:
-        raise UsageError(f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.longest_sequence}")
     if seq_len < 1:
         raise UsageError(f"--seq-len {seq_len} is below 1")
+    check_length(scheme, config, seq_len)
     return TrainingSetup(
-        config, group_size, lora, schedule, seq_len, optimizer or OptimizerConfig(), accumulate, threads
+        config, group_size, scheme, schedule, seq_len, optimizer or OptimizerConfig(), accumulate, threads
     )

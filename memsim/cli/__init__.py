@@ -11,7 +11,7 @@ from memsim.errors import MemsimError
 
 _COMMANDS = (
     *("run", "plan", "compare", "pack", "simulate", "replay", "replay-seeds", "profile", "report", "validate"),
-    *("check", "diff", "bench", "models", "devices"),
+    *("check", "diff", "bench", "sweep", "models", "devices"),
 )
 
 

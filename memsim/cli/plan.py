@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from memsim.api.planning import plan as find_plan
 from memsim.cli import complete
 from memsim.cli.progress import stage
+from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.errors import InputError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.results import PlannedResult, PlanPoint, Result, emit_json
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
@@ -40,12 +41,9 @@ _BAR = 40
     shell_complete=complete.devices,
     help="Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).",
 )
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@scheme_options_without_task
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
-)
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
@@ -57,14 +55,13 @@ def command(
     seq_len: int,
     budget: str | None,
     device: str,
-    lora_rank: int,
-    target_modules: str,
     optimizer: str,
     accumulate: int,
     threads: int,
     emit: Path | None,
     plot: Path | None,
     json_path: str | None,
+    **scheme: Any,
 ) -> None:
     """Find the fastest training step that fits a budget; nothing is run.
 
@@ -73,12 +70,13 @@ def command(
     message says the smallest budget and the longest sequence that would.
     """
     _check_directories({"--emit": emit, "--plot": plot, "--json": Path(json_path or "-")})
+    trained = chosen_scheme(scheme)
     planned = find_plan(
         model,
         budget_bytes=parse_bytes(budget) if budget else None,
         device=device,
         seq_len=seq_len,
-        lora=LoraConfig(lora_rank, target_modules=tuple(item for item in target_modules.split(",") if item)),
+        scheme=trained,
         optimizer=OptimizerConfig(optimizer),
         accumulate=accumulate,
         threads=threads,
@@ -91,11 +89,11 @@ def command(
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, planned.device, planned.found, decimal))
+        click.echo(_summary(result, trained.describe(), planned.device, planned.found, decimal))
     if plot is not None and result.planned is not None:
         from memsim.reports.front_plot import plot_front
 
-        plot_front(result.planned, f"{result.model}, seq {seq_len}, LoRA rank {lora_rank}, {optimizer}", plot)
+        plot_front(result.planned, f"{result.model}, seq {seq_len}, {trained.describe()}, {optimizer}", plot)
     if not planned.fits:
         raise planned.refusal(decimal)
     if emit is not None:
@@ -108,7 +106,7 @@ def _check_directories(paths: dict[str, Path | None]) -> None:
             raise InputError(f"cannot write {option} {path}: its directory does not exist")
 
 
-def _summary(result: Result, device: Device, found: Found | None, decimal: bool) -> str:
+def _summary(result: Result, trained: str, device: Device, found: Found | None, decimal: bool) -> str:
     """Return the plan for people."""
     planned = result.planned
     assert planned is not None
@@ -116,7 +114,7 @@ def _summary(result: Result, device: Device, found: Found | None, decimal: bool)
     def size(n_bytes: float) -> str:
         return format_bytes(n_bytes, decimal)
 
-    setup = f"{result.model}, seq {result.seq_len}, LoRA rank {result.lora_rank}, {result.optimizer}"
+    setup = f"{result.model}, seq {result.seq_len}, {trained}, {result.optimizer}"
     rows = [("model", setup), ("rates", f"{device.name}: {device.title}")]
     rows.append(("budget", size(result.budget_bytes or 0)))
     if found is not None and planned.step_s is not None and planned.footprint_bytes is not None:

@@ -349,7 +349,9 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         sys.exit(exit_code(result.exit_reason))
 
 
-_PLANNED = ("model", "seq_len", "lora_rank", "target_modules", "optimizer", "accumulate", "threads")
+_PLANNED = ("model", "seq_len", "scheme", "lora_rank", "target_modules", "virtual_tokens") + (
+    ("optimizer", "accumulate", "threads")
+)
 """Options that a plan decides."""
 
 
@@ -366,13 +368,16 @@ def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and given != value:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {given} is not what {where} was made for, {shown(value)}; leave {option} out")
+    lora = replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules)
     return replace(
         config,
         schedule=AUTO,
         plan=planned,
         model=planned.model,
         seq_len=planned.seq_len,
-        lora=replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules),
+        scheme=planned.scheme,
+        lora=lora if planned.scheme == "lora" else config.lora,
+        virtual_tokens=planned.virtual_tokens or config.virtual_tokens,
         optimizer=replace(config.optimizer, name=planned.optimizer),
         accumulate=planned.accumulate,
         threads=planned.threads,

@@ -1,14 +1,15 @@
 """``memsim simulate``: a step program on a device that is not here."""
 
 import sys
+from typing import Any
 
 import click
 
 from memsim.api.simulation import simulate
 from memsim.cli import complete
+from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.results import emit_json
 from memsim.schedules.catalog import SCHEDULE_NAMES
@@ -39,15 +40,9 @@ from memsim.units import is_decimal, parse_bytes
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
 @click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@scheme_options_without_task
 @click.option(
-    "--target-modules",
-    default=",".join(ALL_PROJECTIONS),
-    metavar="LIST",
-    help="Projections with an adapter; a family's own names (query, fc1) will do.",
-)
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option(
@@ -65,12 +60,11 @@ def command(
     mode: Mode,
     seq_len: int,
     steps: int,
-    lora_rank: int,
-    target_modules: str,
     optimizer: str,
     accumulate: int,
     paging: str,
     json_path: str | None,
+    **scheme: Any,
 ) -> None:
     """Simulate a fine-tuning run on a phone or another device: would it survive, how long is a step.
 
@@ -85,7 +79,7 @@ def command(
         mode=mode,
         seq_len=seq_len,
         steps=steps,
-        lora=LoraConfig(lora_rank, target_modules=tuple(name for name in target_modules.split(",") if name)),
+        scheme=chosen_scheme(scheme),
         optimizer=OptimizerConfig(optimizer),
         accumulate=accumulate,
         advised=paging == "advised",

@@ -88,7 +88,7 @@ def new_directory(requested: Path | None, stem: str) -> Iterator[RunDirectory]:
                 parent.mkdir(exist_ok=True)
                 undo.callback(_remove_if_empty, parent)
             remove_leftovers(candidates[0].parent)
-            path = _make_unsettled(candidates[0].parent)
+            path = make_unsettled(candidates[0].parent)
             directory = RunDirectory(path, candidates)
             undo.callback(lambda: discard(directory.path))
             directory.checkpoints.mkdir()
@@ -148,7 +148,13 @@ def remove_leftovers(parent: Path) -> None:
             discard(path)
 
 
-def _make_unsettled(parent: Path) -> Path:
+def make_unsettled(parent: Path) -> Path:
+    """Make a directory that ``remove_leftovers`` removes once this process is dead.
+
+    Raises:
+        InputError: There are too many already.
+        OSError: ``parent`` cannot be written.
+    """
     for number in range(1, 1000):  # one process may have several runs
         with suppress(FileExistsError):
             path = parent / f".{owned_name()}-{number}"
