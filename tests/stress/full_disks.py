@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,10 +28,6 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def writes(self) -> int:
-        return self.failed.total()
-
 
 class FullDisks:
     """Runs of ``model`` in ``directory`` that are told that the disk is full.
@@ -39,8 +36,9 @@ class FullDisks:
         tally: What happened.
     """
 
-    def __init__(self, model: Path, directory: Path) -> None:
+    def __init__(self, model: Path, directory: Path, say: Callable[[str], None] = lambda text: None) -> None:
         self.tally = Tally()
+        self._say = say
         self._model, self._directory = model, directory
         self._mark = f"{os.getpid()}-{directory.name}"
         self._out, self._marker = directory / "place" / "out", directory / "failed"
@@ -74,7 +72,8 @@ class FullDisks:
             resumed: Whether the command goes on with a run that has a checkpoint, instead of beginning one.
             most: How many of the writes fail, evenly spread; None for all.
         """
-        self._go(role, 0, mode, resumed)
+        done = self._go(role, 0, mode, resumed)
+        assert done.returncode == 0, done.stderr
         self._check_finished()
         n_writes = int(self._marker.read_text())
         assert n_writes >= (most or 1)
@@ -100,6 +99,7 @@ class FullDisks:
         self.tally.endings[f"exit code {done.returncode}"] += 1
         self._check_ending(done, what)
         self._check_leftovers(what, resumed)
+        self._say(f"{what.splitlines()[0]}; {self.tally.failed.total()} so far, all as they should")
 
     def _check_ending(self, done: "subprocess.CompletedProcess[str]", what: str) -> None:
         assert "Traceback" not in done.stderr, what

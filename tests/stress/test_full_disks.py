@@ -24,10 +24,14 @@ def test_a_run_survives_every_write_that_fails(
         pytest.skip("two of the four in the short form")
     directory = disk / f"full-{mode}-{'resumed' if resumed else 'begun'}"
     directory.mkdir()
-    disks = FullDisks(write_model(directory / "model", n_layers=2).directory, directory)
+
+    def say(text: str) -> None:
+        if long:
+            with capsys.disabled():
+                print(text, flush=True)
+
+    disks = FullDisks(write_model(directory / "model", n_layers=2).directory, directory, say)
     for role, few in FAULTS.items():
         if not (resumed and role == "tokenize"):  # the ids are there already
             disks.each(role, mode, resumed, None if long else few)
-    if long:
-        with capsys.disabled():
-            print(f"\n{mode}, {'resumed' if resumed else 'begun'}: {disks.tally}", flush=True)
+    say(f"{mode}, {'resumed' if resumed else 'begun'}: {disks.tally}")

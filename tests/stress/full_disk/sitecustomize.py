@@ -18,8 +18,7 @@ import threading
 
 _role, _k, _mode, _marker = os.environ["MEMSIM_FULL_DISK"].split(":", 3)
 _K, _STAYS = int(_k), _mode == "stays"
-_line = " ".join(sys.orig_argv)
-_MINE = _role == next((role for role in ("worker", "tokenize") if f"memsim.runtime.{role}" in _line), "command")
+_MINE = {"command": "memsim"}.get(_role, f"memsim.runtime.{_role}") in sys.orig_argv
 # Not a disk; or the directories in which Numba tries whether it could write before it reads compiled kernels.
 _IGNORED = ("/sys/", "/proc/", "/dev/", os.path.abspath(os.environ.get("NUMBA_CACHE_DIR", "/dev/")))
 _lock = threading.Lock()
