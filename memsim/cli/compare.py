@@ -10,6 +10,7 @@ import click
 
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
+from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
 from memsim.compare.contenders import LR_GRIDS, parse_contenders
 from memsim.compare.device_run import simulate_run
 from memsim.compare.experiment import Settings, compare
@@ -23,7 +24,6 @@ from memsim.runtime.directories import new_directory
 from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
-from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.simulator.device_file import find_device
 from memsim.units import format_bytes, is_decimal, parse_bytes
 from memsim.weights.cache import find_model
@@ -33,7 +33,7 @@ _SETTINGS = "settings.json"
 _MAX_SETTINGS_BYTES = 1 << 20
 
 
-@click.command(name="compare", context_settings={"show_default": True})
+@click.command(name="compare", cls=GroupedCommand, context_settings={"show_default": True})
 @click.option("--model", default="tiny", metavar="NAME|PATH|HUB_ID", help="As for `memsim run`.")
 @click.option(
     "--schedules",
@@ -80,13 +80,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
-@click.option(
-    "--zo-eps",
-    type=float,
-    metavar="EPS",
-    help="Perturbation of the zeroth-order schedules that have one.  [default: each one's own]",
-)
-@click.option("--zo-directions", type=int, metavar="Q", help="Directions of their steps, likewise.")
+@zeroth_order_options
 @click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="As for `memsim run`.")
 @click.option("--threads", type=int, default=1, metavar="N", help="Kernel threads; 0 takes every processor.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New directory.  [default: below runs]")
@@ -117,13 +111,12 @@ def command(
     target_modules: str,
     optimizer: str,
     accumulate: int,
-    zo_eps: float | None,
-    zo_directions: int | None,
     compute: str,
     threads: int,
     out: Path | None,
     resume: Path | None,
     json_path: str | None,
+    **options: Any,
 ) -> None:
     """Compare schedules: loss and next-token accuracy against steps, forward passes, bytes read and seconds.
 
@@ -147,7 +140,7 @@ def command(
             lora=lora,
             optimizer=OptimizerConfig(optimizer),
             accumulate=accumulate,
-            zeroth_order=ZeroOrder(eps=zo_eps, directions=zo_directions),
+            zeroth_order=zeroth_order_settings(options, [contender.schedule for contender in contenders]),
             compute=compute,
             threads=threads,
             events=False,

@@ -56,7 +56,13 @@ def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:
     method = METHODS.get(schedule)
     exact = method is None or method.estimate == "jvp"
     one_direction = method is None or exact or method.accepts or method.blocks
-    return replace(asked, eps=None if exact else asked.eps, directions=None if one_direction else asked.directions)
+    return replace(
+        asked,
+        eps=None if exact else asked.eps,
+        directions=None if one_direction else asked.directions,
+        noise=None if method is None or method.noise else asked.noise,
+        lr=asked.lr if method is not None and method.hybrid else None,
+    )
 
 
 def _listed(text: str, option: str) -> list[str]:

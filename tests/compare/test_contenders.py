@@ -54,3 +54,12 @@ def test_settings_of_a_comparison_reach_the_schedules_that_have_them() -> None:
 def test_a_hybrid_takes_the_rates_of_what_it_differentiates() -> None:
     (hybrid,) = parse_contenders("hybrid", 5, [])
     assert hybrid.lrs == LR_GRIDS["first-order"]
+
+
+def test_noise_and_rates_reach_those_that_can_have_them() -> None:
+    asked = ZeroOrder(noise="gaussian", lr=0.5, hybrid_k=2)
+    assert own_settings("hybrid", asked) == asked
+    assert own_settings("mezo", asked) == ZeroOrder(noise="gaussian", hybrid_k=2)
+    assert own_settings("fzoo", asked) == ZeroOrder(hybrid_k=2)  # defined for one noise only
+    for name in METHODS:
+        estimator(name, own_settings(name, asked), lr=1e-3)
