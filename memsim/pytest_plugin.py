@@ -21,7 +21,7 @@ from memsim.json_file import read_object
 from memsim.units import MIB, format_bytes, parse_bytes, parse_share
 
 if TYPE_CHECKING:
-    from memsim.runtime.run import RunConfig, RunOutcome
+    from memsim.runtime.run_config import RunConfig, RunOutcome
     from memsim.runtime.watch import PeakWatch
 
     Finished = tuple[RunConfig, RunOutcome]
@@ -63,7 +63,7 @@ class _Footprints:
         default = str(self._config.getini("memsim_limit_footprint"))
         if limit is None and growth is None and not default:
             return (yield)
-        from memsim.runtime.run import FINISHED
+        from memsim.runtime.capped_run import FINISHED
         from memsim.runtime.watch import PeakWatch
 
         if self._watch is None:

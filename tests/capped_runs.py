@@ -4,8 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numba
 import psutil
@@ -13,7 +16,9 @@ import pytest
 
 from memsim.models.lora import LoraConfig
 from memsim.runtime.cap import ENFORCEMENTS, open_cap
-from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
+from memsim.runtime.capped_run import run
+from memsim.runtime.follow import StepDone
+from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.weights.pack import Pack
 from memsim.weights.synthetic import write_synthetic
 from toy import toy_config
@@ -88,6 +93,40 @@ def config_for(model: Path, out: Path | None, **changes: object) -> RunConfig:
 def run_toy(model: Path, out: Path | None, progress: RunProgress | None = None, **changes: object) -> RunOutcome:
     """Run it, capped, in a child of this process."""
     return run(config_for(model, out, **changes), progress or RunProgress())
+
+
+@contextmanager
+def waiting_after_steps() -> Iterator[Callable[[int], None]]:
+    """Let the workers that are started here wait after each step, until it is given to what is yielded.
+
+    A step of a toy takes milliseconds: without this, a worker has done some more before it meets what a test does.
+    """
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        # Executed by every Python that starts with this directory on its path.
+        Path(directory, "sitecustomize.py").write_text(
+            "import sys\n"
+            "if any('memsim.runtime.worker' in word for word in sys.orig_argv):\n"
+            "    import os, time\n"
+            "    from memsim.runtime.saver import Saver\n"
+            "    after = Saver.after\n"
+            "    def waiting(self, step):\n"
+            f"        while not os.path.exists({directory!r} + f'/{{step}}'): time.sleep(0.002)\n"
+            "        return after(self, step)\n"
+            "    Saver.after = waiting\n"
+        )
+        patch.setenv("PYTHONPATH", os.pathsep.join([directory, *filter(None, [os.environ.get("PYTHONPATH")])]))
+        yield lambda step: Path(directory, str(step)).touch()
+
+
+def run_in_step(model: Path, out: Path, progress: RunProgress, **changes: object) -> RunOutcome:
+    """Run it as `run_toy` does, but no step begins before ``progress`` has heard of the one before it."""
+    with waiting_after_steps() as go_on:
+
+        def step(done: StepDone) -> None:
+            progress.step(done)
+            go_on(done.step)
+
+        return run_toy(model, out, replace(progress, step=step), **changes)
 
 
 def memsim_command(*arguments: object) -> list[str]:

@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"models"},
     {"ir"},
     {"results"},
-    {"files"},
+    {"file_names", "files"},
     {"tasks"},
     {"json_decode"},
     {"json_file"},

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from memsim.regression.baseline import from_run, write_baseline
-from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
+from memsim.runtime.capped_run import run
+from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 
 BASELINES = Path(__file__).parent.parent / "traces" / "baselines"
 SCHEDULES = ("mebp", "backprop", "tiled")

@@ -12,15 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, RESULT_FILE
 from memsim.files import atomic_write
 from memsim.models.config import ModelConfig
-from memsim.runtime.run import RunConfig, RunProgress, run
-from memsim.simulator.recording import CAPTURE_FILE, PROGRAM_FILE, RESULT_FILE, read_recording
+from memsim.runtime.capped_run import run
+from memsim.runtime.run_config import RunConfig, RunProgress
+from memsim.simulator.recording import read_recording
 from memsim.weights.synthetic import write_synthetic
 
 ROOT = Path(__file__).parent.parent
 RECORDING = ROOT / "traces" / "recorded-toy"
-FILES = (CAPTURE_FILE, PROGRAM_FILE, RESULT_FILE, "events.jsonl")
+FILES = (CAPTURE_FILE, PROGRAM_FILE, RESULT_FILE, EVENTS_FILE)
 
 MODEL = ModelConfig(
     model_type="llama",

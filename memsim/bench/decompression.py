@@ -14,6 +14,7 @@ from memsim.bench.cases import HEAD, PRODUCTS, KernelCase
 from memsim.bench.contestant import Contestant
 from memsim.bench.runs import throw_away, timed_run
 from memsim.errors import UsageError
+from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
 from memsim.ir.opset import HEAD_ROWS
 from memsim.ir.program import Node, Program, TensorType
 from memsim.ir.serialize import load_program
@@ -23,7 +24,7 @@ from memsim.results import Band
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.events import read_events
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RunConfig
+from memsim.runtime.run_config import RunConfig
 from memsim.simulator.unpack_share import HERE, PARTS, UnpackShare, Way, shares
 
 Progress = Callable[[str], None]

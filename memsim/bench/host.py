@@ -1,30 +1,33 @@
 """``validate --host``: planned peak and simulated step time against real capped runs on this machine.
 
 Some configurations calibrate: what their nodes took is fitted (``simulator/op_costs.py``). All others are held out:
-of them only the plan and the work of the nodes are known. Runs of both sorts take turns in one call.
+of them only the plan and the work of the nodes are known. Runs of both sorts take turns, and all of them are repeated
+in rounds: what else the machine does for some seconds then falls on one step of several cases, which their medians
+leave out, and not on all steps of one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median, median_low
+from statistics import fmean, median
 
 import psutil
 
 from memsim.bench.runs import throw_away, timed_run
 from memsim.errors import MemsimError, UsageError
+from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
 from memsim.ir.serialize import load_program
 from memsim.planner.plan import plan_memory
 from memsim.results import Result
 from memsim.runtime.events import read_events
-from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RunConfig
+from memsim.runtime.run_config import RunConfig
 from memsim.simulator.op_costs import NodeSample, features, fit_costs
 from memsim.simulator.trace import StepTrace, trace_program
 
 Progress = Callable[[str], None]
 
-STEPS = 5
-"""Timed steps of each run, after one that touches its memory first."""
+ROUNDS = 5
+"""Runs of each case, minutes apart: one timed step each, after one that touches its memory first."""
 MOST_BUDGET_BYTES = 8 * 10**9
 PEAK_GOAL, STEP_MEAN_GOAL, STEP_WORST_GOAL = 0.03, 0.10, 0.20
 
@@ -69,7 +72,7 @@ class Measured:
     """A run: its record, and the trace of the program that it executed.
 
     Attributes:
-        step_s: Median of the timed steps.
+        step_s: Of its second step.
         samples: What its nodes took.
         between_s: Seconds of a step that are in no node, for each node.
     """
@@ -142,16 +145,7 @@ def validate_host(
     if both := set(calibration) & set(held_out):
         raise UsageError(f"{min(map(str, both))} is both calibration and held out; choose another sequence length")
     order = _interleaved(calibration, held_out)
-    done: dict[HostCase, Measured | MemsimError] = {}
-    with throw_away() as directory:
-        for index, case in enumerate(order):
-            progress(f"{index + 1}/{len(order)} {case}, {'calibration' if case in calibration else 'held out'}")
-            try:
-                done[case] = _measure(case, threads, directory / str(index))
-            except MemsimError as error:
-                if case in calibration:
-                    raise
-                done[case] = error
+    done = {case: _median(found) for case, found in _measure_all(order, set(calibration), threads, progress).items()}
     runs = [run for case in calibration if isinstance(run := done[case], Measured)]
     between_s = median([run.between_s for run in runs])
     costs = fit_costs([sample for run in runs for sample in run.samples], between_s)
@@ -181,22 +175,50 @@ def _interleaved(calibration: Sequence[HostCase], held_out: Sequence[HostCase]) 
     return [next(ours) if index in places else next(theirs) for index in range(total)]
 
 
+def _measure_all(
+    order: Sequence[HostCase], calibration: Set[HostCase], threads: int, progress: Progress
+) -> dict[HostCase, list[Measured] | MemsimError]:
+    """Run every case once a round; one that fails is not tried again.
+
+    Raises:
+        MemsimError: A calibration run failed.
+    """
+    done: dict[HostCase, list[Measured] | MemsimError] = {}
+    for number in range(ROUNDS):
+        for index, case in enumerate(order):
+            if isinstance(runs := done.setdefault(case, []), MemsimError):
+                continue
+            sort = "calibration" if case in calibration else "held out"
+            progress(f"round {number + 1}/{ROUNDS}, {index + 1}/{len(order)} {case}, {sort}")
+            try:
+                with throw_away() as directory:
+                    runs.append(_measure(case, threads, directory / "run"))
+            except MemsimError as error:
+                if case in calibration:
+                    raise
+                done[case] = error
+    return done
+
+
+def _median(found: list[Measured] | MemsimError) -> Measured | MemsimError:
+    """Return the run of the median step, whole: the medians of its nodes, taken one by one, would add up to less."""
+    return found if isinstance(found, MemsimError) else sorted(found, key=lambda run: run.step_s)[(len(found) - 1) // 2]
+
+
 def _measure(case: HostCase, threads: int, out: Path) -> Measured:
     budget = min(MOST_BUDGET_BYTES, psutil.virtual_memory().total // 2)
     config = RunConfig(budget_bytes=budget, model=case.model, schedule=case.schedule, seq_len=case.seq_len)
-    config = replace(config, steps=STEPS + 1, threads=threads, out=out)
+    config = replace(config, steps=2, threads=threads, out=out)
     result = timed_run(config, lambda _: None).result
     program = load_program(out / PROGRAM_FILE).program
     trace = trace_program(program, plan_memory(program))
-    # The median step, whole: the medians of its nodes, taken one by one, would add up to less.
-    times = [step.step_s or 0.0 for step in result.steps]
-    chosen = times.index(median_low(times[1:]), 1)
+    step_s = result.steps[1].step_s or 0.0
     seconds: list[list[float]] = [[] for _ in program.nodes]
     for event in read_events(out / EVENTS_FILE):
-        if event.step == chosen:
+        if event.step == 1:
             seconds[event.node].append(event.seconds)
-    between_s = max(times[chosen] - sum(map(sum, seconds)), 0.0) / len(trace.nodes)
-    return Measured(result, trace, times[chosen], tuple(_samples(trace, seconds, str(result.compute))), between_s)
+    between_s = max(step_s - sum(map(sum, seconds)), 0.0) / len(trace.nodes)
+    return Measured(result, trace, step_s, tuple(_samples(trace, seconds, str(result.compute))), between_s)
 
 
 def _samples(trace: StepTrace, seconds: Sequence[Sequence[float]], compute: str) -> list[NodeSample]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memsim.errors import MemsimError, WorkerError
+from memsim.file_names import PROGRAM_FILE
 from memsim.files import cache_dir
 from memsim.ir.serialize import load_program
 from memsim.planner.work import step_work
 from memsim.results import Result
-from memsim.runtime.run import PROGRAM_FILE, RunConfig, RunProgress, run
+from memsim.runtime.capped_run import run
+from memsim.runtime.run_config import RunConfig, RunProgress
 
 Progress = Callable[[str], None]
 

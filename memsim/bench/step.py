@@ -13,7 +13,7 @@ from memsim.bench.timing import Timing, summarise
 from memsim.results import Result
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run import RunConfig
+from memsim.runtime.run_config import RunConfig
 from memsim.schedules.zeroth_order import METHODS
 from memsim.weights.cache import find_model
 

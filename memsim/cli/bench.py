@@ -16,7 +16,7 @@ from memsim.cli.progress import stage
 from memsim.errors import InputError, UsageError
 from memsim.models.presets import PRESETS
 from memsim.results import Result, emit_json
-from memsim.runtime.run import RunConfig
+from memsim.runtime.run_config import RunConfig
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.zeroth_order import METHODS
 from memsim.search.search import AUTO

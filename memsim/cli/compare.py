@@ -20,8 +20,9 @@ from memsim.errors import InputError, UsageError
 from memsim.files import write_text
 from memsim.json_file import read_object
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
+from memsim.runtime.capped_run import run
 from memsim.runtime.directories import new_directory
-from memsim.runtime.run import RunConfig, RunOutcome, RunProgress, run
+from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.simulator.device_file import find_device

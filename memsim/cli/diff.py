@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+from memsim.file_names import EVENTS_FILE, RESULT_FILE
 from memsim.json_file import read_object
 from memsim.regression.baseline import is_baseline, peak_by_op, read_baseline
 from memsim.regression.describe import growth_lines, table
 from memsim.regression.differences import grown, side_by_side
 from memsim.results import MAX_RECORD_BYTES, Result, emit_json, read_result
-from memsim.runtime.run import EVENTS_FILE, RESULT_FILE
 
 
 @click.command(name="diff")

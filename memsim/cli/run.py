@@ -18,9 +18,10 @@ from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.results import RecordingResult, Result, emit_json
 from memsim.runtime.cap import ENFORCEMENTS
+from memsim.runtime.capped_run import run
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
 from memsim.runtime.resume import resume as resume_run
-from memsim.runtime.run import RunConfig, RunOutcome, run, scheme_of
+from memsim.runtime.run_config import RunConfig, RunOutcome, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig

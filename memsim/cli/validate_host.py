@@ -7,9 +7,9 @@ import click
 
 from memsim.bench.host import (
     PEAK_GOAL,
+    ROUNDS,
     STEP_MEAN_GOAL,
     STEP_WORST_GOAL,
-    STEPS,
     HostErrors,
     HostRow,
     HostValidation,
@@ -58,7 +58,7 @@ def _text(validation: HostValidation) -> str:
     lines += ["", f"{'calibration':<32}{head}", *(_line(row) for row in validation.rows if row.calibrates), ""]
     ran = sum(not row.calibrates and not row.failure for row in validation.rows)
     failed = sum(bool(row.failure) for row in validation.rows)
-    lines.append(f"{ran} held-out configurations ran, {failed} failed; step: median of {STEPS}")
+    lines.append(f"{ran} held-out configurations ran, {failed} failed; step: median of {ROUNDS}, a round apart")
     lines += [_verdict(name, errors) for name, errors in validation.errors.items()]
     return "\n".join(lines)
 

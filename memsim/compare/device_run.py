@@ -6,7 +6,7 @@ from itertools import accumulate
 from memsim.compare.contenders import Contender, own_settings
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
-from memsim.runtime.run import RunConfig
+from memsim.runtime.run_config import RunConfig
 from memsim.simulator.device import Device
 from memsim.simulator.simulate import simulate
 from memsim.simulator.trace import trace_program

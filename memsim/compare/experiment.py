@@ -11,8 +11,9 @@ from pathlib import Path
 
 from memsim.compare.contenders import Contender, own_settings
 from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
+from memsim.file_names import RESULT_FILE
 from memsim.results import Result, read_result
-from memsim.runtime.run import RESULT_FILE, RunConfig, RunOutcome
+from memsim.runtime.run_config import RunConfig, RunOutcome
 
 Run = Callable[[RunConfig], RunOutcome]
 
@@ -81,7 +82,7 @@ def compare(contenders: tuple[Contender, ...], settings: Settings, out: Path, ru
         contenders: What to compare.
         settings: What they share.
         out: An existing directory; each run gets one below it, and is not repeated if it has left its record there.
-        run: Runs one configuration (``memsim.runtime.run.run``, with its progress).
+        run: Runs one configuration (``memsim.runtime.capped_run.run``, with its progress).
 
     Raises:
         LimitError: A run broke a memory limit.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from memsim.errors import InputError
+from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
 from memsim.files import write_text
 from memsim.ir.serialize import load_program
 from memsim.json_decode import decode
@@ -16,7 +17,7 @@ from memsim.models.presets import PRESETS
 from memsim.planner.liveness import arena_ranges
 from memsim.results import MAX_RECORD_BYTES, Result
 from memsim.runtime.events import read_events
-from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RunConfig
+from memsim.runtime.run_config import RunConfig
 
 SCHEMA: Final = "memsim.baseline/1"
 _OF_ONE_RUN = ("out", "scratch", "enforcement", "plan_check", "decimal")

@@ -12,7 +12,7 @@ from memsim.regression.baseline import Baseline, from_run
 from memsim.regression.differences import Figure, Growth, Held, figures, grown, reading_error_bytes
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run import RunConfig
+from memsim.runtime.run_config import RunConfig
 
 Progress = Callable[[str], None]
 TIME = "step_over_roof"

@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import median_low
 
 from memsim.errors import InputError
+from memsim.file_names import EVENTS_FILE, PROGRAM_FILE, RESULT_FILE
 from memsim.ir.program import Program
 from memsim.ir.serialize import load_program
 from memsim.json_file import shown
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.results import Result, read_result
 from memsim.runtime.events import Event, read_events
-from memsim.runtime.run import EVENTS_FILE, PROGRAM_FILE, RESULT_FILE
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from memsim.errors import InputError
+from memsim.file_names import EVENTS_FILE, SEEDS_FILE
 from memsim.runtime.checkpoints import DIRECTORY
 from memsim.runtime.footprint import start_time
 from memsim.runtime.group import owned_name
@@ -14,6 +15,13 @@ from memsim.weights.staging import discard, locked
 
 RUNS = Path("runs")
 """Where runs go that were given no directory."""
+
+EVAL_PROGRAM_FILE = "eval-program.jsonl"
+ADAPTER = "adapter"
+"""Files of a run's work directory; the adapter's move up when the run is done."""
+
+LOGS = (EVENTS_FILE, SEEDS_FILE)
+"""Files of a run directory that grow with the run; a resumed run cuts them back to its checkpoint."""
 
 _LOCK = ".lock"
 _WORK = ".work"

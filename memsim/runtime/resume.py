@@ -6,22 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError, UsageError
+from memsim.file_names import RESULT_FILE
 from memsim.results import Result, read_result
+from memsim.runtime.capped_run import carry_out
 from memsim.runtime.checkpoints import DIRECTORY, Checkpoint, Checkpoints
-from memsim.runtime.directories import existing_directory
+from memsim.runtime.directories import LOGS, existing_directory
 from memsim.runtime.history import History
-from memsim.runtime.run import (
-    LOGS,
-    RESULT_FILE,
-    RunConfig,
-    RunOutcome,
-    RunProgress,
-    accept,
-    carry_out,
-    check,
-    lay_out,
-    make_ready,
-)
+from memsim.runtime.layout import accept, lay_out
+from memsim.runtime.ready import make_ready
+from memsim.runtime.run_checks import check
+from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.runtime.run_file import Identity, read_run_file
 
 KEEP_BITS = ("steps", "budget_bytes", "decimal", "cold", "scratch", "enforcement", "plan_check", "checkpoint_every")

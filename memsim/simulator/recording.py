@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError
+from memsim.file_names import CAPTURE_FILE, PROGRAM_FILE, RESULT_FILE
 from memsim.ir.program import Program
 from memsim.ir.serialize import load_program
 from memsim.planner.traffic import Traffic, node_traffic
@@ -18,10 +19,6 @@ from memsim.planner.work import Work, node_work
 from memsim.results import Result, read_result
 from memsim.simulator.capture_file import read_capture
 from memsim.simulator.trace import StepTrace, trace_step
-
-CAPTURE_FILE = "memray.bin"
-PROGRAM_FILE = "program.jsonl"
-RESULT_FILE = "result.json"
 
 Held = Mapping[str, int]
 """Bytes of each live allocation, by the value it was made for."""

@@ -12,7 +12,7 @@ import memsim.bench.step as bench
 from memsim.bench.runs import Done
 from memsim.bench.step import bench_step
 from memsim.results import Result, StepResult, host_info
-from memsim.runtime.run import RunConfig
+from memsim.runtime.run_config import RunConfig
 from toy import toy_config
 
 PEER_S = {("f32", True): 6.0, ("bf16", False): 3.0}

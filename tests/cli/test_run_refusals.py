@@ -326,7 +326,7 @@ def test_ctrl_c_before_the_worker_starts(workspace: Workspace) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    workspace.monkeypatch.setattr("memsim.runtime.run.prepare_tokens", interrupt)
+    workspace.monkeypatch.setattr("memsim.runtime.layout.prepare_tokens", interrupt)
     refused(workspace, 130, "memsim: interrupted", "--out", "one/out")
 
 

@@ -9,8 +9,9 @@ import pytest
 from memsim.compare.contenders import Contender
 from memsim.compare.experiment import Settings, compare
 from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
+from memsim.file_names import RESULT_FILE
 from memsim.results import Evaluation, ExitReason, Result, StepResult, host_info, write_result
-from memsim.runtime.run import RESULT_FILE, RunConfig, RunOutcome
+from memsim.runtime.run_config import RunConfig, RunOutcome
 
 TRAIN, VALIDATION, TEST = Path("train.txt"), Path("validation.txt"), Path("test.txt")
 BASE = RunConfig(budget_bytes=10**9, data=TRAIN)

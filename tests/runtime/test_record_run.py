@@ -24,7 +24,7 @@ from memsim.planner.separate import in_separate_arrays
 from memsim.results import from_json
 from memsim.runtime.footprint import group_error_bytes
 from memsim.runtime.recording_cost import recorded_steps
-from memsim.runtime.run import RunOutcome
+from memsim.runtime.run_config import RunOutcome
 from memsim.simulator.device_file import find_device
 from memsim.simulator.recording import read_recording
 from memsim.simulator.simulate import simulate

@@ -16,8 +16,10 @@ from capped_runs import (
     files_in,
     left_behind,
     memsim_command,
+    run_in_step,
     run_toy,
     shared_cache,
+    waiting_after_steps,
     workers,
     write_model,
 )
@@ -26,7 +28,7 @@ from memsim.results import Result, read_result
 from memsim.runtime.events import read_events
 from memsim.runtime.follow import StepDone
 from memsim.runtime.resume import read_resumption, resume
-from memsim.runtime.run import RunOutcome, RunProgress
+from memsim.runtime.run_config import RunOutcome, RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack
 
@@ -92,7 +94,7 @@ def assert_same_bits(outcome: RunOutcome, whole: RunOutcome) -> None:
 def test_a_killed_run_goes_on_to_the_same_bits(pack: Pack, tmp_path: Path, changes: dict, disk: Path) -> None:
     settings = SETTINGS | changes
     whole = run_toy(pack.directory, tmp_path / "whole", **settings)
-    killed = run_toy(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **settings)
+    killed = run_in_step(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **settings)
     assert killed.result.exit_reason == "killed"
     assert killed.message.endswith(f"; `memsim run --resume {tmp_path / 'out'}` goes on after step 4")
     assert_same_bits(go_on(tmp_path / "out"), whole)
@@ -101,7 +103,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(pack: Pack, tmp_path: Path, chang
 def test_events_and_record_of_a_resumed_run_are_those_of_a_whole_one(
     pack: Pack, whole: RunOutcome, tmp_path: Path
 ) -> None:
-    run_toy(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **SETTINGS)
+    run_in_step(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **SETTINGS)
     notes: list[str] = []
     outcome = go_on(tmp_path / "out", RunProgress(note=notes.append))
     assert notes == ["going on after step 4"]
@@ -119,7 +121,7 @@ def test_ctrl_c_saves_the_step_and_the_run_goes_on(pack: Pack, whole: RunOutcome
     notes: list[str] = []
     progress = signalling(signal.SIGINT, 3, to_worker=False)
     asked = RunProgress(step=progress.step, note=notes.append)
-    stopped = run_toy(pack.directory, tmp_path / "out", asked, **SETTINGS)
+    stopped = run_in_step(pack.directory, tmp_path / "out", asked, **SETTINGS)
     n_steps = len(stopped.result.steps)
     assert stopped.result.exit_reason == "interrupted"
     assert 3 <= n_steps < STEPS
@@ -138,7 +140,7 @@ def test_a_second_ctrl_c_stops_at_once(pack: Pack, whole: RunOutcome, tmp_path: 
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    stopped = run_toy(pack.directory, tmp_path / "out", RunProgress(step=interrupt), **SETTINGS)
+    stopped = run_in_step(pack.directory, tmp_path / "out", RunProgress(step=interrupt), **SETTINGS)
     assert stopped.result.exit_reason == "interrupted"
     assert stopped.message.startswith("interrupted after 3 steps; ")
     assert stopped.message.endswith("goes on after step 2")
@@ -150,7 +152,7 @@ def test_a_second_ctrl_c_stops_at_once(pack: Pack, whole: RunOutcome, tmp_path: 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     pack: Pack, whole: RunOutcome, tmp_path: Path
 ) -> None:
-    killed = run_toy(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 1, to_worker=True), **SETTINGS)
+    killed = run_in_step(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 1, to_worker=True), **SETTINGS)
     assert "--resume" not in killed.message  # it would save nothing
     assert_same_bits(go_on(tmp_path / "out"), whole)
 
@@ -158,11 +160,14 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
 def test_a_killed_parent_leaves_a_run_that_goes_on(pack: Pack, whole: RunOutcome, tmp_path: Path) -> None:
     options = ["--seq-len", 16, "--steps", STEPS, "--checkpoint-every", 2, "--threads", 1, "--lora-rank", 4]
     options += ["--lora-alpha", 8, "--budget", "400MB", "--model", pack.directory, "--out", tmp_path / "out"]
-    with subprocess.Popen(memsim_command("run", *options), stderr=subprocess.PIPE, text=True) as parent:
-        assert parent.stderr is not None
-        assert any(line.startswith("step 3/") for line in parent.stderr)
-        (worker,) = workers()
-        parent.kill()
+    with waiting_after_steps() as next_step:
+        next_step(1)
+        next_step(2)
+        with subprocess.Popen(memsim_command("run", *options), stderr=subprocess.PIPE, text=True) as parent:
+            assert parent.stderr is not None
+            assert any(line.startswith("step 3/") for line in parent.stderr)
+            (worker,) = workers()
+            parent.kill()
     end = time.monotonic() + 60
     while worker.is_running() and time.monotonic() < end:
         time.sleep(0.01)
@@ -192,7 +197,7 @@ def test_evaluations_are_done_once(pack: Pack, tmp_path: Path) -> None:
     settings = SETTINGS | {"eval_data": text, "eval_every": 2, "eval_sequences": 2}
     whole = run_toy(pack.directory, tmp_path / "whole", **settings)
     assert [item.step for item in whole.result.evals] == [2, 4, 6]
-    run_toy(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **settings)
+    run_in_step(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **settings)
     text.unlink()  # the ids are in the run's directory
     assert_same_bits(go_on(tmp_path / "out"), whole)
 
@@ -203,7 +208,7 @@ def test_evaluations_are_done_once(pack: Pack, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     pack: Pack, whole: RunOutcome, tmp_path: Path, damaged: str
 ) -> None:
-    run_toy(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **SETTINGS)
+    run_in_step(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 5, to_worker=True), **SETTINGS)
     path = tmp_path / "out" / "checkpoints" / damaged
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4

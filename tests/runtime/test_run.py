@@ -35,7 +35,7 @@ from memsim.results import read_result
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.events import read_events
 from memsim.runtime.footprint import group_error_bytes
-from memsim.runtime.run import RunOutcome, RunProgress
+from memsim.runtime.run_config import RunOutcome, RunProgress
 from memsim.runtime.session import Session
 from memsim.runtime.tokenize import prepare_tokens
 from memsim.schedules.optimizers import OptimizerConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import memsim.runtime.run
+import memsim.runtime.launch
 from capped_runs import (
     MB,
     RUN_FILES,
@@ -31,7 +31,7 @@ from memsim.results import read_result
 from memsim.runtime.events import read_events
 from memsim.runtime.follow import NotCompiled, StepDone
 from memsim.runtime.footprint import start_time
-from memsim.runtime.run import RunProgress
+from memsim.runtime.run_config import RunProgress
 from memsim.runtime.supervise import exit_code
 from memsim.weights.pack import Pack
 
@@ -151,7 +151,7 @@ def test_a_worker_that_dies_before_it_may_start_is_one_line_too(
             while start_time(worker.pid) is not None:
                 time.sleep(0.01)
 
-    monkeypatch.setattr(memsim.runtime.run, "_admit", admit)
+    monkeypatch.setattr(memsim.runtime.launch, "admit", admit)
     outcome = run_toy(pack.directory, tmp_path / "out")
     assert outcome.result.exit_reason == "killed"
     assert outcome.message == "the worker ended with signal SIGKILL at step 1, node 0 (next_batch, step forward)"

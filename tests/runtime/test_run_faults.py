@@ -16,6 +16,7 @@ from capped_runs import (
     files_in,
     groups,
     left_behind,
+    run_in_step,
     run_toy,
     shared_cache,
     workers,
@@ -25,7 +26,7 @@ from disk_images import fill, small_disk
 from memsim.errors import InputError, MemsimError, WorkerError
 from memsim.runtime.follow import StepDone
 from memsim.runtime.resume import read_resumption, resume
-from memsim.runtime.run import RunOutcome, RunProgress
+from memsim.runtime.run_config import RunOutcome, RunProgress
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -72,7 +73,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
         out, fillers = disk / "out", []
         progress = after_step(3, lambda: fillers.append(fill(disk, free_kib << 10)))
         with pytest.raises(MemsimError) as ended:
-            outcome = run_toy(pack.directory, out, progress, **SETTINGS)
+            outcome = run_in_step(pack.directory, out, progress, **SETTINGS)
             raise WorkerError(outcome.message)  # the worker said so, and a record could be written
         assert "No space left on device" in str(ended.value)
         assert "\n" not in str(ended.value)
@@ -108,7 +109,8 @@ def test_a_weight_file_that_is_cut_short_under_the_run_is_one_line(
     shutil.copytree(pack.directory, tmp_path / "model")
     path = tmp_path / "model" / "block_002.safetensors"
     data = path.read_bytes()
-    outcome = run_toy(tmp_path / "model", tmp_path / "out", after_step(3, lambda: os.truncate(path, 4096)), **SETTINGS)
+    cut = after_step(3, lambda: os.truncate(path, 4096))
+    outcome = run_in_step(tmp_path / "model", tmp_path / "out", cut, **SETTINGS)
     assert outcome.result.exit_reason == "error"
     assert outcome.message.startswith("the worker ended with signal SIGBUS at step ")
     assert ": a mapped file could not be read: it was cut short, or its disk failed; " in outcome.message
@@ -126,7 +128,7 @@ def test_a_flipped_bit_in_a_weight_is_found_before_a_step(pack: Pack, whole: Run
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    stopped = run_toy(tmp_path / "model", tmp_path / "out", after_step(3, interrupt), **SETTINGS)
+    stopped = run_in_step(tmp_path / "model", tmp_path / "out", after_step(3, interrupt), **SETTINGS)
     n_steps = len(stopped.result.steps)
     path.write_bytes(data[:-7] + bytes([data[-7] ^ 16]) + data[-6:])
     outcome = resume(read_resumption(tmp_path / "out", {}), RunProgress())
@@ -147,7 +149,7 @@ def test_a_group_that_is_removed_under_the_run_ends_it(pack: Pack, whole: RunOut
                 (group.parent / "cgroup.procs").write_text(str(worker.pid))
                 group.rmdir()
 
-    outcome = run_toy(pack.directory, tmp_path / "out", after_step(3, remove), **SETTINGS)
+    outcome = run_in_step(pack.directory, tmp_path / "out", after_step(3, remove), **SETTINGS)
     assert outcome.result.exit_reason == "error"
     assert outcome.message.startswith("the cgroup of the worker has gone (No such device): nothing holds it to its cap")
     assert_goes_on_as(whole, tmp_path / "out")

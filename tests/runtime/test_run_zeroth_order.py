@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from capped_runs import cache, run_toy, workers, write_model
+from capped_runs import cache, run_in_step, run_toy, workers, write_model
 from memsim.errors import InputError, UsageError
 from memsim.runtime.follow import StepDone
 from memsim.runtime.replay import replay_seeds
 from memsim.runtime.resume import read_resumption, resume
-from memsim.runtime.run import RunProgress
+from memsim.runtime.run_config import RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.recording import read_recording
 
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_seeds(disk: Path, model: Path
     settings = {"schedule": "zo-adam", "scheme": "norms", "steps": 6, "checkpoint_every": 2}
     whole = run_toy(model, disk / "zeroth-order-whole", **settings)
     out = disk / "zeroth-order-killed"
-    killed = run_toy(model, out, RunProgress(step=kill), **settings)
+    killed = run_in_step(model, out, RunProgress(step=kill), **settings)
     assert killed.result.exit_reason == "killed"
     resumed = resume(read_resumption(out, {}), RunProgress())
     assert resumed.result.exit_reason == "done"

@@ -1,0 +1,127 @@
+"""A worker with its orders: started under the open cap, and followed to its end."""
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, SEEDS_FILE
+from memsim.files import write_text
+from memsim.models.schemes import scheme_to_dict
+from memsim.planner.separate import mapped_from_bytes
+from memsim.runtime.cap import Cap
+from memsim.runtime.directories import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
+from memsim.runtime.follow import NotCompiled, Outcome, StepDone
+from memsim.runtime.history import History
+from memsim.runtime.job import TaskJob, WorkerJob
+from memsim.runtime.masking import mask_token_id
+from memsim.runtime.prepare import forget_kernels
+from memsim.runtime.ready import Ready, admit
+from memsim.runtime.recording_cost import recorded_steps
+from memsim.runtime.run_config import RunProgress
+from memsim.runtime.seed_log import SeedLog, header_of
+from memsim.runtime.supervise import supervise
+from memsim.schedules.zeroth_order import METHODS, estimator
+
+
+def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
+    """Return the worker's orders, but for what only the open cap knows."""
+    config, pack, plan, out = ready.config, ready.pack, ready.plan, directory.path
+    return WorkerJob(
+        parent_pid=os.getpid(),
+        group=None,
+        data_limit_bytes=None,
+        threads=ready.setup.threads,
+        compute=ready.compute,
+        pack=str(pack.directory.absolute()),
+        program=str(out / PROGRAM_FILE),
+        eval_program=str(directory.work / EVAL_PROGRAM_FILE) if plan.evaluate else None,
+        task=_task_job(ready),
+        tokens=str(directory.checkpoints / "tokens.bin"),
+        eval_tokens=str(directory.checkpoints / "eval.bin") if plan.evaluate else None,
+        eval_sequences=config.eval_sequences,
+        eval_every=config.eval_every,
+        eval_first=config.eval_first,
+        steps=config.steps,
+        seq_len=config.seq_len,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
+        cold=config.cold,
+        scratch=str((config.scratch or out).absolute()),
+        adapter=str(directory.work / ADAPTER),
+        kernel_rank=plan.widest_rank,
+        scheme=scheme_to_dict(ready.setup.scheme),
+        base_model=ready.model,
+        checkpoints=str(directory.checkpoints),
+        checkpoint_every=config.checkpoint_every,
+        first_step=history.saved_step,
+        capture=str(directory.work / CAPTURE_FILE) if config.record else None,
+        recorded_steps=recorded_steps(config.steps),
+        mapped_from_bytes=mapped_from_bytes(plan.memory),
+    )
+
+
+def _task_job(ready: Ready) -> TaskJob | None:
+    """Return what the worker must know of the task, if there is one."""
+    task = ready.task
+    if task is None:
+        return None
+    if ready.config.scheme == "head":
+        return TaskJob(n_labels=len(task.options), n_options=1, mean=True)
+    vocab_size = ready.pack.config.vocab_size
+    return TaskJob(n_labels=vocab_size, n_options=len(task.options), mean=task.score == "mean")
+
+
+def launch(
+    ready: Ready, job: WorkerJob, cap: Cap, directory: RunDirectory, history: History, progress: RunProgress
+) -> Outcome:
+    """Run the worker under the open ``cap``.
+
+    Raises:
+        LimitError: The worker's own baseline is so high that the plan does not fit the budget.
+        WorkerError: It failed before there was a checkpoint.
+    """
+    config = ready.config
+    group = str(cap.group_path) if cap.group_path else None
+    limit = config.budget_bytes if cap.needs_data_limit else None
+    orders = directory.work / "job.json"
+    write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
+
+    with ExitStack() as stack:
+        log = _seed_log(ready, directory.path)
+        if log is not None:
+            stack.callback(log.close)
+
+        def on_step(done: StepDone) -> None:
+            if log is not None:
+                log.write(done.step - 1, config.optimizer.lr, done.rho)
+            progress.step(done)
+
+        try:
+            return supervise(
+                orders,
+                cap,
+                ready.plan.train.program,
+                directory.path / EVENTS_FILE if config.events else None,
+                lambda baseline_bytes: admit(ready, baseline_bytes),
+                progress.node,
+                on_step,
+                history,
+                progress.note,
+                config.decimal,
+            )
+        except NotCompiled:
+            forget_kernels(job.threads)
+            raise
+
+
+def _seed_log(ready: Ready, out: Path) -> SeedLog | None:
+    """Begin, or go on with, the log of a run that can be made again from its seeds."""
+    config = ready.config
+    if config.schedule not in METHODS or not METHODS[config.schedule].replays:
+        return None
+    decided = estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
+    header = header_of(decided, ready.model, ready.pack.model_hash, config.seed, ready.setup.scheme)
+    return SeedLog(out / SEEDS_FILE, header)

@@ -1,0 +1,110 @@
+"""The files of a run that exist before its first step: token ids, step programs, settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memsim.file_names import PROGRAM_FILE
+from memsim.ir.serialize import save_program
+from memsim.models.presets import PRESETS
+from memsim.results import (
+    host_info,
+    versions,
+)
+from memsim.runtime.directories import EVAL_PROGRAM_FILE, RunDirectory
+from memsim.runtime.prepare import (
+    kernels_digest,
+)
+from memsim.runtime.ready import Ready
+from memsim.runtime.run_config import RunProgress
+from memsim.runtime.run_file import Identity, file_digest, write_run_file
+from memsim.runtime.tokenize import prepare_tokens
+from memsim.runtime.tokenize_task import prepare_examples
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """The files of a run in its work directory, before they count.
+
+    Attributes:
+        identity: What the bits of the run depend on.
+        files: Those that move to the directory of checkpoints.
+    """
+
+    identity: Identity
+    files: tuple[Path, ...]
+
+
+def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known: Mapping[str, str]) -> LaidOut:
+    """Write token ids and step programs to the work directory.
+
+    Args:
+        ready: The run.
+        directory: Its directory.
+        progress: Told when tokenizing begins.
+        known: SHA-256 of the files of token ids of an earlier command, which serve if they are still whole.
+
+    Raises:
+        InputError: A text cannot be read or is too short, or the disk is full.
+    """
+    pack, digests, files = ready.pack, {}, []
+    for name in ready.texts:
+        earlier = directory.checkpoints / name
+        if name in known and earlier.is_file() and file_digest(earlier) == known[name]:
+            digests[name] = known[name]
+            continue
+        _write_data(ready, name, directory.work / name, progress)
+        digests[name] = file_digest(directory.work / name)
+        files.append(directory.work / name)
+    save_program(ready.plan.train, directory.work / PROGRAM_FILE)
+    if ready.plan.evaluate is not None:
+        save_program(ready.plan.evaluate, directory.work / EVAL_PROGRAM_FILE)
+    identity = Identity(
+        model_hash=pack.model_hash,
+        texts=digests,
+        program=file_digest(directory.work / PROGRAM_FILE),
+        threads=ready.setup.threads,
+        compute=ready.compute,
+        cpu=host_info().cpu,
+        kernels=kernels_digest(),
+        versions={name: version for name, version in versions().items() if name != "python"},
+    )
+    return LaidOut(identity, tuple(files))
+
+
+def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> None:
+    """Make a file of token ids, or of the examples of a task."""
+    config, pack, task, text = ready.config, ready.pack, ready.task, ready.texts[name]
+    by_bytes = pack.source == "packed" and pack.tokenizer is None and pack.config.vocab_size > 256
+    progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
+    vocab_size, seq_len = pack.config.vocab_size, config.seq_len
+    if task is None:
+        prepare_tokens(text, pack.tokenizer, path, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id)
+        return
+    assert text is not None
+    done = prepare_examples(
+        text,
+        pack.tokenizer,
+        path,
+        task,
+        vocab_size=vocab_size,
+        seq_len=seq_len,
+        with_template=config.template,
+        options="none" if config.scheme == "head" else "right" if name == "tokens.bin" else "all",
+    )
+    progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {text} are cut to {seq_len} tokens")
+
+
+def accept(ready: Ready, directory: RunDirectory, laid: LaidOut) -> None:
+    """Put what was laid out where a resumed run will look for it.
+
+    Raises:
+        InputError: The directory cannot be written, or the disk is full.
+    """
+    (directory.work / PROGRAM_FILE).replace(directory.path / PROGRAM_FILE)
+    for path in laid.files:
+        path.replace(directory.checkpoints / path.name)
+    model, path = ready.config.model, Path(ready.config.model)
+    if model.lower() not in PRESETS and path.exists():
+        model = str(path.absolute())  # a resumed run may be started elsewhere
+    write_run_file(directory.checkpoints, replace(ready.config, out=None, model=model), laid.identity)

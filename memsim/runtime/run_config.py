@@ -1,0 +1,134 @@
+"""What a run was asked for, what draws it, and what it came to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import make_scheme
+from memsim.results import Result
+from memsim.runtime.follow import NodeDone, StepDone
+from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.zeroth_order import ZeroOrder
+from memsim.search.plan_file import PlanFile
+from memsim.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """What ``memsim run`` was asked for.
+
+    Attributes:
+        budget_bytes: The cap, interpreter included.
+        decimal: Whether the user wrote decimal units (1GB), so that messages do too.
+        scheme: What is trained; ``lora`` and ``virtual_tokens`` are settings of some schemes.
+        compute: ``f32``, ``bf16`` or ``auto``, which is the faster of the two where the schedule has packed products.
+        data: Training text; None is CPython's own documentation. Of a task, its examples in JSONL.
+        task: What the data's examples mean: the name of a task, or its file; None for plain text.
+        template: Whether an example of the task reads as its template or as its plain text.
+        eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
+        eval_first: Evaluate before the first step too.
+        events: Write every node to ``events.jsonl``: some 150 bytes each.
+        out: Directory to create; None names one under ``runs``.
+        schedule: A named one, or ``auto``: the fastest that fits the budget.
+        plan: Made before, to be run as it is; ``schedule`` is ``auto`` then.
+        scratch: Where spilled values go; None is the output directory.
+        plan_check: Refuse a plan that does not fit.
+        enforcement: One way of capping; None takes the best available.
+        balloon_bytes: Unplanned bytes that a node touches, to test the cap.
+        zeroth_order: Settings of a zeroth-order schedule, which brings an optimizer of its own: ``optimizer`` then
+            names the learning rate only.
+        lcsb_groups: Into how many groups ``lcsb`` parts the blocks.
+        checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
+        record: Record the run with memray: one allocation a value, each node in a frame of its own.
+    """
+
+    budget_bytes: int
+    decimal: bool = True
+    model: str = "qwen2.5-0.5b"
+    schedule: str = "mebp"
+    plan: PlanFile | None = None
+    seq_len: int = 256
+    steps: int = 5
+    data: Path | None = None
+    task: str | None = None
+    template: bool = True
+    eval_data: Path | None = None
+    eval_every: int = 0
+    eval_sequences: int = 8
+    eval_first: bool = False
+    scheme: str = "lora"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    virtual_tokens: int = 20
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    accumulate: int = 1
+    seed: int = 0
+    threads: int = 0
+    compute: str = "auto"
+    cold: bool = False
+    events: bool = True
+    out: Path | None = None
+    scratch: Path | None = None
+    plan_check: bool = True
+    enforcement: str | None = None
+    balloon_bytes: int = 0
+    record: bool = False
+    checkpoint_every: int = 10
+    zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
+    lcsb_groups: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """Callbacks that draw a run; every one may do nothing.
+
+    Attributes:
+        stage: A part of the preparation begins.
+        packing: (label, bytes done, bytes in all) while weights are written.
+        planned: The plan is made: (planned footprint in bytes, weights' source).
+        node: A node is done; called at most ten times a second.
+        step: A step is done.
+        note: A line worth reading.
+    """
+
+    stage: Callable[[str], None] = lambda text: None
+    packing: Callable[[str, int, int], None] = lambda label, done, total: None
+    planned: Callable[[int, str], None] = lambda footprint_bytes, source: None
+    node: Callable[[NodeDone], None] = lambda node: None
+    step: Callable[[StepDone], None] = lambda step: None
+    note: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A finished run.
+
+    Attributes:
+        result: Its record, as written to ``result.json``.
+        directory: Its output directory.
+        message: What ended it, in one line; empty when it is done.
+        diverged: Whether that is a loss that is no number any more.
+    """
+
+    result: Result
+    directory: Path
+    message: str
+    diverged: bool = False
+
+
+def scheme_of(config: RunConfig, task: Task | None = None) -> Scheme:
+    """Return the scheme of a run; a classifier tells the options of ``task`` apart.
+
+    Raises:
+        UsageError: No such scheme.
+    """
+    return make_scheme(config.scheme, config.lora, config.virtual_tokens, len(task.options) if task else 0)
+
+
+def task_name(config: RunConfig) -> str | None:
+    """Return what the record calls the task; None for plain text."""
+    if config.task is None:
+        return None
+    name = Path(config.task).name.removesuffix(".toml")
+    return name if config.template else f"{name}, no template"
