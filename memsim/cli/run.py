@@ -29,6 +29,7 @@ from memsim.search.plan_file import PlanFile, read_plan
 from memsim.search.search import AUTO
 from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
+from memsim.weights.shipped import has_examples, shipped_examples
 
 _OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
 
@@ -67,7 +68,8 @@ def _options(settings: Sequence[str]) -> list[str]:
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation]",
+    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation; "
+    "examples made of it for the task docs-agreement]",
 )
 @click.option(
     "--task",
@@ -223,7 +225,7 @@ def command(
         schedule=schedule,
         seq_len=seq_len,
         steps=steps,
-        data=data,
+        data=data or (shipped_examples(task, "train") if task is not None and has_examples(task) else None),
         task=task,
         template=template,
         eval_data=eval_data,
