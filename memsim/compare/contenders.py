@@ -12,6 +12,8 @@ MAX_STEPS = 100_000
 LR_GRIDS = {"first-order": (3e-4, 1e-3, 3e-3), "zeroth-order": (1e-4, 3e-4, 1e-3)}
 """Learning rates to choose from where the user names none: for AdamW on adapters of a small model, and for estimates of
 the gradient, which random walks limit to smaller steps."""
+SCHEME_RATES = {"prefix": 10.0, "prompt": 10.0, "head": 10.0}
+"""Factors on these grids for other schemes: virtual tokens and a classifier start far from where they go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +23,24 @@ class Contender:
     Attributes:
         steps: Optimizer steps.
         lrs: Learning rates to choose from.
+        scheme: What is trained.
     """
 
     schedule: str
     steps: int
     lrs: tuple[float, ...]
+    scheme: str = "lora"
+
+    @property
+    def label(self) -> str:
+        """What tables, plots and directories call it: ``mebp``, or ``mebp-prefix`` if it trains no adapters."""
+        return self.schedule if self.scheme == "lora" else f"{self.schedule}-{self.scheme}"
 
 
-def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[Contender, ...]:
-    """Read ``--schedules``, a list of NAME or NAME:STEPS, and the ``--lr-grid`` options.
+def parse_contenders(
+    schedules: str, steps: int, grids: Sequence[str], schemes: Sequence[str] = ("lora",)
+) -> tuple[Contender, ...]:
+    """Read ``--schedules``, a list of NAME or NAME:STEPS, and the ``--lr-grid`` options; pair them with ``schemes``.
 
     Raises:
         UsageError: An unknown, repeated or empty name, a number that cannot be, or a grid for what is not compared.
@@ -37,18 +48,25 @@ def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[
     counts = dict(_steps_of(item, steps) for item in _listed(schedules, "--schedules"))
     if len(counts) < len(_listed(schedules, "--schedules")):
         raise UsageError(f"--schedules {schedules} names one schedule twice")
+    if len(set(schemes)) < len(schemes):
+        raise UsageError(f"--scheme names one scheme twice: {', '.join(schemes)}")
     common, own = _grids(grids)
-    for name in own:
-        if name not in counts:
-            raise UsageError(f"--lr-grid {name}:... is for a schedule that is not in --schedules {schedules}")
-    return tuple(
-        Contender(name, count, own.get(name) or common or _default_grid(name)) for name, count in counts.items()
-    )
+    contenders = [Contender(name, count, (), scheme) for scheme in schemes for name, count in counts.items()]
+    known = {*counts, *(contender.label for contender in contenders)}
+    if unknown := sorted(own.keys() - known):
+        raise UsageError(f"--lr-grid {unknown[0]}:... is for none of what is compared: {', '.join(sorted(known))}")
+
+    def grid(item: Contender) -> tuple[float, ...]:
+        return own.get(item.label) or own.get(item.schedule) or common or default_grid(item.schedule, item.scheme)
+
+    return tuple(replace(contender, lrs=grid(contender)) for contender in contenders)
 
 
-def _default_grid(name: str) -> tuple[float, ...]:
+def default_grid(schedule: str, scheme: str) -> tuple[float, ...]:
+    """Return the learning rates to choose from where the user names none."""
     # The rate of a hybrid is that of the blocks that it differentiates.
-    return LR_GRIDS["zeroth-order" if name in METHODS and not METHODS[name].hybrid else "first-order"]
+    kind = "zeroth-order" if schedule in METHODS and not METHODS[schedule].hybrid else "first-order"
+    return tuple(float(f"{lr * SCHEME_RATES.get(scheme, 1.0):g}") for lr in LR_GRIDS[kind])
 
 
 def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:

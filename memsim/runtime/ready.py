@@ -72,8 +72,6 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
         LimitError: The plan does not fit the budget.
     """
     task = find_task(config.task) if config.task else None
-    if config.scheme == "head" and task is not None and task.kind != "classification":
-        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
     pack, name = find_model(config.model, progress.packing)
     config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, scheme_of(config, task), pack)

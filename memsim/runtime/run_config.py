@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme
@@ -121,8 +122,10 @@ def scheme_of(config: RunConfig, task: Task | None = None) -> Scheme:
     """Return the scheme of a run; a classifier tells the options of ``task`` apart.
 
     Raises:
-        UsageError: No such scheme.
+        UsageError: No such scheme, or a classifier for a task without classes.
     """
+    if config.scheme == "head" and task is not None and task.kind != "classification":
+        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
     return make_scheme(config.scheme, config.lora, config.virtual_tokens, len(task.options) if task else 0)
 
 

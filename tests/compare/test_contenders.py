@@ -2,8 +2,9 @@
 
 import pytest
 
-from memsim.compare.contenders import LR_GRIDS, MAX_STEPS, Contender, own_settings, parse_contenders
+from memsim.compare.contenders import LR_GRIDS, MAX_STEPS, Contender, default_grid, own_settings, parse_contenders
 from memsim.errors import UsageError
+from memsim.models.schemes import SCHEMES
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder, estimator
 
 
@@ -33,13 +34,44 @@ def test_a_grid_is_for_all_or_for_one_and_sorted() -> None:
         ("mebp", ["1e-3,0"], "'0' is not a positive learning rate"),
         ("mebp", ["nan"], "'nan' is not a positive learning rate"),
         ("mebp", ["mebp:fast"], "'fast' is not a positive learning rate"),
-        ("mebp", ["tiled:1e-3"], "is for a schedule that is not in --schedules mebp"),
+        ("mebp", ["tiled:1e-3"], "--lr-grid tiled:... is for none of what is compared: mebp"),
     ],
 )
 def test_what_cannot_be_is_refused(schedules: str, grids: list[str], message: str) -> None:
     with pytest.raises(UsageError) as refusal:
         parse_contenders(schedules, 10, grids)
     assert message in str(refusal.value)
+
+
+def test_every_schedule_is_paired_with_every_scheme() -> None:
+    contenders = parse_contenders("mebp,mezo:200", 100, [], ["lora", "head"])
+    assert [(item.label, item.steps) for item in contenders] == [
+        ("mebp", 100),
+        ("mezo", 200),
+        ("mebp-head", 100),
+        ("mezo-head", 200),
+    ]
+    assert [item.scheme for item in contenders] == ["lora", "lora", "head", "head"]
+    assert contenders[2].lrs == default_grid("mebp", "head") == (3e-3, 1e-2, 3e-2)
+    with pytest.raises(UsageError, match="--scheme names one scheme twice: lora, lora"):
+        parse_contenders("mebp", 10, [], ["lora", "lora"])
+
+
+def test_a_grid_is_for_a_schedule_or_for_its_pair_with_a_scheme() -> None:
+    grids = ["1", "mezo:2", "mezo-head:3"]
+    lrs = {item.label: item.lrs for item in parse_contenders("mebp,mezo", 5, grids, ["lora", "head", "norms"])}
+    assert lrs == {
+        **dict.fromkeys(("mebp", "mebp-head", "mebp-norms"), (1.0,)),
+        **dict.fromkeys(("mezo", "mezo-norms"), (2.0,)),
+        "mezo-head": (3.0,),
+    }
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("schedule", ["mebp", "mezo", "hybrid"])
+def test_the_grid_of_every_scheme_has_three_rising_rates(schedule: str, scheme: str) -> None:
+    low, middle, high = default_grid(schedule, scheme)
+    assert 0 < low < middle < high
 
 
 def test_settings_of_a_comparison_reach_the_schedules_that_have_them() -> None:
