@@ -153,7 +153,7 @@ def command(
             **settings_of_schemes(options, options["schemes"]),
             optimizer=OptimizerConfig(optimizer),
             accumulate=accumulate,
-            zeroth_order=zeroth_order_settings(options, [contender.schedule for contender in contenders]),
+            zeroth_order=zeroth_order_settings(options, list(dict.fromkeys(item.schedule for item in contenders))),
             compute=compute,
             threads=threads,
             events=False,
