@@ -11,7 +11,7 @@ from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.scheme import schemes_options, settings_of_schemes
 from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
-from memsim.compare.contenders import LR_GRIDS, SCHEME_RATES, parse_contenders
+from memsim.compare.contenders import LR_GRIDS, parse_contenders
 from memsim.compare.device_run import simulate_run
 from memsim.compare.experiment import Settings, check_runs, compare
 from memsim.compare.plots import plot
@@ -51,10 +51,8 @@ _MAX_SETTINGS_BYTES = 1 << 20
     multiple=True,
     metavar="[NAME:]LIST",
     help="Learning rates to choose from, for all or for NAME, a schedule or SCHEDULE-SCHEME; repeatable.  [default: "
-    + "; ".join(f"{kind} {','.join(f'{lr:g}' for lr in grid)}" for kind, grid in LR_GRIDS.items())
-    + "; "
-    + ", ".join(f"{name} x{factor:g}" for name, factor in SCHEME_RATES.items())
-    + "]",
+    + "; ".join(f"{kind}, {','.join(f'{lr:g}' for lr in grids['lora'])}" for kind, grids in LR_GRIDS.items())
+    + "; schemes but lora have their own, as the record says]",
 )
 @click.option("--tune-steps", type=int, metavar="N", help="Steps for choosing a rate, at most.  [default: all]")
 @click.option(
