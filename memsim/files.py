@@ -2,15 +2,29 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from memsim.errors import InputError
 from memsim.units import format_bytes
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make one line about ``path`` of what the disk refuses in here.
+
+    Raises:
+        InputError: The disk is full or failed, or ``path`` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -24,17 +38,26 @@ def atomic_write(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            os.fchmod(file.fileno(), mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            with temporary.open("wb") as file:
+                os.fchmod(file.fileno(), mode)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_file() -> BinaryIO:
+    """Return a file without a name in the system's directory for such.
+
+    Raises:
+        InputError: There is none that can be written.
+    """
+    with writing(Path(os.environ.get("TMPDIR", "/tmp"))):
+        return cast(BinaryIO, tempfile.TemporaryFile())
 
 
 def sync_directory(directory: Path) -> None:
@@ -43,14 +66,12 @@ def sync_directory(directory: Path) -> None:
     Raises:
         InputError: The disk failed.
     """
-    try:
+    with writing(directory):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise InputError(f"cannot write {directory}: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

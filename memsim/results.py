@@ -287,6 +287,11 @@ class Result:
     host: Host
     versions: dict[str, str]
 
+    @property
+    def trained(self) -> str:
+        """What is trained, in words: ``LoRA rank 8``, or the name of another scheme."""
+        return f"LoRA rank {self.lora_rank}" if self.lora_rank else str(self.scheme)
+
 
 def host_info() -> Host:
     """Describe this machine."""

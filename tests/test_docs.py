@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
+from capped_runs import cache
 from memsim.cli import cli
 
+assert cache  # a fixture, found by name
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "traces").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -65,9 +67,11 @@ PYTHON = [
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnknownMarkWarning")
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("body", PYTHON)
 def test_python_in_documents_runs(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "traces").symlink_to(ROOT / "traces")
     names: dict[str, object] = {}
     exec(compile(body, "document", "exec"), names)
     for name, value in list(names.items()):

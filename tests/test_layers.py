@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli", "pytest_plugin"},
+    {"api"},
     {"reports", "regression"},
-    {"bench", "compare"},
+    {"bench", "compare", "sweep"},
     {"runtime"},
     {"search"},
     {"simulator"},
@@ -28,11 +29,12 @@ LAYERS: list[set[str]] = [
     {"results"},
     {"file_names", "files"},
     {"tasks"},
-    {"json_decode"},
+    {"json_decode", "toml_file"},
     {"json_file"},
     {"units"},
     {"errors"},
     {""},  # the package itself: __version__
+    {"lazy"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.
@@ -40,7 +42,12 @@ WITHOUT_COMPILER = LEVELS["search"]
 
 # The op tables of every run, and the process that times kernels with a part left out, which no run does.
 KNOW_THE_KERNELS = {
-    *("memsim.runtime.kernels", "memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
+    "memsim.runtime.kernels",
+    *(
+        f"memsim.runtime.{family}_ops"
+        for family in ("product", "norm", "attention", "elementwise", "row", "loss", "optimizer", "bf16")
+    ),
+    *("memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
     "memsim.bench.kernel_calls",
 }
 # Main programs of processes of their own, which exist to be compared with; nothing imports them.

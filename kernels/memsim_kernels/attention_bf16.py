@@ -20,9 +20,9 @@ from memsim_kernels.attention import (
 )  # fmt: skip
 from memsim_kernels.bf16_block import release_tiles
 from memsim_kernels.bf16_forms import STEPS, left, left_to_right, multiply_forms, right, right_to_left
+from memsim_kernels.bf16_panels import THREAD_FLOATS, prepare_tiles
 from memsim_kernels.jit import BOOL, F32, FLOAT, INT, READ_2D, WRITE_2D, helper, kernel
 from memsim_kernels.panel import transpose_block
-from memsim_kernels.q4_bf16 import THREAD_FLOATS, prepare_tiles
 from memsim_kernels.softmax_tile import TILE, gradient_tile, scale_columns, softmax_tile
 from memsim_kernels.tile import aligned
 from memsim_kernels.vectors import address_of as address

@@ -13,9 +13,9 @@ from numba.extending import intrinsic
 
 from memsim_kernels import cpu
 from memsim_kernels.bf16_block import routine, tiles_1_forward, tiles_2_forward, vectors_forward
+from memsim_kernels.bf16_rows import pack_rows
 from memsim_kernels.bf16_type import FLOATS, I32, I64, LANES, WORDS, add, constants, load, round_to_bf16, store
 from memsim_kernels.jit import helper
-from memsim_kernels.q4_bf16 import pack_rows
 from memsim_kernels.vectors import transposition_stage
 
 STEPS = 2  # of 32 rows in a tile

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from memsim_kernels import cpu
 from memsim_kernels.bf16_block import release_tiles, round_line
+from memsim_kernels.bf16_panels import STEPS, THREAD_FLOATS, multiply_panels, prepare_tiles
+from memsim_kernels.bf16_rows import pack_rows
 from memsim_kernels.jit import (
     BOOL,
     F32,
@@ -42,7 +44,6 @@ from memsim_kernels.one_pass import (
     start_rows,
 )  # fmt: skip
 from memsim_kernels.panel import ALL
-from memsim_kernels.q4_bf16 import STEPS, THREAD_FLOATS, multiply_panels, pack_rows, prepare_tiles
 from memsim_kernels.vectors import address_of as address
 
 F16 = NDArray[np.float16]

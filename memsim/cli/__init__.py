@@ -4,13 +4,14 @@ import importlib
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from memsim import __version__
 from memsim.errors import MemsimError
 
 _COMMANDS = (
     *("run", "plan", "compare", "pack", "simulate", "replay", "replay-seeds", "profile", "report", "validate"),
-    *("check", "diff", "bench", "models", "devices"),
+    *("check", "diff", "bench", "sweep", "models", "devices"),
 )
 
 
@@ -28,6 +29,11 @@ class _LazyGroup(click.Group):
         command = importlib.import_module(f"memsim.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of subcommands without importing any, and the group's own options."""
+        names = [CompletionItem(name) for name in _COMMANDS if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -57,3 +63,7 @@ def main() -> None:
         # The reader of our stdout (`| head`) went away: not an error of ours, and nothing more can be said.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        # Of a disk or a file that no command expected to fail.
+        click.echo(f"memsim: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        sys.exit(MemsimError.exit_code)

@@ -12,6 +12,7 @@ from memsim.bench.kernels import KernelsConfig, KernelsReport, Row, Total, bench
 from memsim.bench.record import record
 from memsim.bench.runs import compare_losses, footprints
 from memsim.bench.step import StepReport, bench_step
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import InputError, UsageError
 from memsim.models.presets import PRESETS
@@ -24,7 +25,13 @@ from memsim.units import format_bytes, is_decimal, parse_bytes
 
 Cells = list[tuple[str, ...]]
 
-_MODEL = click.option("--model", default="qwen2.5-0.5b", metavar="NAME|DIR", help="A preset, a pack or a directory.")
+_MODEL = click.option(
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    shell_complete=complete.models,
+    help="A preset, a pack or a directory.",
+)
 _SCHEDULE = click.option(
     "--schedule", type=click.Choice([*SCHEDULE_NAMES, AUTO]), default="tiled", help="What a step keeps and recomputes."
 )
@@ -49,7 +56,13 @@ def command() -> None:
 
 
 @command.command(name="kernels", context_settings={"show_default": True})
-@click.option("--models", default="qwen2.5-0.5b,qwen2.5-3b", metavar="LIST", help="Presets whose shapes are timed.")
+@click.option(
+    "--models",
+    default="qwen2.5-0.5b,qwen2.5-3b",
+    metavar="LIST",
+    shell_complete=complete.model_list,
+    help="Presets whose shapes are timed.",
+)
 @click.option("--rows", "--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="M of the products.")
 @click.option(
     "--compute", type=click.Choice(["all", "f32", "bf16"]), default="all", help="Compute paths of packed products."
@@ -146,7 +159,13 @@ def zo_command(
 
 
 @command.command(name="footprint", context_settings={"show_default": True})
-@click.option("--models", default="qwen2.5-0.5b", metavar="LIST", help="Presets, packs or directories.")
+@click.option(
+    "--models",
+    default="qwen2.5-0.5b",
+    metavar="LIST",
+    shell_complete=complete.model_list,
+    help="Presets, packs or directories.",
+)
 @click.option("--seq-lens", default="256,512,1024,2048", metavar="LIST", help="Tokens a sequence.")
 @click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Steps of each run.")
 @_SCHEDULE

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.scheme import schemes_options, settings_of_schemes
@@ -36,11 +37,18 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 
 @click.command(name="compare", cls=GroupedCommand, context_settings={"show_default": True})
-@click.option("--model", default="tiny", metavar="NAME|PATH|HUB_ID", help="As for `memsim run`.")
+@click.option(
+    "--model",
+    default="tiny",
+    metavar="NAME|PATH|HUB_ID",
+    shell_complete=complete.models,
+    help="As for `memsim run`.",
+)
 @click.option(
     "--schedules",
     default="mebp,mezo:1000",
     metavar="LIST",
+    shell_complete=complete.schedule_list,
     help=f"What to compare: NAME or NAME:STEPS, of {', '.join(SCHEDULE_NAMES)}.",
 )
 @click.option("--steps", type=int, default=100, metavar="N", help="Steps of a schedule that names none of its own.")
@@ -58,6 +66,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 @click.option(
     "--task",
     metavar="NAME|FILE.toml",
+    shell_complete=complete.tasks,
     help="Labelled examples instead of text, as for `memsim run`; docs-agreement comes with its own.",
 )
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
@@ -83,7 +92,13 @@ _MAX_SETTINGS_BYTES = 1 << 20
 @click.option(
     "--eval-sequences", type=int, default=32, metavar="N", help="Sequences, or examples, of an evaluation, at most."
 )
-@click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="See `memsim devices`.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="See `memsim devices`.",
+)
 @click.option("--budget", default="1GB", metavar="SIZE", help="Kernel limit on each run.")
 @click.option("--seq-len", type=int, default=128, metavar="TOKENS", help="Tokens in a sequence.")
 @schemes_options

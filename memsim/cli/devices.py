@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.results import emit_json
@@ -35,7 +36,7 @@ def command(context: click.Context, json_path: str | None) -> None:
 
 
 @command.command(name="show")
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete.devices)
 @click.option("--toml", "as_toml", is_flag=True, help="Print the device's file, to start one of your own from.")
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
 def show(name: str, as_toml: bool, json_path: str | None) -> None:

@@ -43,8 +43,7 @@ def command(a: Path, b: Path, json_path: str | None) -> None:
 
 
 def _named(result: Result) -> str:
-    trained = f"LoRA rank {result.lora_rank}" if result.lora_rank else result.scheme
-    return f"{result.model}, {result.schedule}, seq {result.seq_len}, {trained}, {result.compute}"
+    return f"{result.model}, {result.schedule}, seq {result.seq_len}, {result.trained}, {result.compute}"
 
 
 def _read(path: Path) -> tuple[Result, dict[str, int]]:

@@ -1,31 +1,24 @@
 """``memsim plan``: the fastest schedule that fits a budget, and what else there is."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from memsim.api.planning import plan as find_plan
+from memsim.cli import complete
 from memsim.cli.progress import stage
-from memsim.cli.simulate import training_setup
-from memsim.errors import InputError, UsageError
-from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
+from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
+from memsim.errors import InputError
 from memsim.models.presets import PRESETS
 from memsim.results import PlannedResult, PlanPoint, Result, emit_json
-from memsim.runtime.prepare import prepare_kernels, worker_needs
-from memsim.schedules.choices import Choices
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.schedules.record import describe
-from memsim.search.needs import Needs, device_app
-from memsim.search.plan_file import plan_for, write_plan
-from memsim.search.planned import planned_result
-from memsim.search.rates import rates_of
-from memsim.search.refusal import nothing_fits
-from memsim.search.search import PACKED, Found, search
+from memsim.search.search import Found
 from memsim.simulator.device import Device
 from memsim.simulator.device_file import HOST
 from memsim.units import format_bytes, is_decimal, parse_bytes
-from memsim.weights.dimensions import find_dimensions
 
 _FRONT_ROWS = 12
 _BAR = 40
@@ -36,6 +29,7 @@ _BAR = 40
     "--model",
     default="qwen2.5-0.5b",
     metavar="NAME|DIR",
+    shell_complete=complete.models,
     help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
 )
 @click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
@@ -44,14 +38,12 @@ _BAR = 40
     "--device",
     default=HOST,
     metavar="NAME|FILE",
+    shell_complete=complete.devices,
     help="Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).",
 )
-@click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters.")
+@scheme_options_without_task
 @click.option(
-    "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
-)
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates the adapters."
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
@@ -63,14 +55,13 @@ def command(
     seq_len: int,
     budget: str | None,
     device: str,
-    lora_rank: int,
-    target_modules: str,
     optimizer: str,
     accumulate: int,
     threads: int,
     emit: Path | None,
     plot: Path | None,
     json_path: str | None,
+    **scheme: Any,
 ) -> None:
     """Find the fastest training step that fits a budget; nothing is run.
 
@@ -79,40 +70,34 @@ def command(
     message says the smallest budget and the longest sequence that would.
     """
     _check_directories({"--emit": emit, "--plot": plot, "--json": Path(json_path or "-")})
-    target, remark = rates_of(device)
-    if remark:
-        click.echo(remark, err=True)
-    config, group_size, name = find_dimensions(model)
-    lora = LoraConfig(lora_rank, target_modules=tuple(item for item in target_modules.split(",") if item))
-    setup = training_setup(
-        config, group_size, "auto", seq_len, lora, OptimizerConfig(optimizer), accumulate,
-        _threads(threads, target, device == HOST),
-    )  # fmt: skip
-    numbers = target.at("nominal")
-    budget_bytes = parse_bytes(budget) if budget else int(numbers.foreground_limit_bytes)
+    trained = chosen_scheme(scheme)
+    planned = find_plan(
+        model,
+        budget_bytes=parse_bytes(budget) if budget else None,
+        device=device,
+        seq_len=seq_len,
+        scheme=trained,
+        optimizer=OptimizerConfig(optimizer),
+        accumulate=accumulate,
+        threads=threads,
+        progress=stage,
+    )
     decimal = budget is None or is_decimal(budget)
-    here = device == HOST
-    packed, unpacked = _needs_here(setup.threads) if here else (device_app(numbers, target.rule),) * 2
-    stage("looking for the fastest schedule that fits")
-    searched = search(setup, numbers, target.rule, packed, PACKED if here else None)
-    found = searched.fastest(budget_bytes)
-
-    def needs_of(choices: Choices) -> Needs:
-        return unpacked if choices.unpack == "block" else packed
-
-    result = planned_result(name, searched, found, target, needs_of, budget_bytes)
+    result = planned.result
+    if planned.remark:
+        click.echo(planned.remark, err=True)
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, target, found, decimal))
+        click.echo(_summary(result, trained.describe(), planned.device, planned.found, decimal))
     if plot is not None and result.planned is not None:
         from memsim.reports.front_plot import plot_front
 
-        plot_front(result.planned, f"{name}, seq {seq_len}, LoRA rank {lora_rank}, {optimizer}", plot)
-    if found is None:
-        raise nothing_fits(searched, budget_bytes, decimal)
+        plot_front(result.planned, f"{result.model}, seq {seq_len}, {trained.describe()}, {optimizer}", plot)
+    if not planned.fits:
+        raise planned.refusal(decimal)
     if emit is not None:
-        write_plan(emit, plan_for(model, setup, found, target.name, budget_bytes))
+        planned.write(emit)
 
 
 def _check_directories(paths: dict[str, Path | None]) -> None:
@@ -121,21 +106,7 @@ def _check_directories(paths: dict[str, Path | None]) -> None:
             raise InputError(f"cannot write {option} {path}: its directory does not exist")
 
 
-def _threads(asked: int, device: Device, here: bool) -> int:
-    available = len(os.sched_getaffinity(0)) if here else max(1, int(device.at("nominal").threads))
-    if not 0 <= asked <= available:
-        raise UsageError(f"--threads {asked} must be from 0 to {available}, the processors there are")
-    return asked or available
-
-
-def _needs_here(threads: int) -> tuple[Needs, Needs]:
-    """Return how budgets are counted on this machine for packed products, and for those of unpacked weights."""
-    kernels = prepare_kernels(threads, stage)
-    packed, unpacked = (kernels.footprint_bytes[compute] for compute in (kernels.fastest, "f32"))
-    return worker_needs(packed), worker_needs(unpacked)
-
-
-def _summary(result: Result, device: Device, found: Found | None, decimal: bool) -> str:
+def _summary(result: Result, trained: str, device: Device, found: Found | None, decimal: bool) -> str:
     """Return the plan for people."""
     planned = result.planned
     assert planned is not None
@@ -143,7 +114,7 @@ def _summary(result: Result, device: Device, found: Found | None, decimal: bool)
     def size(n_bytes: float) -> str:
         return format_bytes(n_bytes, decimal)
 
-    setup = f"{result.model}, seq {result.seq_len}, LoRA rank {result.lora_rank}, {result.optimizer}"
+    setup = f"{result.model}, seq {result.seq_len}, {trained}, {result.optimizer}"
     rows = [("model", setup), ("rates", f"{device.name}: {device.title}")]
     rows.append(("budget", size(result.budget_bytes or 0)))
     if found is not None and planned.step_s is not None and planned.footprint_bytes is not None:

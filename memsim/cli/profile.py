@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from memsim.bench.runs import throw_away, timed_run
+from memsim.cli import complete
 from memsim.cli.profile_decompression import decompression
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
@@ -29,7 +30,11 @@ from memsim.weights.dimensions import find_dimensions
 _BAR_WIDTH = 30
 
 _MODEL = click.option(
-    "--model", default="qwen2.5-0.5b", metavar="NAME|DIR", help=f"A preset ({', '.join(PRESETS)}) or DIR."
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    shell_complete=complete.models,
+    help=f"A preset ({', '.join(PRESETS)}) or DIR.",
 )
 _SCHEDULE = click.option(
     "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps and recomputes."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
@@ -23,13 +24,19 @@ from memsim.weights.dimensions import find_dimensions
 
 
 @click.command(name="decompression", context_settings={"show_default": True})
-@click.option("--model", default="qwen2.5-0.5b", metavar="NAME|DIR", help=f"A preset ({', '.join(PRESETS)}) or DIR.")
+@click.option(
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    shell_complete=complete.models,
+    help=f"A preset ({', '.join(PRESETS)}) or DIR.",
+)
 @click.option(
     "--seq-len", "lengths", default="16,32,64,128,256,512,1024,2048", metavar="LIST", help="Tokens, with commas."
 )
 @click.option(
     "--device", "devices", multiple=True, default=("iphone-15-pro-max",), metavar="NAME|FILE",
-    help="Simulate there; may be repeated.",
+    shell_complete=complete.devices, help="Simulate there; may be repeated.",
 )  # fmt: skip
 @click.option("--measure/--no-measure", default=True, help="Also run here; otherwise only simulate.")
 @click.option(

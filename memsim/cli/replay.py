@@ -5,26 +5,29 @@ from pathlib import Path
 
 import click
 
+from memsim.api.replaying import ReplayedCapture, ReplayedRun, replay
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.cli.verdict import killed, summary
-from memsim.errors import LimitError, UsageError
+from memsim.errors import LimitError
 from memsim.results import Result, emit_json
-from memsim.simulator.capture import MEMORY_ONLY, Capture, capture_record, read_any_capture
-from memsim.simulator.device import Device
-from memsim.simulator.device_file import find_device
-from memsim.simulator.record import replayed_result
-from memsim.simulator.recording import read_recording
-from memsim.simulator.simulate import MODES, Mode, Simulation, simulate
+from memsim.simulator.capture import MEMORY_ONLY, Capture
+from memsim.simulator.simulate import MODES, Mode
 from memsim.units import format_bytes, is_decimal, parse_bytes
 
-_MAX_STEPS = 100_000
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 60
 
 
 @click.command(name="replay", context_settings={"show_default": True})
 @click.argument("recorded", type=click.Path(path_type=Path), metavar="RUN_DIR|CAPTURE")
-@click.option("--device", default="iphone-15-pro-max", metavar="NAME|FILE", help="See `memsim devices`.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="See `memsim devices`.",
+)
 @click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
 @click.option(
@@ -51,49 +54,34 @@ def command(
     figure is given with the device's numbers at their nominal and, in brackets, with all of them at their worst and
     best at once. Exit code 3: killed.
     """
-    budget_bytes = parse_bytes(budget) if budget else None
-    if budget_bytes == 0:
-        raise UsageError("--budget 0 cannot hold a process; write a size such as 1GB")
-    if not 1 <= steps <= _MAX_STEPS:
-        raise UsageError(f"--steps {steps} must be from 1 to {_MAX_STEPS}")
-    target = find_device(device)
     decimal = budget is None or is_decimal(budget)
     stage(f"reading {recorded}")
-    if recorded.is_dir():
-        complaint = _replay_run(recorded, target, budget_bytes, mode, steps, paging == "advised", json_path, decimal)
-    else:
-        complaint = _replay_capture(recorded, target, budget_bytes, mode, json_path, decimal)
-    if complaint:
-        click.echo(f"memsim: {complaint}", err=True)
+    replayed = replay(
+        recorded,
+        device=device,
+        budget_bytes=parse_bytes(budget) if budget else None,
+        mode=mode,
+        steps=steps,
+        advised=paging == "advised",
+    )
+    if json_path is not None:
+        emit_json(replayed.result if isinstance(replayed, ReplayedRun) else replayed.record, json_path)
+    if json_path != "-":
+        click.echo(
+            _run_summary(replayed, decimal) if isinstance(replayed, ReplayedRun) else _summary(replayed, decimal)
+        )
+    if not replayed.fits:
+        click.echo(f"memsim: {_complaint(replayed, decimal)}", err=True)
         sys.exit(LimitError.exit_code)
 
 
-def _replay_run(
-    directory: Path,
-    device: Device,
-    budget: int | None,
-    mode: Mode,
-    steps: int,
-    advised: bool,
-    json_path: str | None,
-    decimal: bool,
-) -> str:
-    """Replay a recorded run; return why it was killed, or nothing."""
-    recording = read_recording(directory)
-    simulation = simulate(recording.trace(), device, steps, budget, advised)
-    result = replayed_result(recording, simulation, mode, budget)
-    if json_path is not None:
-        emit_json(result, json_path)
-    if json_path != "-":
-        peak = recording.nodes[recording.peak].index
-        where = f"node {peak} ({recording.program.nodes[peak]}), as recorded"
-        click.echo(summary(result, simulation, mode, decimal, where, "as memray saw it; no interpreter"))
-        click.echo(f"{'recorded':<18}{_host(recording.result, recording.n_steps, decimal)}")
-    node = simulation.survival[mode].killed_at
-    if node is None:
-        return ""
-    position = next(at for at, item in enumerate(recording.nodes) if item.index == node.index)
-    return killed(simulation.survival[mode], recording.held_at(position), decimal)
+def _run_summary(replayed: ReplayedRun, decimal: bool) -> str:
+    """Return a replayed run for people."""
+    recording = replayed.recording
+    peak = recording.nodes[recording.peak].index
+    where, told = f"node {peak} ({recording.program.nodes[peak]}), as recorded", "as memray saw it; no interpreter"
+    text = summary(replayed.result, replayed.simulation, replayed.mode, decimal, where, told)
+    return f"{text}\n{'recorded':<18}{_host(recording.result, recording.n_steps, decimal)}"
 
 
 def _host(run: Result, n_steps: int, decimal: bool) -> str:
@@ -105,29 +93,24 @@ def _host(run: Result, n_steps: int, decimal: bool) -> str:
     return f"{n_steps} steps; peak footprint on the host {sizes}"
 
 
-def _replay_capture(
-    path: Path, device: Device, budget: int | None, mode: Mode, json_path: str | None, decimal: bool
-) -> str:
-    """Replay any capture; return why it was killed, or nothing."""
-    capture = read_any_capture(path)
-    simulation = simulate(capture.trace(), device, 1, budget)
-    if json_path is not None:
-        emit_json(capture_record(capture, simulation, mode, budget), json_path)
-    if json_path != "-":
-        click.echo(_capture_summary(capture, simulation, mode, decimal))
-    survival = simulation.survival[mode]
-    if survival.killed_at is None:
-        return ""
+def _complaint(replayed: ReplayedRun | ReplayedCapture, decimal: bool) -> str:
+    """Say why it was killed."""
+    survival = replayed.simulation.survival[replayed.mode]
+    if isinstance(replayed, ReplayedRun) or survival.killed_at is None:
+        return killed(survival, replayed.held_where_killed() if isinstance(replayed, ReplayedRun) else (), decimal)
+    capture = replayed.capture
     over, limit = (format_bytes(n, decimal) for n in (-survival.margin_bytes, survival.limit.nominal))
     at_s = capture.timeline[survival.killed_at.index].seconds
     place = next(iter(capture.held), "nothing that memray could name")
     return (
-        f"killed {at_s:.1f} s after tracking began; the peak is {over} over the {mode} limit of {limit}, and its "
-        f"largest holder is {place}. Allocate less there, or raise the limit"
+        f"killed {at_s:.1f} s after tracking began; the peak is {over} over the {replayed.mode} limit of {limit}, and "
+        f"its largest holder is {place}. Allocate less there, or raise the limit"
     )
 
 
-def _capture_summary(capture: Capture, simulation: Simulation, mode: Mode, decimal: bool) -> str:
+def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
+    """Return a replayed capture for people."""
+    capture, simulation, mode = replayed.capture, replayed.simulation, replayed.mode
     figures, survival = simulation.figures, simulation.survival[mode]
 
     def size(n_bytes: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.files import write_text
@@ -28,7 +29,12 @@ from memsim.simulator.device_file import find_device
     help="Write a trace for ui.perfetto.dev (Chrome's JSON format): every op, footprint, mapped weights, page-ins.",
 )
 @click.option(
-    "--device", "devices", multiple=True, metavar="NAME|FILE", help="Simulate the runs there too; may be repeated."
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="Simulate the runs there too; may be repeated.",
 )
 @click.option(
     "--decompression",

@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
 
+from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
@@ -54,6 +55,7 @@ def _options(settings: Sequence[str]) -> list[str]:
     "--model",
     default="qwen2.5-0.5b",
     metavar="NAME|PATH|HUB_ID",
+    shell_complete=complete.models,
     help=f"A preset ({', '.join(PRESETS)}), a pack, a checkpoint (Hugging Face, MLX, GGUF), or owner/model on the hub.",
 )
 @click.option(
@@ -74,6 +76,7 @@ def _options(settings: Sequence[str]) -> list[str]:
 @click.option(
     "--task",
     metavar="NAME|FILE.toml",
+    shell_complete=complete.tasks,
     help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
 )
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
@@ -98,6 +101,13 @@ def _options(settings: Sequence[str]) -> list[str]:
     type=click.Choice(["warm", "cold"]),
     default="warm",
     help="Cold drops weight pages from the page cache at every eviction.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["first", "full"]),
+    default="first",
+    help="Check weight files against their checksums before the first step, or also at every page-in: a bit that flips "
+    "during a long run then ends it.",
 )
 @click.option(
     "--lcsb-groups",
@@ -175,6 +185,7 @@ def command(
     threads: int,
     compute: str,
     page_cache: str,
+    verify: Literal["first", "full"],
     lcsb_groups: int | None,
     eval_data: Path | None,
     eval_every: int,
@@ -239,6 +250,7 @@ def command(
         threads=threads,
         compute=compute,
         cold=page_cache == "cold",
+        verify=verify,
         out=out,
         scratch=scratch,
         checkpoint_every=checkpoint_every,
@@ -295,7 +307,9 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         sys.exit(exit_code(result.exit_reason))
 
 
-_PLANNED = ("model", "seq_len", "lora_rank", "target_modules", "optimizer", "accumulate", "threads")
+_PLANNED = ("model", "seq_len", "scheme", "lora_rank", "target_modules", "virtual_tokens") + (
+    ("optimizer", "accumulate", "threads")
+)
 """Options that a plan decides."""
 
 
@@ -312,13 +326,16 @@ def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and given != value:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {given} is not what {where} was made for, {shown(value)}; leave {option} out")
+    lora = replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules)
     return replace(
         config,
         schedule=AUTO,
         plan=planned,
         model=planned.model,
         seq_len=planned.seq_len,
-        lora=replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules),
+        scheme=planned.scheme,
+        lora=lora if planned.scheme == "lora" else config.lora,
+        virtual_tokens=planned.virtual_tokens or config.virtual_tokens,
         optimizer=replace(config.optimizer, name=planned.optimizer),
         accumulate=planned.accumulate,
         threads=planned.threads,

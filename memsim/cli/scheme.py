@@ -8,7 +8,8 @@ from click.core import ParameterSource
 
 from memsim.errors import UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
-from memsim.models.schemes import SCHEMES
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import SCHEMES, make_scheme
 
 Command = Callable[..., Any]
 
@@ -18,11 +19,12 @@ _BELONGS = {
     "lora_alpha": _OF_LORA,
     "target_modules": _OF_LORA,
     "virtual_tokens": _OF_VIRTUAL_TOKENS,
+    "labels": ("head",),
 }
 
 _HELP = (
-    "What is trained: adapters, virtual keys and values, virtual tokens, a classifier (needs --task), "
-    "or norm weights and biases."
+    "What is trained: adapters, virtual keys and values, virtual tokens, a classifier (run, compare: needs "
+    "--task), or norm weights and biases."
 )
 
 _ONE = click.option("--scheme", type=click.Choice(list(SCHEMES)), default="lora", help=_HELP)
@@ -41,12 +43,18 @@ _OPTIONS = (
         "--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank."
     ),
     click.option(
-        "--target-modules", default=",".join(ALL_PROJECTIONS), metavar="LIST", help="Projections with an adapter."
+        "--target-modules",
+        default=",".join(ALL_PROJECTIONS),
+        metavar="LIST",
+        help="Projections with an adapter; a family's own names (query, fc1) will do.",
     ),
     click.option(
         "--virtual-tokens", type=int, default=20, metavar="P", help="Virtual tokens of the schemes prefix and prompt."
     ),
 )
+
+
+_LABELS = click.option("--labels", type=int, default=2, metavar="N", help="Classes that the scheme head tells apart.")
 
 
 def scheme_options(command: Command) -> Command:
@@ -82,9 +90,25 @@ def settings_of_schemes(options: dict[str, Any], schemes: Sequence[str]) -> dict
     """
     context = click.get_current_context()
     for key, owners in _BELONGS.items():
-        if not set(schemes) & set(owners) and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
+        stray = key in options and not set(schemes) & set(owners)
+        if stray and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
             wanted = " or ".join(owners)
             raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {', '.join(schemes)}")
     modules = tuple(module for module in options["target_modules"].split(",") if module)
     lora = LoraConfig(options["lora_rank"], options["lora_alpha"], modules)
     return {"lora": lora, "virtual_tokens": options["virtual_tokens"]}
+
+
+def scheme_options_without_task(command: Command) -> Command:
+    """Add the options to a command that plans and has no examples to count labels in; ``chosen_scheme`` reads them."""
+    return scheme_options(_LABELS(command))
+
+
+def chosen_scheme(options: dict[str, Any]) -> Scheme:
+    """Return the scheme that the options of ``scheme_options_without_task`` mean.
+
+    Raises:
+        UsageError: An option of another scheme was given.
+    """
+    settings = scheme_settings(options)
+    return make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], options["labels"])

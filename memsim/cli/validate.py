@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from memsim.bench.host import CALIBRATION, HELD_OUT
+from memsim.cli import complete
 from memsim.results import emit_json
 from memsim.simulator.device_file import find_device
 from memsim.simulator.published import DEVICE, REPETITIONS, SEQ_LEN, SOURCE, Measurement
@@ -22,7 +23,11 @@ CAVEAT = (
 
 @click.command(name="validate", context_settings={"show_default": True})
 @click.option(
-    "--device", default=DEVICE, metavar="NAME|FILE", help="What is not fitted (heat, flash, RAM) is this device's."
+    "--device",
+    default=DEVICE,
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="What is not fitted (heat, flash, RAM) is this device's.",
 )
 @click.option("--host", is_flag=True, help="Instead: real runs on this machine, some of which calibrate.")
 @click.option(

@@ -23,9 +23,10 @@ def killed(survival: Survival, held: Held, decimal: bool) -> str:
         raise ValueError("the run survives")
     largest = ", ".join(f"{name} {format_bytes(n_bytes, decimal)}" for name, n_bytes in held[:3])
     over, limit = (format_bytes(n_bytes, decimal) for n_bytes in (-survival.margin_bytes, survival.limit.nominal))
+    peak = format_bytes(survival.limit.nominal - survival.margin_bytes, decimal)
     return (
         f"killed at node {node.index} ({node}) with {largest}; the peak is {over} over the {survival.mode} limit of "
-        f"{limit}. Use --schedule tiled, shorten --seq-len, or raise the limit"
+        f"{limit}. Use --schedule tiled, shorten --seq-len, or raise the limit to {peak}"
     )
 
 
@@ -56,7 +57,7 @@ def summary(result: Result, simulation: Simulation, mode: Mode, decimal: bool, p
     spare = f"{size(abs(margin))} {'to spare' if margin >= 0 else 'too much'}"
     held = ", ".join(f"{name} {size(n)}" for name, n in list(result.peak_by_value.items())[:3])
     rows = [
-        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, LoRA rank {result.lora_rank}"),
+        ("model", f"{result.model}, {result.schedule}, seq {result.seq_len}, {result.trained}"),
         ("device", simulation.device.title),
         ("verdict", f"{survival.verdict} under {size(survival.limit.nominal)}, {mode}: {spare}"),
         ("peak footprint", sizes(figures["peak_footprint_bytes"])),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from memsim.compare.contenders import Contender, own_settings
+from memsim.models.lora import with_our_names
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
 from memsim.runtime.run_config import RunConfig, scheme_of
@@ -38,7 +39,7 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
     """
     pack, _ = find_model(base.model, lambda label, done, total: None)
     task = find_task(base.task) if base.task else None
-    scheme = scheme_of(replace(base, scheme=contender.scheme), task)
+    scheme = scheme_of(replace(base, scheme=contender.scheme, lora=with_our_names(base.lora, pack.config)), task)
     scheme.check(pack.config)
     threads = max(1, int(device.at("nominal").threads))
     setup = TrainingSetup(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from memsim.ir.builder import Builder
 from memsim.ir.gradients import RULES
-from memsim.ir.opset import OpError
+from memsim.ir.op import OpError
 from memsim.ir.program import Attr, Node, Program, Value
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from memsim.ir.opset import OPS, OpError
+from memsim.ir.op import OpError
+from memsim.ir.opset import OPS
 from memsim.ir.program import Attr, Node, Program, Repeat, Space, TensorType, Value
 
 

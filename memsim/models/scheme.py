@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 
 Floats = NDArray[np.float32]
@@ -81,6 +82,23 @@ class Scheme(ABC):
     def first_position(self) -> int:
         """The position of the first token of the sequence, after virtual keys and values."""
         return 0
+
+
+def check_length(scheme: Scheme, config: ModelConfig, seq_len: int) -> None:
+    """Check that a sequence has positions in the model, those of virtual tokens before it included.
+
+    Raises:
+        UsageError: It is too long; the message says the longest that is not.
+    """
+    virtual = scheme.rows_before + scheme.first_position
+    if seq_len + virtual <= config.longest_sequence:
+        return
+    longest = config.longest_sequence - virtual
+    remedy = f"shorten it to {longest}" if longest > 0 else "lower --virtual-tokens"
+    raise UsageError(
+        f"--seq-len {seq_len}{f' and {virtual} virtual tokens' if virtual else ''} is above the model's "
+        f"max_position_embeddings, {config.longest_sequence}; {remedy}"
+    )
 
 
 def random_stream(key: tuple[int, int, int]) -> np.random.Generator:

@@ -129,6 +129,13 @@ def _held(
     return tuple(sorted(held, key=lambda pair: (-pair[1], pair[0])))
 
 
+def what_takes_less(program: Program) -> str:
+    """Say what to change of a run that takes too much memory; a rank only where there are adapters."""
+    adapters = any("lora_scale" in node.attrs for node in program.nodes)
+    shorten = "shorten --seq-len, or lower --lora-rank" if adapters else "or shorten --seq-len"
+    return f"Raise --budget, {shorten}"
+
+
 def check_budget(
     program: Program, plan: MemoryPlan, schedule: str, baseline_bytes: int, budget_bytes: int, decimal: bool = False
 ) -> None:
@@ -149,5 +156,5 @@ def check_budget(
         f"{schedule} needs {show(needed)} ({show(baseline_bytes)} interpreter and libraries, {show(plan.peak_bytes)} "
         f"working set, {show(plan.file_floor_bytes)} for mapped files), {show(needed - budget_bytes)} over the budget "
         f"of {show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) "
-        f"with {largest}. Raise --budget, shorten --seq-len, or lower --lora-rank"
+        f"with {largest}. {what_takes_less(program)}"
     )

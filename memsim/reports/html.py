@@ -50,7 +50,7 @@ def _overview(runs: Sequence[RunFiles]) -> str:
     rows: list[tuple[str, Callable[[RunFiles], str]]] = [
         ("model", lambda run: text(run.result.model)),
         ("schedule", lambda run: text(run.result.schedule)),
-        ("sequence", lambda run: text(f"{run.result.seq_len} tokens, LoRA rank {run.result.lora_rank}")),
+        ("sequence", lambda run: text(f"{run.result.seq_len} tokens, {run.result.trained}")),
         ("compute", lambda run: text(f"{run.result.compute}, {run.result.threads} threads")),
         ("weights", lambda run: text(_weights(run.result))),
         ("ended", lambda run: _ended(run.result)),

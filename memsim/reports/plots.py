@@ -17,7 +17,7 @@ _WIDTH_IN, _HEIGHT_IN = 4.6, 3.4
 
 
 @contextmanager
-def _figure(path: Path, columns: int = 1) -> "Iterator[list[Axes]]":
+def figure(path: Path, columns: int = 1) -> "Iterator[list[Axes]]":
     """Yield axes side by side; the file is written when they are drawn."""
     import matplotlib
 
@@ -26,17 +26,17 @@ def _figure(path: Path, columns: int = 1) -> "Iterator[list[Axes]]":
 
     # Nothing of a date or a random number in the file; text as text, so that it can be searched and needs no font.
     with matplotlib.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = pyplot.subplots(1, columns, figsize=(_WIDTH_IN * columns, _HEIGHT_IN), squeeze=False)
+        drawn, axes = pyplot.subplots(1, columns, figsize=(_WIDTH_IN * columns, _HEIGHT_IN), squeeze=False)
         try:
             for one in axes[0]:
                 one.spines[["top", "right"]].set_visible(False)
                 one.grid(alpha=0.3)
             yield list(axes[0])
-            figure.tight_layout()
+            drawn.tight_layout()
             with atomic_write(path) as file:
-                figure.savefig(file, format="svg", metadata={"Date": None})
+                drawn.savefig(file, format="svg", metadata={"Date": None})
         finally:
-            pyplot.close(figure)
+            pyplot.close(drawn)
 
 
 def plot_shares(path: Path, found: Sequence[UnpackShare]) -> None:
@@ -48,7 +48,7 @@ def plot_shares(path: Path, found: Sequence[UnpackShare]) -> None:
     curves: dict[str, list[UnpackShare]] = {}
     for share in sorted(found, key=lambda share: share.seq_len):
         curves.setdefault(share.label, []).append(share)
-    with _figure(path, len(PARTS)) as axes:
+    with figure(path, len(PARTS)) as axes:
         for part, one in zip(PARTS, axes, strict=True):
             for label, rows in curves.items():
                 lengths = [row.seq_len for row in rows]
@@ -80,7 +80,7 @@ def plot_layers(path: Path, rows: Sequence[LayerRow], unit: tuple[str, int]) -> 
         InputError: The file cannot be written.
     """
     names = [row.part.removeprefix("block_") for row in rows]
-    with _figure(path, 2) as (time, memory):
+    with figure(path, 2) as (time, memory):
         bottom = [0.0] * len(rows)
         for phase in PHASES:
             seconds = [row.seconds.get(phase, 0.0) for row in rows]
@@ -108,7 +108,7 @@ def plot_memory(path: Path, line: Timeline, cap_bytes: int | None, unit: tuple[s
     """
     planned = [sample.planned_bytes / unit[1] for sample in line.samples]
     measured = [(at, s.footprint_bytes / unit[1]) for at, s in enumerate(line.samples) if s.footprint_bytes is not None]
-    with _figure(path) as (one,):
+    with figure(path) as (one,):
         if measured:
             one.step(*zip(*measured, strict=True), where="post", label="footprint (measured)")
         one.step(range(len(planned)), planned, where="post", linewidth=0.8, label="baseline and live values (planned)")

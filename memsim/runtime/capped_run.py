@@ -8,6 +8,7 @@ from typing import cast
 
 from memsim.errors import InputError, MemsimError
 from memsim.file_names import CAPTURE_FILE, RESULT_FILE
+from memsim.files import writing
 from memsim.results import Enforcement, write_result
 from memsim.runtime.cap import open_cap
 from memsim.runtime.checkpoints import Checkpoints
@@ -25,8 +26,12 @@ FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
 """Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
 
 
-def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
+def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:
     """Run one fine-tuning job in a capped child process.
+
+    Args:
+        config: What to run.
+        progress: What draws it; None draws nothing.
 
     Returns:
         The record of the run, also when it ended at the cap, was thrashing, or failed; the caller turns
@@ -37,6 +42,7 @@ def run(config: RunConfig, progress: RunProgress) -> RunOutcome:
         InputError: A file or this machine cannot serve.
         LimitError: The plan does not fit the budget.
     """
+    progress = progress or RunProgress()
     check_new(config)
     check(config, config.out or RUNS)
     ready = make_ready(config, progress)
@@ -71,15 +77,17 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
         directory.keep = directory.keep or history.saved_step > 0
         with suppress(InputError):  # what ended the run is what counts
             Checkpoints(out).prune(history.saved_step)
-    if job.capture and Path(job.capture).exists():
-        Path(job.capture).replace(out / CAPTURE_FILE)
+    with writing(out):
+        if job.capture and Path(job.capture).exists():
+            Path(job.capture).replace(out / CAPTURE_FILE)
     result = make_record(ready, enforcement, kernel_peak, outcome, history)
     result = with_recording(result, job, out / CAPTURE_FILE, outcome)
     if outcome.reason == "done":
-        for file in (directory.work / ADAPTER).iterdir():
-            file.replace(out / file.name)
-        for name in ready.texts:
-            (directory.checkpoints / name).unlink(missing_ok=True)
+        with writing(out):
+            for file in (directory.work / ADAPTER).iterdir():
+                file.replace(out / file.name)
+            for name in ready.texts:
+                (directory.checkpoints / name).unlink(missing_ok=True)
     write_result(out / RESULT_FILE, result)
     directory.keep = True
     if outcome.reason == "interrupted":

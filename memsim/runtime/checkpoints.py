@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from memsim.errors import InputError
-from memsim.files import sync_directory, write_text
+from memsim.files import sync_directory, write_text, writing
 from memsim.json_decode import decode
 from memsim.json_file import read_object
 
@@ -147,11 +147,9 @@ def _digest(data: dict[str, object]) -> str:
 
 def _sync(path: Path) -> None:
     """Bring a file that grows to disk."""
-    try:
+    with writing(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.file_names import EVENTS_FILE, SEEDS_FILE
+from memsim.files import writing
 from memsim.runtime.checkpoints import DIRECTORY
 from memsim.runtime.footprint import start_time
 from memsim.runtime.group import owned_name
@@ -56,14 +57,17 @@ class RunDirectory:
         """Give a new directory, which holds all that a resumed run needs, its name.
 
         Raises:
-            InputError: There is a directory of that name by now.
+            InputError: There is a directory of that name by now, or the disk is full.
         """
+        failure = "it exists"
         for path in self._candidates:
             if not path.exists():
-                with suppress(OSError):
+                try:
                     self.path = self.path.rename(path)
                     return
-        raise InputError(f"cannot create {self._candidates[-1]}, perhaps it exists; choose another with --out")
+                except OSError as error:
+                    failure = error.strerror or str(error)
+        raise InputError(f"cannot create {self._candidates[-1]}: {failure}; choose another with --out")
 
 
 @contextmanager
@@ -84,7 +88,7 @@ def new_directory(requested: Path | None, stem: str) -> Iterator[RunDirectory]:
                 parent.mkdir(exist_ok=True)
                 undo.callback(_remove_if_empty, parent)
             remove_leftovers(candidates[0].parent)
-            path = _make_unsettled(candidates[0].parent)
+            path = make_unsettled(candidates[0].parent)
             directory = RunDirectory(path, candidates)
             undo.callback(lambda: discard(directory.path))
             directory.checkpoints.mkdir()
@@ -119,7 +123,8 @@ def _in_use(directory: RunDirectory) -> Iterator[None]:
     with locked(directory.path, path=directory.path / _LOCK):
         try:
             _tidy(directory)
-            directory.work.mkdir()
+            with writing(directory.path):
+                directory.work.mkdir()
             yield
         finally:
             _tidy(directory)
@@ -143,7 +148,13 @@ def remove_leftovers(parent: Path) -> None:
             discard(path)
 
 
-def _make_unsettled(parent: Path) -> Path:
+def make_unsettled(parent: Path) -> Path:
+    """Make a directory that ``remove_leftovers`` removes once this process is dead.
+
+    Raises:
+        InputError: There are too many already.
+        OSError: ``parent`` cannot be written.
+    """
     for number in range(1, 1000):  # one process may have several runs
         with suppress(FileExistsError):
             path = parent / f".{owned_name()}-{number}"

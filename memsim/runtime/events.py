@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from memsim.errors import InputError
+from memsim.files import writing
 from memsim.json_decode import decode
 from memsim.json_file import json_lines
 
@@ -83,11 +84,9 @@ class EventWriter:
         """
         data = memoryview(b"".join(self._lines))
         self._lines.clear()
-        try:
+        with writing(self._path):
             while data:
                 data = data[self._file.write(data) :]
-        except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Write what is buffered and close the file; the step that a dead worker left unfinished is kept too."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from memsim.ir.program import Node, Program, Space
 from memsim.planner.staging import READ_AHEAD, scratch_reads
-from memsim.runtime.kernels import KERNELS, Kernel
+from memsim.runtime.kernel_call import Kernel
+from memsim.runtime.kernels import KERNELS
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.runtime.scratch import ScratchFile
 from memsim.runtime.storage import ArenaStorage

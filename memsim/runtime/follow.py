@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from memsim.errors import DivergedError, WorkerError
 from memsim.ir.program import Program
+from memsim.planner.plan import what_takes_less
 from memsim.planner.traffic import Traffic, node_traffic
 from memsim.results import Evaluation, ExitReason, StepResult
 from memsim.runtime.cap import Cap
@@ -270,7 +271,7 @@ class Follow:
         if outcome.reason == "killed_at_cap":
             return (
                 f"killed at the cap of {budget} {where}; the highest footprint seen was {peak}. "
-                f"Raise --budget, shorten --seq-len, or lower --lora-rank"
+                f"{what_takes_less(self._program)}"
             )
         if outcome.reason == "thrashing":
             return (

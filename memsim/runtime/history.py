@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from memsim.errors import InputError
+from memsim.files import writing
 from memsim.json_decode import decode
 from memsim.json_file import json_lines
 from memsim.results import Evaluation, StepResult, finite
@@ -51,7 +52,8 @@ class History:
         self.saved_step = start.step if start else 0
         self._out, self._logs = out, (STEPS_FILE, *logs)
         self._checkpoints = Checkpoints(out)
-        (out / STEPS_FILE).touch()
+        with writing(out / STEPS_FILE):
+            (out / STEPS_FILE).touch()
         for name in self._logs:
             _cut(out / name, start.logs.get(name, 0) if start else 0)
         if start is not None:
@@ -89,11 +91,8 @@ class History:
 
     def _append(self, line: _Line) -> None:
         path = self._out / STEPS_FILE
-        try:
-            with path.open("ab") as file:
-                file.write(json.dumps(finite(asdict(line)), allow_nan=False).encode() + b"\n")
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path), path.open("ab") as file:
+            file.write(json.dumps(finite(asdict(line)), allow_nan=False).encode() + b"\n")
 
     def commit(
         self, step: int, sha256: str, elapsed_s: float, footprint_bytes: int, rss_bytes: int, kernel_bytes: int | None
@@ -139,8 +138,6 @@ def highest(one: int | None, other: int | None) -> int | None:
 
 def _cut(path: Path, n_bytes: int) -> None:
     """Cut a file that grows back to ``n_bytes``; where it is missing, or has less, nothing is made up."""
-    try:
+    with writing(path):
         if path.exists() and path.stat().st_size > n_bytes:
             os.truncate(path, n_bytes)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -47,6 +47,7 @@ class WorkerJob:
         task: None for plain text.
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
         cold: Drop weight pages from the page cache at every eviction.
+        verify: When weights are checked against their checksums: ``first``, or ``full``: at every page-in.
         kernel_rank: The most LoRA ranks that a product sees at once.
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
@@ -76,6 +77,7 @@ class WorkerJob:
     seed: int
     mask_id: int | None
     cold: bool
+    verify: str
     scratch: str
     adapter: str
     kernel_rank: int

@@ -49,6 +49,7 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         seed=config.seed,
         mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
         cold=config.cold,
+        verify=config.verify,
         scratch=str((config.scratch or out).absolute()),
         adapter=str(directory.work / ADAPTER),
         kernel_rank=plan.widest_rank,

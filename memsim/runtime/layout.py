@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memsim.file_names import PROGRAM_FILE
+from memsim.files import writing
 from memsim.ir.serialize import save_program
 from memsim.models.presets import PRESETS
 from memsim.results import (
@@ -101,9 +102,10 @@ def accept(ready: Ready, directory: RunDirectory, laid: LaidOut) -> None:
     Raises:
         InputError: The directory cannot be written, or the disk is full.
     """
-    (directory.work / PROGRAM_FILE).replace(directory.path / PROGRAM_FILE)
-    for path in laid.files:
-        path.replace(directory.checkpoints / path.name)
+    with writing(directory.path):
+        (directory.work / PROGRAM_FILE).replace(directory.path / PROGRAM_FILE)
+        for path in laid.files:
+            path.replace(directory.checkpoints / path.name)
     model, path = ready.config.model, Path(ready.config.model)
     if model.lower() not in PRESETS and path.exists():
         model = str(path.absolute())  # a resumed run may be started elsewhere

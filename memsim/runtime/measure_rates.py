@@ -15,7 +15,8 @@ import numpy as np
 from memsim.ir.opset import OPS
 from memsim.ir.program import Attr, Node, Program, TensorType, Value
 from memsim.planner.work import Work, node_work
-from memsim.runtime.kernels import Kernel, load_kernels
+from memsim.runtime.kernel_call import Kernel
+from memsim.runtime.kernels import load_kernels
 from memsim.runtime.paging import NUMPY_DTYPES, Array
 
 _SHAPES = ((4_864, 896), (896, 4_864), (896, 896), (2_048, 5_504))

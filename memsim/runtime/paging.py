@@ -24,11 +24,13 @@ class MappedWeights:
         pack: The weights.
         cold: Also drop pages from the system's page cache, before the first page-in of a part and at every eviction,
             so that each page-in reads the disk.
+        verify_always: Check a part against its checksum at every page-in, and not the first time alone.
     """
 
-    def __init__(self, pack: Pack, cold: bool = False) -> None:
+    def __init__(self, pack: Pack, cold: bool = False, verify_always: bool = False) -> None:
         self._pack = pack
         self._cold = cold
+        self._verify_always = verify_always
         self._maps: dict[str, mmap.mmap] = {}
         self._verified: set[str] = set()
         self._views: dict[str, Array] = {}
@@ -41,7 +43,7 @@ class MappedWeights:
         return self._views[source]
 
     def page_in(self, part: str, everything: bool) -> None:
-        """Map ``part`` and ask the kernel to read it ahead; the first time, check its bytes against the checksum.
+        """Map ``part`` and ask the kernel to read it ahead; the first time, or always, check its bytes' checksum.
 
         Raises:
             InputError: The file cannot be mapped, or it changed since it was packed.
@@ -49,7 +51,7 @@ class MappedWeights:
         mapped = self._mapped(part)
         if everything:
             mapped.madvise(mmap.MADV_WILLNEED)
-        if part not in self._verified:
+        if self._verify_always or part not in self._verified:
             verify_part(self._pack, part, mapped)
             self._verified.add(part)
 

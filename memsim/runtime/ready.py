@@ -6,7 +6,7 @@ from pathlib import Path
 
 from memsim.errors import UsageError
 from memsim.models.lora import with_our_names
-from memsim.models.scheme import Scheme
+from memsim.models.scheme import Scheme, check_length
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.separate import in_separate_arrays
@@ -136,12 +136,7 @@ def no_such_compute(compute: str) -> UsageError:
 
 def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     scheme.check(pack.config)
-    virtual = scheme.rows_before + scheme.first_position
-    if config.seq_len + virtual > pack.config.longest_sequence:
-        raise UsageError(
-            f"--seq-len {config.seq_len}{f' and {virtual} virtual tokens' if virtual else ''} is above the model's "
-            f"max_position_embeddings, {pack.config.longest_sequence}"
-        )
+    check_length(scheme, pack.config, config.seq_len)
     if pack.config.num_labels is not None:
         raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
     if pack.config.family.ends is not None and config.seq_len < 3:
@@ -162,6 +157,7 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     )
     if config.plan is None:
         return setup
+    config.plan.check_labels(scheme)
     choices = config.plan.choices_for(pack.config, pack.group_size, setup.graph().residuals, "the plan")
     return replace(setup, choices=choices)
 

@@ -18,7 +18,9 @@ from memsim.runtime.run_checks import check
 from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.runtime.run_file import Identity, read_run_file
 
-KEEP_BITS = ("steps", "budget_bytes", "decimal", "cold", "scratch", "enforcement", "plan_check", "checkpoint_every")
+KEEP_BITS = (
+    *("steps", "budget_bytes", "decimal", "cold", "verify", "scratch", "enforcement", "plan_check", "checkpoint_every"),
+)
 """Settings that may change from one command to the next without a change of any bit of the adapter."""
 
 CHANGE_BITS = ("lr", "threads", "compute")

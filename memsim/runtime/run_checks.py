@@ -56,6 +56,8 @@ def check(config: RunConfig, out: Path) -> None:
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
     if config.schedule in METHODS:
         estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
+    if config.verify not in ("first", "full"):
+        raise UsageError(f"verify {config.verify!r} must be first or full")
     if config.record and config.eval_data is not None:
         raise UsageError("--record records training steps alone; leave out --eval-data")
     if config.record and config.schedule == "lcsb":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
@@ -30,6 +31,8 @@ class RunConfig:
         template: Whether an example of the task reads as its template or as its plain text.
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         eval_first: Evaluate before the first step too.
+        verify: When weights are checked against their checksums: ``first``, before the first step, or ``full``, which
+            checks each part again whenever it is paged in.
         events: Write every node to ``events.jsonl``: some 150 bytes each.
         out: Directory to create; None names one under ``runs``.
         schedule: A named one, or ``auto``: the fastest that fits the budget.
@@ -68,6 +71,7 @@ class RunConfig:
     threads: int = 0
     compute: str = "auto"
     cold: bool = False
+    verify: Literal["first", "full"] = "first"
     events: bool = True
     out: Path | None = None
     scratch: Path | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from memsim.errors import InputError
+from memsim.files import writing
 from memsim.json_decode import decode
 from memsim.json_file import open_regular, parse_json
 from memsim.models.lora import LoraConfig
@@ -127,10 +128,8 @@ class SeedLog:
         new = not path.is_file() or not path.stat().st_size
         if not new and read_seed_log(path)[0] != header:
             raise InputError(f"{path} is the log of another run; move it away")
-        try:
+        with writing(path):
             self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         self._seed = header.seed
         if new:
             self._write(asdict(header))
@@ -146,11 +145,9 @@ class SeedLog:
 
     def _write(self, line: object) -> None:
         data = memoryview(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        try:
+        with writing(self._path):
             while data:
                 data = data[self._file.write(data) :]
-        except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -22,7 +22,8 @@ from memsim.planner.staging import staging
 from memsim.runtime.data import IGNORED, Batches, Windows
 from memsim.runtime.examples import ExampleFile
 from memsim.runtime.executor import Executor, NodeFrame, Observer
-from memsim.runtime.kernels import KERNELS, Kernel
+from memsim.runtime.kernel_call import Kernel
+from memsim.runtime.kernels import KERNELS
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.runtime.recorder import Recorder
 from memsim.runtime.scratch import ScratchFile, scratch_sizes

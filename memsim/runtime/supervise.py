@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import memsim
+from memsim.files import temporary_file
 from memsim.ir.program import Program
 from memsim.results import ExitReason
 from memsim.runtime.cap import Cap
@@ -54,7 +54,7 @@ def supervise(
     """
     read_end, write_end = os.pipe()
     command = cap.command([sys.executable, "-m", "memsim.runtime.worker", str(job), str(write_end)])
-    with tempfile.TemporaryFile() as stderr, os.fdopen(read_end, "rb") as pipe, ExitStack() as files:
+    with temporary_file() as stderr, os.fdopen(read_end, "rb") as pipe, ExitStack() as files:
         writer = files.enter_context(EventWriter(events, append=True)) if events else None
         try:
             worker = subprocess.Popen(

@@ -4,20 +4,15 @@ Where a Jacobian is symmetric but for the weights, the backward kernel of the op
 products. All in f32 but for the packed product, which is that of the compute path.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 import memsim_kernels as k
-from memsim.ir.opset import TANGENT_ROWS
+from memsim.ir.tangent_ops import TANGENT_ROWS
+from memsim.runtime.kernel_call import NO_BIAS, Attrs, Kernel
 from memsim.runtime.paging import Array
-
-Attrs = Mapping[str, Any]
-Kernel = Callable[[Sequence[Array], Sequence[Array], Attrs], None]
-
-_NO_BIAS = np.zeros(0, np.float32)
 
 
 def _halves(array: Array) -> tuple[Array, Array]:
@@ -43,7 +38,7 @@ def _linear(product: Kernel, o: Sequence[Array], i: Sequence[Array], a: Attrs) -
         np.copyto(up_t, up.T)
         np.copyto(d_up_t, d_up.T)
         for side, matrix, right in ((h, down, d_up_t), (dh, d_down, up_t)):
-            k.linear_forward(side, x, matrix, _NO_BIAS)
+            k.linear_forward(side, x, matrix, NO_BIAS)
             side *= np.float32(a["lora_scale"])
             k.linear_backward_input(dy, side, right, True)
 
@@ -127,9 +122,9 @@ def _attention_rows(pieces: Array, mats: Sequence[Array], start: int, lse: Array
     p, dp, other = mats
     count = len(p)
     own = slice(start, start + count)
-    k.linear_forward(p, q[own], keys, _NO_BIAS)
-    k.linear_forward(dp, dq[own], keys, _NO_BIAS)
-    k.linear_forward(other, q[own], d_keys, _NO_BIAS)
+    k.linear_forward(p, q[own], keys, NO_BIAS)
+    k.linear_forward(dp, dq[own], keys, NO_BIAS)
+    k.linear_forward(other, q[own], d_keys, NO_BIAS)
     dp += other
     p *= np.float32(a["scale"])
     dp *= np.float32(a["scale"])

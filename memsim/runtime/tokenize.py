@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 import memsim
 from memsim.errors import InputError, WorkerError
-from memsim.files import atomic_write
+from memsim.files import atomic_write, temporary_file
 from memsim.runtime.confine import die_with_parent
 from memsim.runtime.data import Ids, check_length
 from memsim.runtime.text import jsonl_texts, open_regular, pieces, utf8_chunks
@@ -136,7 +135,7 @@ def run_child(
     root = Path(memsim.__file__).parent.parent
     last: dict[str, Any] = {}
     with (
-        tempfile.TemporaryFile() as stderr,
+        temporary_file() as stderr,
         subprocess.Popen(
             command, cwd=root, pass_fds=(job.out_fd,), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
         ) as child,

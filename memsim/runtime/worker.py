@@ -40,9 +40,10 @@ def main() -> None:
         messages.send("error", message=str(error), diverged=isinstance(error, DivergedError))
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno != errno.ENOMEM:  # how mmap says MemoryError
-            raise
-        os._exit(EXIT_OUT_OF_MEMORY)
+        if error.errno == errno.ENOMEM:  # how mmap says MemoryError
+            os._exit(EXIT_OUT_OF_MEMORY)
+        messages.send("error", message=f"{error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(MemsimError.exit_code)
 
 
 def _train(job: WorkerJob, messages: Messages) -> None:
@@ -58,7 +59,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.weights.trained import write_trained
 
     pack = open_pack(Path(job.pack))
-    weights = MappedWeights(pack, job.cold)
+    weights = MappedWeights(pack, job.cold, job.verify == "full")
     checking = _Check(weights)
     scheme = scheme_from_dict(job.scheme)
     kernels = load_kernels(job.compute, job.threads, job.kernel_rank)

@@ -1,14 +1,12 @@
 """The ops of zeroth-order steps: perturbed copies, estimates from losses, updates along noise that is drawn again."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import memsim_kernels as k
+from memsim.runtime.kernel_call import Attrs, Kernel
 from memsim.runtime.paging import Array
-
-Attrs = Mapping[str, Any]
 
 
 def _draw(work: Array, seed: Array, factors: Mapping[int, float], parameter: int, row: int, a: Attrs) -> None:
@@ -77,10 +75,6 @@ def _accept(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     o[0][0] = i[2][0] * (0.0, 1.0, -1.0)[int(np.argmin(losses))]
 
 
-def _sum_losses(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    np.add(i[0], i[1], out=o[0])
-
-
 def _zo_update(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     n, count, at = a["n_tensors"], a["directions"], a["rho_at"]
     rho = [float(value) for value in i[2][at : at + count]]
@@ -113,10 +107,9 @@ def _move(w: Array, gradient: Array, state: Sequence[Array], step: int, a: Attrs
         k.adamw_update(w, state[0], state[1], gradient, *settings, step)
 
 
-ZEROTH_ORDER_KERNELS: dict[str, Callable[[Sequence[Array], Sequence[Array], Attrs], None]] = {
+ZEROTH_ORDER_KERNELS: dict[str, Kernel] = {
     "perturb": _perturb,
     "estimate": _estimate,
     "accept": _accept,
-    "sum_losses": _sum_losses,
     "zo_update": _zo_update,
 }

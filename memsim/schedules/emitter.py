@@ -8,7 +8,7 @@ from math import prod
 
 from memsim.ir.autodiff import BlockBackward
 from memsim.ir.builder import Builder
-from memsim.ir.opset import OpError
+from memsim.ir.op import OpError
 from memsim.ir.program import Attr, Node, Space, TensorType, Value
 from memsim.models.decoder import constants
 from memsim.models.graph import ModelGraph

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from memsim.ir.in_place import reuse_in_place
-from memsim.ir.opset import OpError
+from memsim.ir.op import OpError
 from memsim.ir.program import Program, Repeat, Space, TensorType
 from memsim.ir.verify import verify
 from memsim.models.graph import ModelGraph

@@ -5,7 +5,7 @@ the loss. One rule an op says what takes its place.
 """
 
 from memsim.ir.builder import Builder
-from memsim.ir.opset import OpError
+from memsim.ir.op import OpError
 from memsim.ir.program import Attr, Node, Program, TensorType
 
 LINEAR = ("add",)

@@ -11,7 +11,8 @@ from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
-from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import Head, scheme_to_dict
 from memsim.planner.run_plan import TrainingSetup
 from memsim.results import ChoicesRecord
 from memsim.schedules.choices import Choices
@@ -30,6 +31,7 @@ class PlanFile:
     Attributes:
         model: As the user named it; what counts is ``dimensions``.
         dimensions: SHA-256 of the model's configuration and group size.
+        scheme: What is trained; of rank, modules, virtual tokens and labels it has some, and the others are none.
         threads: Kernel threads: each has a workspace.
         budget_bytes: The budget that it was made for.
         need_bytes: The smallest budget for it.
@@ -40,8 +42,11 @@ class PlanFile:
     model: str
     dimensions: str
     seq_len: int
-    lora_rank: int
-    target_modules: tuple[str, ...]
+    scheme: str = "lora"
+    lora_rank: int = 0
+    target_modules: tuple[str, ...] = ()
+    virtual_tokens: int = 0
+    labels: int = 0
     optimizer: str
     accumulate: int
     threads: int
@@ -69,6 +74,18 @@ class PlanFile:
             )
         return recorded_choices(self.choices, config.num_hidden_layers, residuals, where)
 
+    def check_labels(self, scheme: Scheme) -> None:
+        """Check the classes of a run's classifier.
+
+        Raises:
+            UsageError: The plan was made for another number.
+        """
+        if isinstance(scheme, Head) and scheme.labels != self.labels:
+            raise UsageError(
+                f"the plan was made for {self.labels} labels, and the task has {scheme.labels}; "
+                f"make one with --labels {scheme.labels}"
+            )
+
 
 def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget_bytes: int) -> PlanFile:
     """Return what was found as a plan file.
@@ -79,19 +96,17 @@ def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget
         found: The schedule.
         device: Whose rates were used.
         budget_bytes: For which it was chosen.
-
-    Raises:
-        UsageError: What is trained is not LoRA.
     """
-    lora = setup.scheme
-    if not isinstance(lora, LoraConfig):
-        raise UsageError(f"plans are for LoRA, not for {lora.describe()}; choose another --schedule")
+    trained = scheme_to_dict(setup.scheme)
     return PlanFile(
         model=model,
         dimensions=dimensions(setup.config, setup.group_size),
         seq_len=setup.n_tokens,
-        lora_rank=lora.rank,
-        target_modules=lora.target_modules,
+        scheme=setup.scheme.name,
+        lora_rank=trained.get("rank", 0),
+        target_modules=trained.get("target_modules", ()),
+        virtual_tokens=trained.get("virtual_tokens", 0),
+        labels=trained.get("labels", 0),
         optimizer=setup.optimizer.name,
         accumulate=setup.accumulate,
         threads=setup.threads,

@@ -56,7 +56,7 @@ class FrameCost:
         head_bytes: The most that the head holds beyond the base and what blocks keep.
         time_ps: Picoseconds of embedding and head.
         n_nodes: Nodes that are of no block.
-        pinned_bytes: Constants.
+        pinned_bytes: Constants, and of embedding and head what blocks have of their own.
         together_bytes: The most weight bytes that are wanted at the same time.
     """
 
@@ -123,7 +123,7 @@ def probe(
         head_bytes=int(live[inside["head"]].max()) - at_start[-1],
         time_ps=int(time_ps[outside].sum()),
         n_nodes=int(outside.sum()),
-        pinned_bytes=_pinned(program, ""),
+        pinned_bytes=_pinned(program) - sum(block.pinned_bytes for block in blocks),
         together_bytes=max(int(node.attrs["together_bytes"]) for node in program.nodes if node.op == "page_in"),
     )
     return Probe(frame, blocks)
@@ -165,7 +165,7 @@ def node_seconds(program: Program, numbers: Numbers, rule: Rule) -> NDArray[np.f
     return seconds
 
 
-def _pinned(program: Program, part: str) -> int:
-    """Return the pinned bytes of a block, or those that are of none."""
+def _pinned(program: Program, part: str | None = None) -> int:
+    """Return the pinned bytes of a part; of all, and of what is of no part, by default."""
     sizes = {v.source: v.n_bytes for v in program.values.values() if v.space is Space.PINNED}
-    return sum(n for source, n in sizes.items() if (source.partition("/")[0] if "/" in source else "") == part)
+    return sum(n for source, n in sizes.items() if part is None or source.startswith(f"{part}/"))

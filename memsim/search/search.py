@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from memsim.models.parts import block_part
 from memsim.planner.plan import LIBRARY_FLOOR_BYTES
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.staging import most_read_ahead, staging_for
@@ -190,15 +191,19 @@ class _Counted:
     def __init__(
         self, setup: TrainingSetup, region: Region, needs: Needs, restored: Sequence[tuple[int, ...]] = ()
     ) -> None:
-        size = max(sum(map(prod, tensors.values())) for tensors in setup.graph().trained.values())
-        adapters = 0 if region.whole.adapters == "pinned" else _ITEM_BYTES * size
+        sizes = {part: sum(map(prod, tensors.values())) for part, tensors in setup.graph().trained.items()}
+        size = max(sizes.values())
+        paged = region.whole.adapters == "paged"
+        adapters = _ITEM_BYTES * size if paged else 0
         state = 0 if region.whole.state == "pinned" else _ITEM_BYTES * setup.optimizer.state_size(size)
         largest = max((n_bytes for block in restored for n_bytes in block), default=0)
         held = staging_for(max(adapters, state), max(adapters, largest)).n_bytes
-        loads = [adapters] if adapters else []
-        copies = loads * len(restored)
-        for block in reversed(restored):
-            copies += [*loads, *block]
+        loads = {part: [_ITEM_BYTES * count] for part, count in sizes.items() if paged}
+        parts = [block_part(index) for index in range(len(restored))]
+        copies = [n_bytes for part in ("embed", *parts, "head") for n_bytes in loads.get(part, [])]
+        for part, block in zip(reversed(parts), reversed(restored), strict=True):
+            copies += [*loads.get(part, []), *block]
+        copies += loads.get("embed", [])
         self._held_bytes = region.pinned_bytes + held
         self._floor_bytes = LIBRARY_FLOOR_BYTES + 2 * region.frame.together_bytes + most_read_ahead(copies)
         self._needs = needs

@@ -112,7 +112,7 @@ def regions(
                 if has_state:
                     ps, more = prober.pinning_state(kinds, sets)
                     held = replace(whole, state="pinned")
-                    yield replace(region, whole=held, pinned_bytes=pinned + n_blocks * more, extra_ps=n_blocks * ps)
+                    yield replace(region, whole=held, pinned_bytes=pinned + more, extra_ps=ps)
 
 
 def mlp_tiles(n_tokens: int) -> tuple[int | None, ...]:
@@ -173,11 +173,15 @@ class _Prober:
         )
 
     def pinning_state(self, kinds: dict[str, int], sets: dict[str, list[BlockChoices]]) -> tuple[int, int]:
-        """Return what a block's optimizer state costs more if it is pinned: (picoseconds, bytes)."""
+        """Return what optimizer state costs more if it is pinned: (picoseconds, bytes) of the whole step."""
         kind, index = next(iter(kinds.items()))
         graph, blocks = shortened(self._graph, [index] * 3), (sets[kind][0],) * 3
-        paged, pinned = (self._probe(graph, blocks, state=state).blocks[1] for state in ("paged", "pinned"))
-        return pinned.time_ps - paged.time_ps, pinned.pinned_bytes - paged.pinned_bytes
+        paged, pinned = (self._probe(graph, blocks, state=state) for state in ("paged", "pinned"))
+        block, other = pinned.blocks[1], paged.blocks[1]
+        n_blocks = self._graph.config.num_hidden_layers
+        ps = n_blocks * (block.time_ps - other.time_ps) + pinned.frame.time_ps - paged.frame.time_ps
+        more = n_blocks * (block.pinned_bytes - other.pinned_bytes)
+        return ps, more + pinned.frame.pinned_bytes - paged.frame.pinned_bytes
 
     def _probe(self, graph: ModelGraph, blocks: tuple[BlockChoices, ...], **changes: str) -> Probe:
         choices = replace(self._whole, blocks=blocks, **changes)  # type: ignore[arg-type]

@@ -15,7 +15,6 @@
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ from typing import Any, Final
 from memsim.errors import InputError
 from memsim.files import cache_dir, write_text
 from memsim.json_decode import decode
-from memsim.json_file import open_regular, shown
+from memsim.json_file import shown
 from memsim.simulator.device import UNITS, Device, Quantity, Rule, Source
+from memsim.toml_file import read_toml
 
 SCHEMA: Final = "memsim.device/1"
 HOST: Final = "host"
@@ -109,18 +109,7 @@ def read_device(path: Path) -> Device:
     Raises:
         InputError: It cannot be read, is no TOML, or breaks a rule of the format.
     """
-    with open_regular(path) as file:
-        try:
-            data = file.read(_MAX_BYTES + 1)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path} is larger than the 1 MiB that a device file may have")
-    try:
-        plain = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid TOML: {' '.join(str(error).split())[:200]}") from None
-    return parse_device(plain, path.stem, str(path))
+    return parse_device(read_toml(path, _MAX_BYTES, "a device file"), path.stem, str(path))
 
 
 def parse_device(plain: Mapping[str, Any], name: str, where: str) -> Device:

@@ -1,13 +1,13 @@
 """Task files: TOML, untrusted, the same format for those that come with memsim and for a user's own."""
 
 import re
-import tomllib
 from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.json_decode import decode
-from memsim.json_file import open_regular, shown
+from memsim.json_file import shown
 from memsim.tasks.task import PLACEHOLDER, Task
+from memsim.toml_file import read_toml
 
 MAX_OPTIONS = 256
 
@@ -40,18 +40,7 @@ def read_task(path: Path) -> Task:
     Raises:
         InputError: It cannot be read, is no TOML, or breaks a rule of the format.
     """
-    try:
-        with open_regular(path) as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path} is larger than the 64 KiB that a task file may have")
-    try:
-        plain = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid TOML: {' '.join(str(error).split())[:200]}") from None
-    task = decode(Task, plain, str(path))
+    task = decode(Task, read_toml(path, _MAX_BYTES, "a task file"), str(path))
     _check_options(task, str(path))
     _check_fields(task, str(path))
     _check_texts(task, str(path))

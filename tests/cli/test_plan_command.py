@@ -1,12 +1,13 @@
 """``memsim plan``, and what ``memsim run`` makes of its plans."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from capped_runs import cache, run_command, write_model
+from capped_runs import cache, memsim_command, run_command, write_model
 from memsim.cli.plan import command
 from memsim.errors import InputError, LimitError, MemsimError, UsageError
 from memsim.results import from_json, read_result
@@ -70,12 +71,68 @@ def test_nothing_fits_is_exit_code_3_with_the_deficit() -> None:
         (("--threads", 999), UsageError, "--threads 999 must be from 0 to"),
         (("--emit", "nowhere/plan.json"), InputError, "cannot write --emit nowhere/plan.json"),
         (("--lora-rank", 0), UsageError, "--lora-rank 0 is below 1"),
+        (("--scheme", "norms", "--lora-rank", 4), UsageError, "--lora-rank belongs to --scheme lora, not to norms"),
+        (("--labels", 3), UsageError, "--labels belongs to --scheme head, not to lora"),
+        (("--scheme", "head", "--labels", 1), UsageError, "a classifier of 2 to 4096 labels, not 1"),
+        (
+            ("--scheme", "prompt", "--seq-len", 2040),
+            UsageError,
+            "2040 and 20 virtual tokens is above the model's max_position_embeddings, 2048; shorten it to 2028",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple, kind: type[MemsimError], words: str) -> None:
     error = _run(*PHONE, *arguments).exception
     assert isinstance(error, kind)
     assert words in str(error)
+
+
+SCHEMES = {
+    "lora": (),
+    "norms": (),
+    "prefix": ("--virtual-tokens", "5"),
+    "prompt": ("--virtual-tokens", "5"),
+    "head": ("--labels", "3"),
+}
+
+
+@pytest.mark.parametrize("scheme", ["norms", "prefix", "prompt", "head"])
+def test_a_plan_of_every_scheme(tmp_path: Path, scheme: str) -> None:
+    result = _run("--device", "iphone-15-pro-max", "--seq-len", "16", "--model", "tiny", "--scheme", scheme,
+                  *SCHEMES[scheme], "--emit", tmp_path / "p.json", "--json", tmp_path / "r.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "LoRA" not in result.stdout
+    record = from_json((tmp_path / "r.json").read_text())
+    assert (record.scheme, record.lora_rank, record.fits) == (scheme, None, True)
+    assert record.planned is not None and record.planned.chosen is not None
+    assert all(
+        record.planned.chosen.step_s <= point.step_s for point in record.planned.named if point.schedule != "lcsb"
+    )
+    plan = read_plan(tmp_path / "p.json")
+    assert (plan.scheme, plan.lora_rank, plan.target_modules) == (scheme, 0, ())
+    assert plan.virtual_tokens == (5 if scheme in ("prefix", "prompt") else 0)
+    assert plan.labels == (3 if scheme == "head" else 0)
+
+
+def test_a_plan_of_another_scheme_is_run_as_it_is(cache: Path, pack: Pack, tmp_path: Path, disk: Path) -> None:
+    plan, model = tmp_path / "plan.json", pack.directory
+    trained = ("--scheme", "prefix", "--virtual-tokens", 6)
+    setup = ("--model", model, "--seq-len", 64, "--threads", 1, *trained)
+    result = _run(*setup, "--budget", "400MB", "--emit", plan)
+    assert result.exit_code == 0, result.output
+    command = memsim_command("run", "--plan", plan, "--steps", 1, "--out", disk / "prefix", "--scratch", disk)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = read_result(disk / "prefix" / "result.json")
+    assert (found.scheme, found.schedule, found.lora_rank) == ("prefix", "auto", None)
+    assert found.choices == read_plan(plan).choices
+    refused = subprocess.run([*command, "--scheme", "prompt"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--scheme prompt is not what" in refused.stderr
+    # A budget that is too small for it: no rank to lower.
+    small = subprocess.run([*command, "--budget", "20MB"], capture_output=True, text=True, check=False)
+    assert small.returncode == 3
+    assert "over the budget of 20.0 MB" in small.stderr and "--lora-rank" not in small.stderr
 
 
 def test_a_plan_is_run_as_it_is(cache: Path, pack: Pack, tmp_path: Path, disk: Path) -> None:

@@ -39,6 +39,18 @@ def test_a_run_that_fits_says_everything() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("scheme", ["norms", "prefix", "prompt", "head"])
+def test_every_scheme_is_simulated(scheme: str) -> None:
+    result = _run("--model", "tiny", "--scheme", scheme, "--schedule", "tiled", "--budget", "1GB")
+    assert result.exit_code == 0, result.output
+    assert f"tiny, tiled, seq 32, {scheme}\n" in result.stdout
+    record = from_json(_run("--model", "tiny", "--scheme", scheme, "--schedule", "tiled", "--json", "-").stdout)
+    assert (record.scheme, record.lora_rank) == (scheme, None)
+    lora = from_json(_run("--model", "tiny", "--schedule", "tiled", "--json", "-").stdout)
+    assert record.trainable_parameters != lora.trainable_parameters
+    assert record.planned_peak_bytes != lora.planned_peak_bytes
+
+
 def test_the_record_is_a_result() -> None:
     result = _run("--json", "-", "--steps", "3", "--schedule", "tiled", "--device", "oneplus-12")
     record = from_json(result.stdout)
@@ -60,9 +72,11 @@ def test_a_run_that_is_killed_exits_with_3_and_names_the_node() -> None:
     result = _run("--budget", "60MB", "--json", "-")
     assert result.exit_code == 3
     assert result.stderr.startswith("memsim: killed at node ")
-    for text in ("with pinned 17.", "over the foreground limit of 60.0 MB", "--schedule tiled"):
-        assert text in result.stderr
     record = from_json(result.stdout)
+    assert record.peak_footprint_bytes is not None
+    needed = f"raise the limit to {record.peak_footprint_bytes / 1e6:.1f} MB"
+    for text in ("with pinned 17.", "over the foreground limit of 60.0 MB", "--schedule tiled", needed):
+        assert text in result.stderr
     assert (record.fits, record.exit_reason) == (False, "killed")
     assert record.simulated is not None
     limit = record.simulated.limits["foreground"]
@@ -103,7 +117,7 @@ def test_a_directory_needs_only_a_config(tmp_path: Path) -> None:
         (["--device", "nokia-3310"], InputError, "no device called 'nokia-3310'"),
         (["--model", "gpt-9"], InputError, "no model called 'gpt-9'; presets: "),
         (["--seq-len", "0"], UsageError, "--seq-len 0 must be from 1 to"),
-        (["--seq-len", "40000"], UsageError, "above the model's max_position_embeddings, 32768"),
+        (["--seq-len", "40000"], UsageError, "above the model's max_position_embeddings, 32768; shorten it to 32768"),
         (["--steps", "0"], UsageError, "--steps 0 must be from 1 to"),
         (["--accumulate", "0"], UsageError, "--accumulate 0 must be from 1 to"),
         (["--budget", "512"], UsageError, "has no unit"),

@@ -4,7 +4,7 @@ import pytest
 
 from memsim.ir.autodiff import differentiate
 from memsim.ir.builder import Builder
-from memsim.ir.opset import OpError
+from memsim.ir.op import OpError
 from memsim.ir.program import TensorType
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig, adapter_shapes

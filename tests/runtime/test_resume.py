@@ -11,6 +11,8 @@ import pytest
 
 from capped_runs import (
     ADAPTER_FILES,
+    BUDGET,
+    MB,
     RUN_FILES,
     cache,
     files_in,
@@ -98,6 +100,21 @@ def test_a_killed_run_goes_on_to_the_same_bits(pack: Pack, tmp_path: Path, chang
     assert killed.result.exit_reason == "killed"
     assert killed.message.endswith(f"; `memsim run --resume {tmp_path / 'out'}` goes on after step 4")
     assert_same_bits(go_on(tmp_path / "out"), whole)
+
+
+def test_a_run_goes_on_with_the_schedule_that_was_searched_for(pack: Pack, tmp_path: Path, disk: Path) -> None:
+    settings = {"schedule": "auto", "seq_len": 256, "steps": 3, "checkpoint_every": 1}
+    fastest = run_toy(pack.directory, tmp_path / "fastest", **(settings | {"steps": 1})).result
+    assert fastest.planned_footprint_bytes is not None and fastest.file_floor_bytes is not None
+    tight = settings | {"budget_bytes": fastest.planned_footprint_bytes + fastest.file_floor_bytes - 3 * MB}
+    whole = run_toy(pack.directory, tmp_path / "whole", **tight)
+    assert whole.result.choices != fastest.choices
+    killed = run_in_step(pack.directory, tmp_path / "out", signalling(signal.SIGKILL, 2, to_worker=True), **tight)
+    assert killed.result.exit_reason == "killed"
+    # Under a budget for which another schedule would be chosen: the one that it began with stays.
+    gone_on = go_on(tmp_path / "out", budget_bytes=BUDGET)
+    assert gone_on.result.choices == whole.result.choices
+    assert_same_bits(gone_on, whole)
 
 
 def test_events_and_record_of_a_resumed_run_are_those_of_a_whole_one(

@@ -1,8 +1,10 @@
 """Disks that fill up, files that change and groups that vanish under a run: one line, and the run can go on."""
 
+import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,30 @@ def test_a_flipped_bit_in_a_weight_is_found_before_a_step(pack: Pack, whole: Run
     assert_goes_on_as(whole, tmp_path / "out")
 
 
+@pytest.mark.parametrize("verify", ["first", "full"])
+def test_a_bit_that_flips_during_the_run_is_found_if_every_page_in_is_checked(
+    pack: Pack, whole: RunOutcome, tmp_path: Path, verify: str
+) -> None:
+    shutil.copytree(pack.directory, tmp_path / "model")
+    path = tmp_path / "model" / "block_002.safetensors"
+    data = path.read_bytes()
+
+    def flip() -> None:
+        # In place, as a disk does it: the worker has mapped this file, and a new one would not be seen.
+        with path.open("r+b") as file:
+            file.seek(-7, os.SEEK_END)
+            file.write(bytes([data[-7] ^ 16]))
+
+    outcome = run_in_step(tmp_path / "model", tmp_path / "out", after_step(3, flip), verify=verify, **SETTINGS)
+    if verify == "first":
+        assert (outcome.result.exit_reason, len(outcome.result.steps)) == ("done", 6)  # so the other can fail
+        return
+    assert outcome.result.exit_reason == "error"
+    assert "block_002.safetensors does not match its checksum: it changed since it was packed" in outcome.message
+    path.write_bytes(data)
+    assert_goes_on_as(whole, tmp_path / "out")
+
+
 def test_a_group_that_is_removed_under_the_run_ends_it(pack: Pack, whole: RunOutcome, tmp_path: Path) -> None:
     if not best_enforcement().startswith("cgroup"):
         pytest.skip("no cgroup of our own here")
@@ -153,6 +179,43 @@ def test_a_group_that_is_removed_under_the_run_ends_it(pack: Pack, whole: RunOut
     assert outcome.result.exit_reason == "error"
     assert outcome.message.startswith("the cgroup of the worker has gone (No such device): nothing holds it to its cap")
     assert_goes_on_as(whole, tmp_path / "out")
+
+
+# Executed first by the worker and the process that tokenizes: their time of day jumps by days, back and forth.
+JUMPING = """
+import time
+_now, _calls = time.time, [0]
+def _jumping():
+    _calls[0] += 1
+    return _now() + (-1) ** _calls[0] * 1e6 * (_calls[0] % 7)
+time.time = _jumping
+time.time_ns = lambda: int(_jumping() * 1e9)
+"""
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, pack: Pack, whole: RunOutcome, tmp_path: Path
+) -> None:
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(JUMPING)
+    paths = [str(tmp_path / "clock"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    scope: dict[str, object] = {}
+    monkeypatch.setattr(time, "time", time.time)
+    monkeypatch.setattr(time, "time_ns", time.time_ns)
+    exec(JUMPING, scope)  # in this process too, which is the command
+    assert abs(time.time() - time.time()) > 5e5
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = run_in_step(pack.directory, tmp_path / "out", after_step(3, interrupt), **SETTINGS)
+    assert stopped.result.exit_reason == "interrupted"
+    assert_goes_on_as(whole, tmp_path / "out")
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    starts = [event["start_s"] for event in events]
+    assert starts == sorted(starts) and starts[-1] < 1e5  # less than any jump
+    assert all(0 <= event["seconds"] < 1e5 for event in events)
 
 
 def test_what_a_dead_command_never_named_is_removed_by_the_next(pack: Pack, tmp_path: Path) -> None:

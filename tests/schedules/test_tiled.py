@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memsim.errors import WorkerError
-from memsim.ir.opset import head_work_floats
+from memsim.ir.loss_ops import head_work_floats
 from memsim.ir.program import Program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
@@ -46,6 +46,9 @@ def trained(pack: Pack, disk: Path, tmp_path: Path, schedule: str, accumulate: i
         {"mlp_tile": None, "adapters": "pinned"},
         {"mlp_tile": 1, "prefetch": False, "adapters": "pinned", "update": "end"},
         {"mlp_tile": 4, "unpack": "block"},
+        {"mlp_tile": 6, "state": "pinned"},
+        {"mlp_tile": None, "state": "pinned", "adapters": "pinned"},
+        {"mlp_tile": 7, "state": "pinned", "update": "end"},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )

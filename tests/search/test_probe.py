@@ -8,6 +8,8 @@ import pytest
 
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import Head, Norms, Prefix, Prompt
 from memsim.planner.plan import plan_memory
 from memsim.schedules.choices import tiled
 from memsim.schedules.lowering import lower
@@ -26,14 +28,27 @@ OPTIMIZER = OptimizerConfig()
 T = 40
 
 
-def _graph(family: str, accumulate: int = 1) -> ModelGraph:
+LORA = LoraConfig(rank=3)
+
+
+def _graph(family: str, accumulate: int = 1, scheme: Scheme = LORA) -> ModelGraph:
     config = family_config(family) if family else toy_config(num_hidden_layers=4)
-    return ModelGraph(config, LoraConfig(rank=3), T, 32, accumulate, threads=2)
+    return ModelGraph(config, scheme, T, 32, accumulate, threads=2)
 
 
-@pytest.mark.parametrize(("family", "accumulate"), [("", 1), ("", 3), ("gemma3_text", 1), ("opt", 1), ("qwen3", 2)])
-def test_every_region_s_mixtures_are_what_planner_and_simulator_say(family: str, accumulate: int) -> None:
-    graph, chance = _graph(family, accumulate), random.Random(3)
+@pytest.mark.parametrize(
+    ("family", "accumulate", "scheme"),
+    [
+        *(("", 1, LORA), ("", 3, LORA), ("gemma3_text", 1, LORA), ("opt", 1, LORA), ("qwen3", 2, LORA)),
+        *(("", 1, Norms()), ("gemma3_text", 2, Norms()), ("", 1, Prefix(5)), ("qwen3", 2, Prefix(5))),
+        *(("", 1, Prompt(5)), ("opt", 2, Prompt(5)), ("", 1, Head(3)), ("", 2, Head(3))),
+    ],
+    ids=str,
+)
+def test_every_region_s_mixtures_are_what_planner_and_simulator_say(
+    family: str, accumulate: int, scheme: Scheme
+) -> None:
+    graph, chance = _graph(family, accumulate, scheme), random.Random(3)
     bounds = Bounds(max_sets=6, tiles=(None, 32))
     for region in regions(graph, OPTIMIZER, NUMBERS, DEVICE.rule, ("tile",), bounds):
         front = region.front

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from memsim.errors import LimitError
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
+from memsim.models.scheme import Scheme
+from memsim.models.schemes import Head, Norms, Prefix, Prompt
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.schedules.choices import Choices, tiled
 from memsim.schedules.optimizers import OptimizerConfig
@@ -77,6 +79,14 @@ def test_on_four_blocks_nothing_is_faster() -> None:
     assert found.smallest().need_bytes == everything[0][0]
 
 
+@pytest.mark.parametrize("scheme", [LoraConfig(rank=2), Norms(), Prefix(5), Prompt(5), Head(3)], ids=lambda s: s.name)
+def test_what_candidates_need_is_what_their_plans_need(scheme: Scheme) -> None:
+    found = search(replace(_toy_setup(), scheme=scheme), NUMBERS, DEVICE.rule, NEEDS, PACKED, SMALL)
+    gaps = [found.exact(candidate).need_bytes - candidate.need_bytes for candidate in found.candidates]
+    assert min(gaps) >= 0
+    assert max(gaps) <= 20_000  # between values of the arena, of a working set of half a megabyte
+
+
 @settings(deadline=None, max_examples=6)
 @given(st.lists(st.integers(130 * MB, 900 * MB), min_size=2, max_size=4))
 def test_a_larger_budget_never_gets_a_slower_plan(budgets: list[int]) -> None:
@@ -94,9 +104,10 @@ def test_between_the_smallest_and_the_fastest_there_are_many_plans() -> None:
     assert len({plan.choices for plan in plans if plan}) >= 5
 
 
-def test_at_the_need_of_tiled_it_is_as_fast_and_less_is_possible() -> None:
+@pytest.mark.parametrize("schedule", ["tiled", "mesp", "mebp", "backprop"])
+def test_at_the_need_of_a_named_schedule_it_is_as_fast_and_less_is_possible(schedule: str) -> None:
     searched = _half_a_billion()
-    plan = plan_run(replace(searched.setup, schedule="tiled"), "")
+    plan = plan_run(replace(searched.setup, schedule=schedule), "")
     found = searched.fastest(_need(plan))
     assert found is not None
     assert found.time_s <= _seconds(plan)

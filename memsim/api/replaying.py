@@ -1,0 +1,105 @@
+"""``memsim.replay``: a recorded run, or any memray capture, on a device that is not here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memsim.api.simulation import MAX_STEPS, check_limits
+from memsim.errors import UsageError
+from memsim.results import Result
+from memsim.simulator.capture import Capture, capture_record, read_any_capture
+from memsim.simulator.device_file import find_device
+from memsim.simulator.record import replayed_result
+from memsim.simulator.recording import Recording, read_recording
+from memsim.simulator.simulate import Mode, Simulation, simulate
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedRun:
+    """A recorded run on a device.
+
+    Attributes:
+        result: Its record, as ``memsim replay --json`` writes it; bytes and seconds by the device's nominal numbers.
+        simulation: The same with bands, for every limit and node.
+        recording: What was recorded.
+        mode: How the app runs, which decides the limit.
+    """
+
+    result: Result
+    simulation: Simulation
+    recording: Recording
+    mode: Mode
+
+    @property
+    def fits(self) -> bool:
+        """Whether the app survives by the nominal numbers."""
+        return self.simulation.survival[self.mode].killed_at is None
+
+    def held_where_killed(self) -> tuple[tuple[str, int], ...]:
+        """Return the values that are live at the node that breaks the limit, and their bytes; none if it fits."""
+        node = self.simulation.survival[self.mode].killed_at
+        if node is None:
+            return ()
+        position = next(at for at, item in enumerate(self.recording.nodes) if item.index == node.index)
+        return self.recording.held_at(position)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedCapture:
+    """The memory of any Python program on a device; a capture says nothing of times.
+
+    Attributes:
+        record: Plain data, as ``memsim replay --json`` writes it.
+        simulation: Memory with bands, for every limit.
+        capture: What was captured.
+        mode: How the app runs, which decides the limit.
+    """
+
+    record: dict[str, Any]
+    simulation: Simulation
+    capture: Capture
+    mode: Mode
+
+    @property
+    def fits(self) -> bool:
+        """Whether the app survives by the nominal numbers."""
+        return self.simulation.survival[self.mode].killed_at is None
+
+
+def replay(
+    recorded: Path | str,
+    *,
+    device: str = "iphone-15-pro-max",
+    budget_bytes: int | None = None,
+    mode: Mode = "foreground",
+    steps: int = 20,
+    advised: bool = True,
+) -> ReplayedRun | ReplayedCapture:
+    """Replay what was recorded on a device.
+
+    Args:
+        recorded: The directory of a ``memsim run --record``, or a memray capture of any Python program.
+        device: The name of a device, or the path of a device file.
+        budget_bytes: A limit below the device's; None takes the device's.
+        mode: How the app runs: its limit.
+        steps: Optimizer steps in a row, of a recorded run, in which the device gets hot.
+        advised: Whether a page-in of a recorded run asks for its file in advance or faults its way through.
+
+    Returns:
+        A ``ReplayedRun`` of a directory, a ``ReplayedCapture`` of a file.
+
+    Raises:
+        UsageError: A value that can never work.
+        InputError: The recording, the capture or the device cannot be read, or is damaged.
+    """
+    check_limits(budget_bytes, mode)
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps} must be from 1 to {MAX_STEPS}")
+    target, path = find_device(device), Path(recorded)
+    if path.is_dir():
+        recording = read_recording(path)
+        simulation = simulate(recording.trace(), target, steps, budget_bytes, advised)
+        return ReplayedRun(replayed_result(recording, simulation, mode, budget_bytes), simulation, recording, mode)
+    capture = read_any_capture(path)
+    simulation = simulate(capture.trace(), target, 1, budget_bytes)
+    return ReplayedCapture(capture_record(capture, simulation, mode, budget_bytes), simulation, capture, mode)

@@ -1,0 +1,1 @@
+"""A grid of configurations, planned, simulated or really run, on this machine or on a cluster."""
