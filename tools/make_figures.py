@@ -114,9 +114,9 @@ def step_memory(directory: Path) -> StepMemory:
         footprint[column] = footprint[column] or footprint[before]
     return StepMemory(
         model=result.model,
-        schedule=result.schedule,
+        schedule=result.schedule or "",
         compute=result.compute or "",
-        seq_len=result.seq_len,
+        seq_len=result.seq_len or 0,
         budget_bytes=result.budget_bytes or 0,
         baseline_bytes=baseline,
         planned_footprint_bytes=result.planned_footprint_bytes or 0,

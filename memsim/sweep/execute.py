@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import memsim
 from memsim.errors import InputError, MemsimError
@@ -65,7 +66,8 @@ def execute(order: Order) -> Done:
     """Execute a point and wait for it; whatever happens to it is in what is returned."""
     try:
         with ExitStack() as stack:
-            more, files = ["--json=-"], ()
+            more = ["--json=-"]
+            files: tuple[int, ...] = ()
             if order.cores:
                 more.append(f"--out={stack.enter_context(_directory(Path(order.scratch))) / 'run'}")
                 files = stack.enter_context(reserved_cores(order.cores))
@@ -115,7 +117,7 @@ def _wait_for(arguments: list[str], files: tuple[int, ...]) -> Done:
     return Done(done.returncode, output, message, seconds)
 
 
-def _last_line(file: "tempfile._TemporaryFileWrapper[bytes]") -> str:
+def _last_line(file: IO[bytes]) -> str:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _MESSAGE_BYTES))
     line = file.read().decode(errors="replace").strip().rpartition("\n")[2]

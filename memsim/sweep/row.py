@@ -58,8 +58,12 @@ def row_of(point: Point, done: Done) -> Row:
     limit = done.exit_code == LimitError.exit_code
     answered = limit or (done.exit_code == 0 and record is not None)
     planned = record is not None and record.source == "planned"
-    footprint = record and (record.planned_footprint_bytes if planned else record.peak_footprint_bytes)
-    working_set = record and (record.planned_peak_bytes if planned else record.peak_working_set_bytes)
+    named = (
+        ("planned_footprint_bytes", "planned_peak_bytes", "planned_step_s")
+        if planned
+        else ("peak_footprint_bytes", "peak_working_set_bytes", "step_s")
+    )
+    footprint, working_set, step_s = (getattr(record, name, None) for name in named)
     axes = dict(point.axes) | {"budget_bytes": point.budget_bytes}
     return Row(
         key=point.key,
@@ -73,7 +77,7 @@ def row_of(point: Point, done: Done) -> Row:
         verdict=(record.exit_reason if record else None) or ("refused" if limit else None),
         peak_footprint_bytes=footprint,
         peak_working_set_bytes=working_set,
-        step_s=record and (record.planned_step_s if planned else record.step_s),
+        step_s=step_s,
         seconds=done.seconds,
         record=done.output.decode() if record else None,
     )
