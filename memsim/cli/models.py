@@ -1,6 +1,7 @@
 """``memsim models``: the families and presets that memsim knows."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ def command(json_path: str | None, **options: Any) -> None:
     settings = scheme_settings(options)
     labels = 2 if settings["scheme"] == "head" else 0
     scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)
-    for config in PRESETS.values():
+    causal = {name: config for name, config in PRESETS.items() if config.family.causal}
+    presets = causal if scheme.trains_matrices else PRESETS  # every weight is trained of a causal model alone
+    for config in presets.values():
         scheme.check(config)
-    record = _record(scheme)
+    record = _record(scheme, presets)
     if json_path == "-":
         click.echo(json.dumps(record, indent=2))
         return
@@ -47,7 +50,8 @@ def command(json_path: str | None, **options: Any) -> None:
     click.echo(_table(record))
 
 
-def _record(scheme: Scheme) -> dict[str, Any]:
+def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    schedule = "mezo" if scheme.trains_matrices else _SCHEDULE
     rows = [
         {
             "name": name,
@@ -57,22 +61,22 @@ def _record(scheme: Scheme) -> dict[str, Any]:
             "parameters": config.n_parameters(),
             "int4_bytes": pack_bytes(config, GROUP_SIZES[0]),
             "trainable_parameters": n_trainable(config, scheme),
-            "planned_peak_bytes": _planned_peak_bytes(config, scheme),
+            "planned_peak_bytes": _planned_peak_bytes(config, scheme, schedule),
         }
-        for name, config in PRESETS.items()
+        for name, config in presets.items()
     ]
     return {
         "command": "models",
         "families": list(SUPPORTED_MODEL_TYPES),
         "group_size": GROUP_SIZES[0],
         "scheme": scheme.describe(),
-        "schedule": _SCHEDULE,
+        "schedule": schedule,
         "seq_len": _SEQ_LEN,
         "presets": rows,
     }
 
 
-def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
+def _planned_peak_bytes(config: ModelConfig, scheme: Scheme, schedule: str) -> int:
     """Return the planned peak of a step, from a model that is as deep as it takes to have every kind of block.
 
     Each block's activations, adapters and state come and go before the next one's, so further blocks change nothing.
@@ -81,7 +85,7 @@ def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
     depth = min(config.num_hidden_layers, max(3, 2 + max(map(types.index, types), default=0)))
     shallow = replace(config, num_hidden_layers=depth, layer_types=types[:depth] or None)
     shallow = with_classifier(shallow, scheme)
-    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, _SCHEDULE, _SEQ_LEN, OptimizerConfig())
+    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, schedule, _SEQ_LEN, OptimizerConfig())
     return plan_run(setup, model_hash="").memory.peak_bytes
 
 

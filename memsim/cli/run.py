@@ -349,7 +349,8 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         emit_json(result, json_path)
     if json_path != "-":
         click.echo(_summary(result, config, config.decimal, outcome.labels))
-        files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
+        trained = ", model.safetensors" if result.scheme == "full" else ", adapter"
+        files = trained * bool(result.fits) + ", memray.bin" * bool(result.recording)
         click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)

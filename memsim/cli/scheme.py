@@ -28,7 +28,7 @@ _OPTIONS = (
         type=click.Choice(list(SCHEMES)),
         default="lora",
         help="What is trained: adapters, virtual keys and values, virtual tokens, a classifier (memsim run: needs "
-        "--task), or norm weights and biases.",
+        "--task), norm weights and biases, or every weight (full: with zeroth-order schedules such as mezo).",
     ),
     click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters."),
     click.option(

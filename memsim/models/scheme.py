@@ -100,6 +100,11 @@ class Scheme(ABC):
         return 0
 
     @property
+    def trains_matrices(self) -> bool:
+        """Whether every matrix is trained too, in bf16 on disk: beside ``shapes``, which are float32."""
+        return False
+
+    @property
     def rows_before(self) -> int:
         """Virtual tokens that stand before the sequence as embeddings; they take its first positions."""
         return 0

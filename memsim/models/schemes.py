@@ -47,6 +47,35 @@ class Norms(Scheme):
 
 
 @dataclass(frozen=True, slots=True)
+class Full(Norms):
+    """Every weight: vectors as float32, matrices in bf16 on disk, perturbed while they are streamed (``tiles``)."""
+
+    name: ClassVar[str] = "full"
+
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the stored vectors of ``part``; the matrices are those of ``tiled_matrices``."""
+        return vectors(config, part)
+
+    def check(self, config: ModelConfig) -> None:
+        """Check the family.
+
+        Raises:
+            UsageError: It is not causal.
+        """
+        if not config.family.causal:
+            raise UsageError(f"--scheme full is for causal models; {config.model_type} trains with --scheme lora")
+
+    def describe(self) -> str:
+        """Return ``all weights``."""
+        return "all weights"
+
+    @property
+    def trains_matrices(self) -> bool:
+        """They are."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix(Scheme):
     """Virtual keys and values before those of the sequence, in every block (arXiv 2101.00190, without its MLP).
 
@@ -155,7 +184,7 @@ def _check_virtual_tokens(count: int) -> None:
         raise UsageError(f"--virtual-tokens {count} must be from 1 to {MAX_VIRTUAL_TOKENS}")
 
 
-SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head)}
+SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head, Full)}
 
 
 def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -> Scheme:
@@ -174,6 +203,7 @@ def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -
         "prefix": Prefix(virtual_tokens, labels=labels),
         "prompt": Prompt(virtual_tokens, labels=labels),
         "head": Head(labels),
+        "full": Full(),
     }
     return made[name]
 

@@ -53,9 +53,11 @@ class WorkerJob:
         cold: Drop weight pages from the page cache at every eviction.
         verify: When weights are checked against their checksums: ``first``, or ``full``: at every page-in.
         kernel_rank: The most LoRA ranks that a product sees at once.
+        checkpoint: What the pack was made from, where matrices are trained; None for none.
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
         mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
+        heap_bytes: What the others take at once, at most.
         checkpoints: Directory of the checkpoints.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
         first_step: Steps that are done already; their state is in ``checkpoints``.
@@ -90,9 +92,11 @@ class WorkerJob:
     checkpoints: str
     checkpoint_every: int
     first_step: int = 0
+    checkpoint: str | None = None
     capture: str | None = None
     recorded_steps: int = 0
     mapped_from_bytes: int = 0
+    heap_bytes: int = 0
 
 
 class Messages:

@@ -47,11 +47,14 @@ class Lowering:
             raise OpError(f"choices for {len(choices.blocks)} blocks, but the model has {self.n_blocks}")
         self.graph = graph
         self.choices = choices
-        self.emit = Emitter(graph, choices)
+        self.emit = self._emitter(graph, choices)
         self.builder = self.emit.builder
         self.saved: list[Env] = [{} for _ in range(self.n_blocks)]
         self.padding: Env = {}
         self.ids = ""
+
+    def _emitter(self, graph: ModelGraph, choices: Choices) -> Emitter:
+        return Emitter(graph, choices)
 
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
         """Return the program of a training step."""

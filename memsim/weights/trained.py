@@ -117,7 +117,7 @@ def _layout(tensors: Tensors, config: ModelConfig, scheme: Scheme, peft: str) ->
     keys = {place: _key(*place, config, peft) for place in names}
     specs |= {keys[place]: TensorSpec(shape, "f32") for place, shape in names.items()}
     rest = (
-        (keys[part, name], values - _offset(name, config))
+        (keys[part, name], values - norm_offset(name, config))
         for part, name, values in tensors()
         if not isinstance(scheme, Prompt | Prefix) or part == "head"
     )
@@ -146,7 +146,7 @@ def _names(config: ModelConfig, scheme: Scheme) -> dict[tuple[str, str], tuple[i
     return {(part, name): shape for part in parts for name, shape in scheme.shapes(config, part).items()}
 
 
-def _offset(name: str, config: ModelConfig) -> np.float32:
+def norm_offset(name: str, config: ModelConfig) -> np.float32:
     """Return what a checkpoint's norm weight lacks of the factor that we train: Gemma's are 1 + w."""
     return np.float32(config.family.norm_offset if name.endswith("norm.weight") else 0.0)
 

@@ -11,14 +11,24 @@ from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.parts import part_names, vectors
 from memsim.models.scheme import Scheme
-from memsim.models.schemes import SCHEMES, Head, Norms, Prefix, Prompt, make_scheme, scheme_from_dict, scheme_to_dict
+from memsim.models.schemes import (
+    SCHEMES,
+    Full,
+    Head,
+    Norms,
+    Prefix,
+    Prompt,
+    make_scheme,
+    scheme_from_dict,
+    scheme_to_dict,
+)
 from memsim.schedules.choices import choices_for
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
 from toy import toy_config
 from toy_families import FAMILY_CHANGES, family_config
 
-EXAMPLES = (LoraConfig(3, 5.0, ("q_proj",)), Norms(), Prefix(7), Prompt(9), Head(4))
+EXAMPLES = (LoraConfig(3, 5.0, ("q_proj",)), Norms(), Prefix(7), Prompt(9), Head(4), Full())
 
 
 @pytest.mark.parametrize("name", ["toy", *(name for name in FAMILY_CHANGES if family_config(name).family.causal)])
@@ -31,6 +41,7 @@ def test_counts_follow_from_the_dimensions(name: str) -> None:
     everything = sum(prod(shape) for part in part_names(config) for shape in vectors(config, part).values())
     table = prod(config.position_table() or (0,))
     assert n_trainable(config, Norms()) == everything - table
+    assert n_trainable(config, Full()) == config.n_parameters()
 
 
 @pytest.mark.parametrize("scheme", EXAMPLES, ids=lambda scheme: scheme.name)
@@ -63,8 +74,13 @@ def test_labels_are_bounded(labels: int) -> None:
         make_scheme("norms", LoraConfig(), 1, labels)
 
 
-@pytest.mark.parametrize("scheme", EXAMPLES, ids=lambda scheme: scheme.name)
-def test_roberta_trains_with_every_scheme(scheme: Scheme) -> None:
+def test_every_weight_is_trained_of_causal_models_only() -> None:
+    with pytest.raises(UsageError, match="--scheme full is for causal models; roberta trains with --scheme lora"):
+        Full().check(family_config("roberta"))
+
+
+@pytest.mark.parametrize("scheme", EXAMPLES[:-1], ids=lambda scheme: scheme.name)
+def test_roberta_trains_with_every_other_scheme(scheme: Scheme) -> None:
     config = family_config("roberta")
     scheme.check(config)
     parts = part_names(config)
