@@ -38,7 +38,7 @@ def command(json_path: str | None, **options: Any) -> None:
     labels = 2 if settings["scheme"] == "head" else 0
     scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)
     causal = {name: config for name, config in PRESETS.items() if config.family.causal}
-    presets = causal if scheme.trains_matrices else PRESETS  # every weight is trained of a causal model alone
+    presets = causal if scheme.trains_matrices else PRESETS
     for config in presets.values():
         scheme.check(config)
     record = _record(scheme, presets)

@@ -37,6 +37,14 @@ class StoredPart:
         """Return the stored vector ``name``."""
         return self._tensor(name)
 
+    def rows(self, name: str, first: int, count: int, n_columns: int) -> Floats:
+        """Return rows ``first`` to ``first + count`` of matrix ``name``, which has ``n_columns``, from its INT4."""
+        q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
+        start, stop = first // ROWS_PER_PANEL, -(-(first + count) // ROWS_PER_PANEL)
+        columns = slice(start * ROWS_PER_PANEL, stop * ROWS_PER_PANEL)
+        rows = dequantize(q[start:stop], scales[:, columns], (stop - start) * ROWS_PER_PANEL, n_columns)
+        return rows[first - start * ROWS_PER_PANEL :][:count]
+
     def matrix(self, name: str) -> Floats:
         """Return the stored matrix ``name`` [N, K], de-quantised."""
         q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
@@ -45,14 +53,6 @@ class StoredPart:
     def has(self, name: str) -> bool:
         """Return whether the part has the vector or matrix ``name``."""
         return name in matrices(self._config, self._part) or name in vectors(self._config, self._part)
-
-    def rows(self, name: str, first: int, count: int, n_columns: int) -> Floats:
-        """Return rows ``first`` to ``first + count`` of matrix ``name``, which has ``n_columns``, from its INT4."""
-        q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
-        start, stop = first // ROWS_PER_PANEL, -(-(first + count) // ROWS_PER_PANEL)
-        columns = slice(start * ROWS_PER_PANEL, stop * ROWS_PER_PANEL)
-        rows = dequantize(q[start:stop], scales[:, columns], (stop - start) * ROWS_PER_PANEL, n_columns)
-        return rows[first - start * ROWS_PER_PANEL :][:count]
 
     def embeddings(self, where: NDArray[np.float64]) -> Floats:
         """Return embeddings [N, C] of the tokens at ``where`` [N], 0 to 1, in the vocabulary."""

@@ -207,8 +207,8 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
             if not method.accumulates
             else "keeps state as large as the model's weights in float32, once or twice"
         )
-        what = "a classifier" if scheme.adapter_rank else f"--scheme {scheme.name}"
-        raise UsageError(f"--schedule {decided.name} {reason}; with {what} use {', '.join(can)}")
+        beside = f"--scheme {scheme.name}" if not scheme.adapter_rank else "a classifier"
+        raise UsageError(f"--schedule {decided.name} {reason}; with {beside} use {', '.join(can)}")
     if scheme.trains_matrices:
         return decided  # its lanes share what is read of the disk
     return replace(decided, method=replace(method, streams="separate"))
