@@ -19,7 +19,6 @@ _BELONGS = {
     "lora_alpha": _OF_LORA,
     "target_modules": _OF_LORA,
     "virtual_tokens": _OF_VIRTUAL_TOKENS,
-    "labels": ("head",),
 }
 
 _OPTIONS = (
@@ -46,7 +45,12 @@ _OPTIONS = (
 )
 
 
-_LABELS = click.option("--labels", type=int, default=2, metavar="N", help="Classes that the scheme head tells apart.")
+_LABELS = click.option(
+    "--labels",
+    type=int,
+    metavar="N",
+    help="Classes of the classifier that the scheme head trains, or RoBERTa beside any scheme.  [default: head: 2]",
+)
 
 
 def scheme_options(command: Command) -> Command:
@@ -65,7 +69,7 @@ def scheme_settings(options: dict[str, Any]) -> dict[str, Any]:
     name = options["scheme"]
     context = click.get_current_context()
     for key, schemes in _BELONGS.items():
-        if key in options and name not in schemes and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
+        if name not in schemes and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
             wanted = " or ".join(schemes)
             raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {name}")
     modules = tuple(module for module in options["target_modules"].split(",") if module)
@@ -85,4 +89,7 @@ def chosen_scheme(options: dict[str, Any]) -> Scheme:
         UsageError: An option of another scheme was given.
     """
     settings = scheme_settings(options)
-    return make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], options["labels"])
+    labels = options["labels"]
+    if labels is None:
+        labels = 2 if settings["scheme"] == "head" else 0
+    return make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)
