@@ -40,11 +40,11 @@ class LoraConfig(Scheme):
         """Return whether ``projection`` (``self_attn.q_proj``) carries an adapter."""
         return projection.rpartition(".")[2] in self.target_modules
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
         """Return the adapter tensors of ``part``: ``adapter_shapes`` of a block, none elsewhere."""
         return dict(adapter_shapes(config, self)) if part.startswith("block_") else {}
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from PEFT's initial values (see the function of this name)."""
         fill_initial(tensor, name, *key)
 

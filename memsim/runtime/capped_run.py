@@ -97,7 +97,7 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
     if outcome.reason == "interrupted":
         outcome.message = f"interrupted after {len(outcome.steps)} steps"
     hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
-    finished = RunOutcome(result, out, hinted, outcome.diverged)
+    finished = RunOutcome(result, out, hinted, outcome.diverged, ready.setup.scheme.labels)
     for listener in FINISHED:
         listener(config, finished)
     return finished

@@ -107,6 +107,11 @@ class Executor:
             return self._weights.array(value.source)
         return self._scratch.array(value.source, value.type.dtype, value.type.shape)
 
+    def _arrays(self, names: Sequence[str]) -> list[Array]:
+        """Return what `array` would. Without a call for most: a step asks for ten thousand, and a tracer sees each."""
+        held, roots = self._arena.held, self._roots
+        return [held[root] if (root := roots[name]) in held else self.array(name) for name in names]
+
     def _look_ahead(self, sources: Ahead) -> None:
         for source, in_place in sources:
             (self._scratch.open_window if in_place else self._scratch.read_ahead)(source)
@@ -116,8 +121,7 @@ class Executor:
         if kernel is None:
             _STORAGE_OPS[node.op](self, node)
             return
-        outputs = [self.array(name) for name in node.outputs]
-        kernel(outputs, [self.array(name) for name in node.inputs], node.attrs)
+        kernel(self._arrays(node.outputs), self._arrays(node.inputs), node.attrs)
         for name in node.outputs:
             value = self._program.values[name]
             if value.space is Space.SCRATCH:

@@ -15,6 +15,7 @@ from memsim.results import (
 )
 from memsim.runtime.checkpoints import N_KEPT
 from memsim.runtime.directories import EVAL_PROGRAM_FILE, RunDirectory
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import (
     kernels_digest,
 )
@@ -94,6 +95,7 @@ def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> N
         prepare_tokens(text, pack.tokenizer, path, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id)
         return
     assert text is not None
+    labels, ends = ready.setup.scheme.labels, pack.config.family.ends
     done = prepare_examples(
         text,
         pack.tokenizer,
@@ -102,7 +104,9 @@ def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> N
         vocab_size=vocab_size,
         seq_len=seq_len,
         with_template=config.template,
-        options="none" if config.scheme == "head" else "right" if name == "tokens.bin" else "all",
+        options="none" if labels else "right" if name == "tokens.bin" else "all",
+        ends=ends,
+        mask_id=mask_token_id(pack.tokenizer, vocab_size) if ends and not labels else None,
     )
     progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {text} are cut to {seq_len} tokens")
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from memsim.errors import UsageError
 from memsim.models.lora import with_our_names
-from memsim.models.scheme import Scheme, check_length
+from memsim.models.scheme import Scheme, check_length, with_classifier
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.separate import in_separate_arrays
+from memsim.runtime.classifier import classifier_labels
 from memsim.runtime.prepare import (
     Prepared,
     prepare_kernels,
@@ -75,11 +76,9 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
         LimitError: The plan does not fit the budget.
     """
     task = find_task(config.task) if config.task else None
-    if config.scheme == "head" and task is not None and task.kind != "classification":
-        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
     pack, name = find_model(config.model, progress.packing)
     config = replace(config, lora=with_our_names(config.lora, pack.config))
-    setup = _setup(config, scheme_of(config, task), pack)
+    setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
     if setup.scheme.trains_matrices and checkpoint is None:
         progress.note(f"{name} is a pack of 4-bit weights: the bf16 weights to train start as they are there")
@@ -147,12 +146,10 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     scheme.check(pack.config)
     check_scheme(config.schedule, scheme)
     check_length(scheme, pack.config, config.seq_len)
-    if pack.config.num_labels is not None:
-        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
     if pack.config.family.ends is not None and config.seq_len < 3:
         raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     setup = TrainingSetup(
-        config=pack.config,
+        config=with_classifier(pack.config, scheme),
         group_size=pack.group_size,
         scheme=scheme,
         schedule=config.schedule,

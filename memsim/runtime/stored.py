@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from memsim.models.parts import ROWS_PER_PANEL
+from memsim.models.parts import ROWS_PER_PANEL, matrices, vectors
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.weights.pack import Pack
 from memsim.weights.quantize import dequantize
@@ -44,6 +44,15 @@ class StoredPart:
         columns = slice(start * ROWS_PER_PANEL, stop * ROWS_PER_PANEL)
         rows = dequantize(q[start:stop], scales[:, columns], (stop - start) * ROWS_PER_PANEL, n_columns)
         return rows[first - start * ROWS_PER_PANEL :][:count]
+
+    def matrix(self, name: str) -> Floats:
+        """Return the stored matrix ``name`` [N, K], de-quantised."""
+        q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
+        return dequantize(q, scales, *matrices(self._config, self._part)[name])
+
+    def has(self, name: str) -> bool:
+        """Return whether the part has the vector or matrix ``name``."""
+        return name in matrices(self._config, self._part) or name in vectors(self._config, self._part)
 
     def embeddings(self, where: NDArray[np.float64]) -> Floats:
         """Return embeddings [N, C] of the tokens at ``where`` [N], 0 to 1, in the vocabulary."""

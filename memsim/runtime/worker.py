@@ -88,7 +88,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     def open_data(path: str, n_options: int) -> "Windows":
         if task is None:
             return _windows(path, job, pack.config)
-        return ExampleFile(Path(path), pack.config.vocab_size, task.n_labels, job.seq_len, n_options)
+        settings = (task.n_labels, job.seq_len, n_options, task.end_id, task.one_label)
+        return ExampleFile(Path(path), pack.config.vocab_size, *settings)
 
     eval_data = open_data(job.eval_tokens, task.n_options if task else 1) if job.eval_tokens else None
     batches = Batches(open_data(job.tokens, 1), job.seq_len, job.seed)
@@ -133,7 +134,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
 def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
     from memsim.runtime.recorder import Recorder, prepare_heap
 
-    prepare_heap(job.mapped_from_bytes)
+    prepare_heap(job.mapped_from_bytes, job.heap_bytes)
     recorder = Recorder(program, Path(str(job.capture)))
     recorder.start()
     return recorder

@@ -195,7 +195,7 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
     Raises:
         UsageError: The method needs lanes in one stream.
     """
-    if scheme.adapter_rank:
+    if scheme.adapter_rank and not scheme.labels:
         return decided
     method = decided.method
     can = {name: other for name, other in METHODS.items() if other.accumulates}
@@ -207,7 +207,8 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
             if not method.accumulates
             else "keeps state as large as the model's weights in float32, once or twice"
         )
-        raise UsageError(f"--schedule {decided.name} {reason}; with --scheme {scheme.name} use {', '.join(can)}")
+        beside = f"--scheme {scheme.name}" if not scheme.adapter_rank else "a classifier"
+        raise UsageError(f"--schedule {decided.name} {reason}; with {beside} use {', '.join(can)}")
     if scheme.trains_matrices:
         return decided  # its lanes share what is read of the disk
     return replace(decided, method=replace(method, streams="separate"))

@@ -124,7 +124,8 @@ class ZeroOrderLowering(Lowering):
         env, weights = self._head_weights(prefix)
         env |= self._perturbed("head", self.emit.adapters("head", prefix), lanes, prefix, scale)
         stats = self._losses(x, labels, env, len(lanes), prefix)
-        self.emit.evict(weights)
+        if weights:
+            self.emit.evict(weights)
         if report:
             base = lanes.index(".") if "." in lanes else -1
             self.builder.emit_declared("emit_loss", [stats], [], {"base": base})
