@@ -1,6 +1,7 @@
 """``memsim models``: the families and presets that memsim knows."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.scheme import scheme_options, scheme_settings
+from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
 from memsim.errors import InputError, UsageError
 from memsim.json_file import shown
 from memsim.models.presets import PRESETS
@@ -25,11 +26,11 @@ from memsim.runtime.run_config import RunConfig, RunOutcome, scheme_of
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
-from memsim.schedules.zeroth_order import MASKS, METHODS, NOISES, ZeroOrder
 from memsim.search.plan_file import PlanFile, read_plan
 from memsim.search.search import AUTO
 from memsim.tasks.task_file import built_in, find_task
 from memsim.units import format_bytes, is_decimal, parse_bytes
+from memsim.weights.shipped import has_examples, shipped_examples
 
 _OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
 
@@ -40,22 +41,7 @@ def _options(settings: Sequence[str]) -> list[str]:
     return [option for option in options if option]
 
 
-class _Grouped(click.Command):
-    """A command whose help lists the options of zeroth-order schedules apart."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {"Options": [], "Zeroth-order schedules": []}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                zeroth_order = (parameter.name or "").startswith("zo_")
-                groups["Zeroth-order schedules" if zeroth_order else "Options"].append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-@click.command(name="run", cls=_Grouped, context_settings={"show_default": True})
+@click.command(name="run", cls=GroupedCommand, context_settings={"show_default": True})
 @click.option(
     "--budget", metavar="SIZE", help="Kernel limit on the whole process: 1GB, 512MiB. Required, unless --plan has one."
 )
@@ -84,7 +70,8 @@ class _Grouped(click.Command):
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation]",
+    help="UTF-8 text or JSONL (field `text`, or a task's fields) to train on.  [default: CPython's own documentation; "
+    "examples made of it for the task docs-agreement]",
 )
 @click.option(
     "--task",
@@ -134,29 +121,7 @@ class _Grouped(click.Command):
     metavar="K",
     help="lcsb: block b is trained in every K-th step, from step b mod K on.  [default: 4]",
 )
-@click.option(
-    "--zo-eps",
-    type=float,
-    metavar="EPS",
-    help="Size of the perturbation, in units of the adapters' weights.  [default: 0.001; fzoo: 0.0001]",
-)
-@click.option("--zo-directions", type=int, metavar="Q", help="Directions a step.  [default: 1; fzoo: 8]")
-@click.option("--zo-noise", type=click.Choice(NOISES), help="Distribution of z.  [default: gaussian; fzoo: rademacher]")
-@click.option(
-    "--zo-sparsity",
-    type=float,
-    default=0.0,
-    metavar="SHARE",
-    help="Share of the elements that are neither perturbed nor updated.",
-)
-@click.option("--zo-mask", type=click.Choice(MASKS), default="random", help="Leave out elements, or rows of a tensor.")
-@click.option("--zo-resample", type=int, default=1, metavar="N", help="Steps after which the mask is drawn anew.")
-@click.option(
-    "--zo-lr", type=float, metavar="RATE", help="hybrid: learning rate below the top blocks.  [default: --lr]"
-)
-@click.option(
-    "--hybrid-k", "zo_hybrid_k", type=int, default=1, metavar="K", help="hybrid: blocks that backpropagation trains."
-)
+@zeroth_order_options
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="Text, or examples, to evaluate on.")
 @click.option("--eval-every", type=int, default=0, metavar="N", help="Evaluate every N steps; 0 only at the end.")
 @click.option("--eval-first", is_flag=True, help="Evaluate before the first step too.")
@@ -229,14 +194,6 @@ def command(
     page_cache: str,
     verify: Literal["first", "full"],
     lcsb_groups: int | None,
-    zo_eps: float | None,
-    zo_directions: int | None,
-    zo_noise: str | None,
-    zo_sparsity: float,
-    zo_mask: str,
-    zo_resample: int,
-    zo_lr: float | None,
-    zo_hybrid_k: int,
     eval_data: Path | None,
     eval_every: int,
     eval_first: bool,
@@ -252,7 +209,7 @@ def command(
     json_path: str | None,
     save_baseline: Path | None,
     test_balloon: str | None,
-    **scheme: Any,
+    **options: Any,
 ) -> None:
     """Fine-tune a model in a process that the kernel kills at --budget.
 
@@ -277,7 +234,8 @@ def command(
         raise click.MissingParameter(ctx=click.get_current_context(), param_hint="'--budget'", param_type="option")
     if allow_different_bits:
         raise UsageError("--allow-different-bits is for --resume")
-    _check_options_of(schedule)
+    if lcsb_groups is not None and schedule != "lcsb":
+        raise UsageError(f"--lcsb-groups is for the schedule lcsb, not {schedule}")
     config = RunConfig(
         budget_bytes=parse_bytes(budget) if budget else planned.budget_bytes if planned else 0,
         decimal=budget is None or is_decimal(budget),
@@ -285,7 +243,7 @@ def command(
         schedule=schedule,
         seq_len=seq_len,
         steps=steps,
-        data=data,
+        data=data or (shipped_examples(task, "train") if task is not None and has_examples(task) else None),
         task=task,
         classifier=classifier,
         template=template,
@@ -293,7 +251,7 @@ def command(
         eval_every=eval_every,
         eval_sequences=eval_sequences,
         eval_first=eval_first,
-        **scheme_settings(scheme),
+        **scheme_settings(options),
         optimizer=OptimizerConfig(optimizer, lr),
         accumulate=accumulate,
         seed=seed,
@@ -308,7 +266,7 @@ def command(
         enforcement=enforcement,
         balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
         lcsb_groups=lcsb_groups,
-        zeroth_order=ZeroOrder(zo_eps, zo_directions, zo_noise, zo_sparsity, zo_mask, zo_resample, zo_lr, zo_hybrid_k),
+        zeroth_order=zeroth_order_settings(options, [schedule]),
         record=record,
     )
     if planned is not None:
@@ -391,24 +349,6 @@ def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click
         accumulate=planned.accumulate,
         threads=planned.threads,
     )
-
-
-def _check_options_of(schedule: str) -> None:
-    """Refuse options that the schedule would ignore."""
-    ctx = click.get_current_context()
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    hybrid = schedule in METHODS and METHODS[schedule].hybrid
-    if not hybrid and (name := next(iter(given & {"zo_lr", "zo_hybrid_k"}), "")):
-        option = {"zo_lr": "--zo-lr", "zo_hybrid_k": "--hybrid-k"}[name]
-        raise UsageError(f"{option} is for the schedule hybrid, not {schedule}")
-    if schedule in METHODS and not hybrid and "optimizer" in given:
-        raise UsageError(f"--optimizer: {schedule} updates by {METHODS[schedule].optimizer}, as its definition says")
-    ignored = sorted(name for name in given if name.startswith("zo_"))
-    if schedule != "lcsb" and "lcsb_groups" in given:
-        raise UsageError(f"--lcsb-groups is for the schedule lcsb, not {schedule}")
-    if schedule not in METHODS and ignored:
-        option = f"--{ignored[0].replace('_', '-')}"
-        raise UsageError(f"{option} is for zeroth-order schedules ({', '.join(METHODS)}), not {schedule}")
 
 
 def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> str:

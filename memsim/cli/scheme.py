@@ -1,6 +1,6 @@
 """The options that choose a fine-tuning scheme, and what they mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -22,14 +22,22 @@ _BELONGS = {
     "labels": ("head",),
 }
 
+_HELP = (
+    "What is trained: adapters, virtual keys and values, virtual tokens, a classifier (run, compare: needs "
+    "--task), norm weights and biases, or every weight (full: with zeroth-order schedules such as mezo)."
+)
+
+_ONE = click.option("--scheme", type=click.Choice(list(SCHEMES)), default="lora", help=_HELP)
+_SEVERAL = click.option(
+    "--scheme",
+    "schemes",
+    type=click.Choice(list(SCHEMES)),
+    multiple=True,
+    default=["lora"],
+    help=f"{_HELP} Repeatable.",
+)
+
 _OPTIONS = (
-    click.option(
-        "--scheme",
-        type=click.Choice(list(SCHEMES)),
-        default="lora",
-        help="What is trained: adapters, virtual keys and values, virtual tokens, a classifier (memsim run: needs "
-        "--task), norm weights and biases, or every weight (full: with zeroth-order schedules such as mezo).",
-    ),
     click.option("--lora-rank", type=int, default=8, metavar="R", help="Rank of the adapters."),
     click.option(
         "--lora-alpha", type=float, default=16.0, metavar="ALPHA", help="Adapters are scaled by alpha / rank."
@@ -51,7 +59,16 @@ _LABELS = click.option("--labels", type=int, default=2, metavar="N", help="Class
 
 def scheme_options(command: Command) -> Command:
     """Add the options to a command; ``scheme_settings`` reads them."""
-    for option in reversed(_OPTIONS):
+    return _with_options(command, _ONE)
+
+
+def schemes_options(command: Command) -> Command:
+    """Add them to a command that takes several schemes, as its parameter ``schemes``."""
+    return _with_options(command, _SEVERAL)
+
+
+def _with_options(command: Command, choice: Callable[[Command], Command]) -> Command:
+    for option in reversed((choice, *_OPTIONS)):
         command = option(command)
     return command
 
@@ -62,15 +79,24 @@ def scheme_settings(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: An option of another scheme was given.
     """
-    name = options["scheme"]
+    return {"scheme": options["scheme"], **settings_of_schemes(options, [options["scheme"]])}
+
+
+def settings_of_schemes(options: dict[str, Any], schemes: Sequence[str]) -> dict[str, Any]:
+    """Return the same without ``scheme``, for all of ``schemes``.
+
+    Raises:
+        UsageError: An option was given that none of them has.
+    """
     context = click.get_current_context()
-    for key, schemes in _BELONGS.items():
-        if key in options and name not in schemes and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
-            wanted = " or ".join(schemes)
-            raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {name}")
+    for key, owners in _BELONGS.items():
+        stray = key in options and not set(schemes) & set(owners)
+        if stray and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
+            wanted = " or ".join(owners)
+            raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {', '.join(schemes)}")
     modules = tuple(module for module in options["target_modules"].split(",") if module)
     lora = LoraConfig(options["lora_rank"], options["lora_alpha"], modules)
-    return {"scheme": name, "lora": lora, "virtual_tokens": options["virtual_tokens"]}
+    return {"lora": lora, "virtual_tokens": options["virtual_tokens"]}
 
 
 def scheme_options_without_task(command: Command) -> Command:

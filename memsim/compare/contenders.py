@@ -9,9 +9,34 @@ from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder
 
 MAX_STEPS = 100_000
-LR_GRIDS = {"first-order": (3e-4, 1e-3, 3e-3), "zeroth-order": (1e-4, 3e-4, 1e-3)}
-"""Learning rates to choose from where the user names none: for AdamW on adapters of a small model, and for estimates of
-the gradient, which random walks limit to smaller steps."""
+Grid = tuple[float, float, float]
+
+LR_GRIDS: Mapping[str, Mapping[str, Grid]] = {
+    "first-order": {
+        "lora": (3e-4, 1e-3, 3e-3),
+        "norms": (1e-2, 3e-2, 1e-1),
+        "prefix": (1e-2, 3e-2, 1e-1),
+        "prompt": (1e-2, 3e-2, 1e-1),
+        "head": (1e-3, 3e-3, 1e-2),
+    },
+    "zeroth-order": {
+        "lora": (1e-4, 3e-4, 1e-3),
+        "norms": (3e-3, 1e-2, 3e-2),
+        "prefix": (1e-1, 3e-1, 1e0),
+        "prompt": (1e0, 3e0, 1e1),
+        "head": (1e-4, 3e-4, 1e-3),
+    },
+    "zeroth-order, by Adam or signs": {
+        "lora": (1e-4, 3e-4, 1e-3),
+        "norms": (3e-3, 1e-2, 3e-2),
+        "prefix": (3e-2, 1e-1, 3e-1),
+        "prompt": (3e-2, 1e-1, 3e-1),
+        "head": (3e-4, 1e-3, 3e-3),
+    },
+}
+"""Learning rates to choose from where the user names none, for AdamW and for estimates of the gradient, which random
+walks limit to smaller steps. Adam, signs and FZOO take steps whose length does not depend on the gradient's. Rates of a
+scheme that is not here are those of LoRA. Found by trials on validation texts of the model that memsim ships."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +46,24 @@ class Contender:
     Attributes:
         steps: Optimizer steps.
         lrs: Learning rates to choose from.
+        scheme: What is trained.
     """
 
     schedule: str
     steps: int
     lrs: tuple[float, ...]
+    scheme: str = "lora"
+
+    @property
+    def label(self) -> str:
+        """What tables, plots and directories call it: ``mebp``, or ``mebp-prefix`` if it trains no adapters."""
+        return self.schedule if self.scheme == "lora" else f"{self.schedule}-{self.scheme}"
 
 
-def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[Contender, ...]:
-    """Read ``--schedules``, a list of NAME or NAME:STEPS, and the ``--lr-grid`` options.
+def parse_contenders(
+    schedules: str, steps: int, grids: Sequence[str], schemes: Sequence[str] = ("lora",)
+) -> tuple[Contender, ...]:
+    """Read ``--schedules``, a list of NAME or NAME:STEPS, and the ``--lr-grid`` options; pair them with ``schemes``.
 
     Raises:
         UsageError: An unknown, repeated or empty name, a number that cannot be, or a grid for what is not compared.
@@ -37,18 +71,32 @@ def parse_contenders(schedules: str, steps: int, grids: Sequence[str]) -> tuple[
     counts = dict(_steps_of(item, steps) for item in _listed(schedules, "--schedules"))
     if len(counts) < len(_listed(schedules, "--schedules")):
         raise UsageError(f"--schedules {schedules} names one schedule twice")
+    if len(set(schemes)) < len(schemes):
+        raise UsageError(f"--scheme names one scheme twice: {', '.join(schemes)}")
     common, own = _grids(grids)
-    for name in own:
-        if name not in counts:
-            raise UsageError(f"--lr-grid {name}:... is for a schedule that is not in --schedules {schedules}")
-    return tuple(
-        Contender(name, count, own.get(name) or common or _default_grid(name)) for name, count in counts.items()
-    )
+    contenders = [Contender(name, count, (), scheme) for scheme in schemes for name, count in counts.items()]
+    known = {*counts, *(contender.label for contender in contenders)}
+    if unknown := sorted(own.keys() - known):
+        raise UsageError(f"--lr-grid {unknown[0]}:... is for none of what is compared: {', '.join(sorted(known))}")
+
+    def grid(item: Contender) -> tuple[float, ...]:
+        return own.get(item.label) or own.get(item.schedule) or common or default_grid(item.schedule, item.scheme)
+
+    return tuple(replace(contender, lrs=grid(contender)) for contender in contenders)
 
 
-def _default_grid(name: str) -> tuple[float, ...]:
-    # The rate of a hybrid is that of the blocks that it differentiates.
-    return LR_GRIDS["zeroth-order" if name in METHODS and not METHODS[name].hybrid else "first-order"]
+def default_grid(schedule: str, scheme: str) -> Grid:
+    """Return the learning rates to choose from where the user names none."""
+    grids = LR_GRIDS[_kind(schedule)]
+    return grids.get(scheme, grids["lora"])
+
+
+def _kind(schedule: str) -> str:
+    method = METHODS.get(schedule)
+    if method is None or method.hybrid:  # the rate of a hybrid is that of the blocks that it differentiates
+        return "first-order"
+    normalized = method.optimizer == "adamw" or method.sign or method.estimate == "normalized"
+    return "zeroth-order, by Adam or signs" if normalized else "zeroth-order"
 
 
 def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:
@@ -56,7 +104,13 @@ def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:
     method = METHODS.get(schedule)
     exact = method is None or method.estimate == "jvp"
     one_direction = method is None or exact or method.accepts or method.blocks
-    return replace(asked, eps=None if exact else asked.eps, directions=None if one_direction else asked.directions)
+    return replace(
+        asked,
+        eps=None if exact else asked.eps,
+        directions=None if one_direction else asked.directions,
+        noise=None if method is None or method.noise else asked.noise,
+        lr=asked.lr if method is not None and method.hybrid else None,
+    )
 
 
 def _listed(text: str, option: str) -> list[str]:

@@ -4,12 +4,16 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from memsim.compare.contenders import Contender, own_settings
+from memsim.models.lora import with_our_names
+from memsim.models.scheme import with_classifier
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
-from memsim.runtime.run_config import RunConfig
+from memsim.runtime.classifier import classifier_labels
+from memsim.runtime.run_config import RunConfig, scheme_of
 from memsim.simulator.device import Device
 from memsim.simulator.simulate import simulate
 from memsim.simulator.trace import trace_program
+from memsim.tasks.task_file import find_task
 from memsim.weights.cache import find_model
 
 
@@ -32,14 +36,19 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
     """Simulate the steps of ``contender`` in a row on ``device``.
 
     Raises:
-        InputError: The model of ``base`` cannot be used.
+        UsageError: A schedule that cannot train with this scheme, or settings that it cannot have.
+        InputError: The model or the task of ``base`` cannot be used.
     """
     pack, _ = find_model(base.model, lambda label, done, total: None)
+    task = find_task(base.task) if base.task else None
+    config = replace(base, scheme=contender.scheme, lora=with_our_names(base.lora, pack.config))
+    scheme = scheme_of(config, classifier_labels(config, task, pack.config))
+    scheme.check(pack.config)
     threads = max(1, int(device.at("nominal").threads))
     setup = TrainingSetup(
-        pack.config,
+        with_classifier(pack.config, scheme),
         pack.group_size,
-        base.lora,
+        scheme,
         contender.schedule,
         base.seq_len,
         base.optimizer,

@@ -1,6 +1,6 @@
 """The runs of a comparison: learning rates chosen on the validation text, then each seed scored on the test text.
 
-Choosing never sees the test text: ``choose_lr`` is not given it.
+Choosing never sees the test text: ``choose_lr`` is not given it. Of a task, what is called text here is its examples.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from memsim.compare.contenders import Contender, own_settings
 from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
 from memsim.results import Result, read_result
+from memsim.runtime.run_checks import check, check_new
 from memsim.runtime.run_config import RunConfig, RunOutcome
 
 Run = Callable[[RunConfig], RunOutcome]
@@ -93,6 +94,19 @@ def compare(contenders: tuple[Contender, ...], settings: Settings, out: Path, ru
         yield Scored(contender, choice, tuple(_scores(contender, choice.lr, settings, out, run)))
 
 
+def check_runs(contenders: tuple[Contender, ...], settings: Settings, out: Path) -> None:
+    """Check what can be checked of all runs before the first one takes its time.
+
+    Raises:
+        UsageError: A value that can never work, or that a contender cannot have.
+        InputError: A text is not there, or ``out`` cannot serve.
+    """
+    for contender in contenders:
+        check(with_contender(settings.base, contender, contender.lrs[0]), out)
+    for text in (settings.validation, settings.test):
+        check_new(replace(settings.base, eval_data=text))
+
+
 def choose_lr(
     contender: Contender, base: RunConfig, validation: Path, tune_steps: int | None, out: Path, run: Run
 ) -> Choice:
@@ -107,15 +121,12 @@ def choose_lr(
     losses: dict[float, float | None] = {}
     for lr in contender.lrs:
         config = replace(
-            base,
-            schedule=contender.schedule,
+            with_contender(base, contender, lr),
             steps=steps,
-            optimizer=replace(base.optimizer, lr=lr),
-            zeroth_order=own_settings(contender.schedule, base.zeroth_order),
             seed=TUNING_SEED,
             eval_data=validation,
             checkpoint_every=steps,
-            out=out / f"tune-{contender.schedule}-{steps}-lr{lr:g}",
+            out=out / f"tune-{contender.label}-{steps}-lr{lr:g}",
         )
         try:
             losses[lr] = _done(config, run).evals[-1].loss
@@ -125,8 +136,8 @@ def choose_lr(
     if losses[best] is None:
         tried = ", ".join(f"{lr:g}" for lr in contender.lrs)
         raise WorkerError(
-            f"{contender.schedule} diverged with every learning rate of {tried}; "
-            f"give smaller ones (--lr-grid {contender.schedule}:...)"
+            f"{contender.label} diverged with every learning rate of {tried}; "
+            f"give smaller ones (--lr-grid {contender.label}:...)"
         )
     return Choice(losses, best)
 
@@ -139,20 +150,28 @@ def _scores(contender: Contender, lr: float, settings: Settings, out: Path, run:
     for seed in range(settings.seeds):
         yield _done(
             replace(
-                settings.base,
-                schedule=contender.schedule,
+                with_contender(settings.base, contender, lr),
                 steps=contender.steps,
-                optimizer=replace(settings.base.optimizer, lr=lr),
-                zeroth_order=own_settings(contender.schedule, settings.base.zeroth_order),
                 seed=seed,
                 eval_data=settings.test,
                 checkpoint_every=contender.steps,
                 eval_first=True,
                 eval_every=-(-contender.steps // settings.evals),
-                out=out / f"test-{contender.schedule}-{contender.steps}-lr{lr:g}-seed{seed}",
+                out=out / f"test-{contender.label}-{contender.steps}-lr{lr:g}-seed{seed}",
             ),
             run,
         )
+
+
+def with_contender(base: RunConfig, contender: Contender, lr: float) -> RunConfig:
+    """Return what a run of ``contender`` is asked for, its text and its steps aside."""
+    return replace(
+        base,
+        schedule=contender.schedule,
+        scheme=contender.scheme,
+        optimizer=replace(base.optimizer, lr=lr),
+        zeroth_order=own_settings(contender.schedule, base.zeroth_order),
+    )
 
 
 def _done(config: RunConfig, run: Run) -> Result:

@@ -12,16 +12,19 @@ AXES: Mapping[str, Callable[[Point], float]] = {
     "seconds on this machine": lambda point: point.seconds,
     "seconds on {device}, simulated": lambda point: point.device_s,
 }
-FIGURES: Mapping[str, Callable[[Point], Spread]] = {
-    "loss on the test text (nats a token)": lambda point: point.loss,
-    "next-token accuracy": lambda point: point.accuracy,
+FIGURES: tuple[Callable[[Point], Spread], ...] = (lambda point: point.loss, lambda point: point.accuracy)
+TITLES = {
+    False: ("loss on the test text (nats a token)", "next-token accuracy"),
+    True: ("loss of the right answers (nats)", "share of test examples answered right"),
 }
+"""Of ``FIGURES``, for text and for a task."""
+
 _DASHES = ("-", "--", ":", "-.")
 _COLOURS = 10
 
 
-def plot(curves: Sequence[Curve], device: str, path: Path) -> None:
-    """Draw ``curves`` into ``path``; bands are one standard deviation over the seeds, the grey line the base model."""
+def plot(curves: Sequence[Curve], device: str, of_task: bool, path: Path) -> None:
+    """Draw ``curves`` into ``path``; bands are one standard deviation over the seeds, grey lines the base model."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -31,7 +34,7 @@ def plot(curves: Sequence[Curve], device: str, path: Path) -> None:
         figure = Figure(figsize=(4 * len(AXES), 3.4 * len(FIGURES)), layout="constrained")
         FigureCanvasSVG(figure)
         panels = figure.subplots(len(FIGURES), len(AXES), sharey="row", squeeze=False)
-        for row, (title, figure_of) in zip(panels, FIGURES.items(), strict=True):
+        for row, title, figure_of in zip(panels, TITLES[of_task], FIGURES, strict=True):
             for panel, (label, cost_of) in zip(row, AXES.items(), strict=True):
                 panel.axhline(figure_of(curves[0].points[0]).mean, color="0.6", linewidth=0.8)
                 for number, curve in enumerate(curves):
@@ -41,7 +44,7 @@ def plot(curves: Sequence[Curve], device: str, path: Path) -> None:
                     low, high = ([s.mean + sign * s.deviation for s in spreads] for sign in (-1, 1))
                     style = {"color": f"C{number % _COLOURS}", "linestyle": _DASHES[number // _COLOURS % len(_DASHES)]}
                     means = [s.mean for s in spreads]
-                    panel.plot(costs, means, linewidth=1.2, label=curve.schedule, **style)
+                    panel.plot(costs, means, linewidth=1.2, label=curve.label, **style)
                     panel.fill_between(costs, low, high, color=style["color"], alpha=0.15, linewidth=0)
                 panel.set_xscale("log")
                 panel.minorticks_off()

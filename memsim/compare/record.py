@@ -27,8 +27,9 @@ class Point:
     """One evaluation, and what training up to it had cost.
 
     Attributes:
-        loss: Mean cross-entropy on the test text, in nats a token.
-        accuracy: Share of its next tokens predicted right.
+        loss: Mean cross-entropy on the test text, or of a task's right answers, in nats a token; of a classifier in
+            nats an example.
+        accuracy: Share of next tokens predicted right, or of a task's examples whose right option was chosen.
         forward_passes: Floating-point operations so far over those of one forward of one sequence.
         bytes_read: Weight bytes paged in so far.
         seconds: Of training on this machine so far, evaluations left out; the mean over the seeds.
@@ -49,6 +50,7 @@ class Curve:
     """One contender of a comparison.
 
     Attributes:
+        label: What tables and plots call it.
         lr: The learning rate that was chosen.
         lr_losses: Each rate that was tried, with its loss on the validation text; None where it diverged.
         peak_footprint_bytes: The highest of all seeds, interpreter included.
@@ -57,7 +59,9 @@ class Curve:
         points: From before the first step to after the last one.
     """
 
+    label: str
     schedule: str
+    scheme: str
     optimizer: str
     steps: int
     seeds: int
@@ -100,7 +104,9 @@ def curve(scored: Scored, device: DeviceRun) -> Curve:
             )
         )
     return Curve(
+        label=scored.contender.label,
         schedule=scored.contender.schedule,
+        scheme=scored.contender.scheme,
         optimizer=str(first.optimizer),
         steps=scored.contender.steps,
         seeds=len(results),
@@ -122,7 +128,7 @@ def _spread(values: Sequence[float | None], scored: Scored, step: int) -> Spread
     finite = [value for value in values if value is not None]
     if len(finite) < len(values):
         raise WorkerError(
-            f"{scored.contender.schedule}: the loss on the test text is not finite after step {step}; give smaller "
+            f"{scored.contender.label}: the loss on the test text is not finite after step {step}; give smaller "
             f"learning rates (--lr-grid)"
         )
     return Spread(fmean(finite), stdev(finite) if len(finite) > 1 else 0.0)

@@ -79,6 +79,12 @@ def test_an_option_is_chosen_by_its_likelihood(pack: Pack, tmp_path: Path) -> No
     assert (tmp_path / "out" / "adapter_config.json").is_file()
 
 
+def test_a_task_made_of_shipped_text_needs_no_data(pack: Pack, tmp_path: Path) -> None:
+    done = ran(pack, tmp_path, "--task", "docs-agreement", "--seq-len", 96, "--steps", 1, "--schedule", "tiled")
+    assert read_result(tmp_path / "out" / "result.json").task == "docs-agreement"
+    assert "0 of the 620 examples of" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("rest", "code", "words"),
     [
@@ -86,7 +92,11 @@ def test_an_option_is_chosen_by_its_likelihood(pack: Pack, tmp_path: Path) -> No
         (["--scheme", "head", "--task", "copa", "--data", "x.jsonl"], 2, "brings its own options"),
         (["--scheme", "prompt", "--virtual-tokens", 0], 2, "--virtual-tokens 0 must be from 1 to 4096"),
         (["--scheme", "prompt", "--seq-len", 2040], 2, "--seq-len 2040 and 20 virtual tokens is above the model's"),
-        (["--task", "sst3", "--data", "x.jsonl"], 1, "no task called 'sst3'; tasks: copa, sst2, winogrande"),
+        (
+            ["--task", "sst3", "--data", "x.jsonl"],
+            1,
+            "no task called 'sst3'; tasks: copa, docs-agreement, sst2, winogrande",
+        ),
         (["--task", "sst2"], 2, "--task needs --data: a JSONL file of its examples"),
         (["--task", "sst2", "--data", "examples.jsonl"], 1, "line 1: the field 'sentence' is missing"),
         (["--task", "winogrande", "--data", "none.jsonl"], 1, "no text file at none.jsonl"),

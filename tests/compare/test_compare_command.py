@@ -1,6 +1,7 @@
 """``memsim compare`` as a user types it: real, capped runs of the model that memsim ships."""
 
 import json
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,51 @@ def test_a_finished_comparison_resumes_without_a_run(done: tuple[Path, "subproce
     assert other.stderr == "memsim: out holds a comparison with other settings; repeat them, or use --out\n"
 
 
+def test_schedules_and_schemes_on_a_task_made_of_shipped_text(disk: Path) -> None:
+    directory = disk / "compare-task"
+    directory.mkdir()
+    small = ["--task", "docs-agreement", "--schedules", "mebp:2,mezo:1", "--scheme", "head", "--scheme", "lora"]
+    small += ["--seeds", 1, "--seq-len", 96, "--lr-grid", "1e-2", "--evals", 1, "--eval-sequences", 10]
+    process = run_compare(directory, *small, "--out", "out", "--json", "-")
+    assert process.returncode == 0, process.stderr
+    record = json.loads(process.stdout)
+    assert [item["label"] for item in record["contenders"]] == ["mebp-head", "mezo-head", "mebp", "mezo"]
+    assert record["settings"]["data"] == "shipped (train)"
+    for contender in record["contenders"]:
+        accuracies = [point["accuracy"]["mean"] for point in contender["points"]]
+        assert all(round(accuracy * 10, 6).is_integer() for accuracy in accuracies)  # of ten examples
+        result = read_result(
+            directory / "out" / f"test-{contender['label']}-{contender['steps']}-lr0.01-seed0/result.json"
+        )
+        assert (result.task, result.scheme) == ("docs-agreement", contender["scheme"])
+        assert [item.accuracy for item in result.evals] == accuracies
+    head, _, lora, _ = record["contenders"]
+    # A classifier of two classes that knows nothing, and nothing but its head has a backward.
+    assert head["points"][0]["loss"]["mean"] == pytest.approx(math.log(2), abs=0.2)
+    assert head["points"][-1]["forward_passes"] < 1.5 * 2
+    assert lora["points"][-1]["forward_passes"] > 2 * 2
+    again = run_compare(directory, *small, "--resume", "out", "--json", "-")
+    assert json.loads(again.stdout) == record
+    other = run_compare(directory, *small, "--no-template", "--resume", "out")
+    assert (other.returncode, "a comparison with other settings" in other.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--schedules", "nothing"], 2, "no schedule called 'nothing'"),
         (["--lr-grid", "-1"], 2, "'-1' is not a positive learning rate"),
         (["--seeds", 0], 2, "--seeds 0 is below 1"),
+        (["--schedules", "mebp,mezo", "--zo-lr", 1], 2, "--zo-lr is for the schedule hybrid, not mebp, mezo"),
+        (["--schedules", "mebp,tiled", "--zo-eps", 1], 2, "hybrid), not mebp, tiled"),
+        (["--schedules", "mezo", "--optimizer", "sgd"], 2, "--optimizer: mezo updates by sgd, as its definition says"),
+        (["--scheme", "prefix", "--lora-rank", 4], 2, "--lora-rank belongs to --scheme lora, not to prefix"),
+        (["--scheme", "head"], 2, "plain text has none: choose a classification task with --task"),
+        (["--scheme", "prefix", "--schedules", "forward-grad"], 2, "forward-grad trains LoRA adapters only"),
+        (["--no-template"], 2, "--no-template needs --task"),
+        (["--task", "sst2"], 2, "--task sst2 needs --data, --validation-data and --test-data"),
+        (["--task", "sst3"], 1, "no task called 'sst3'"),
+        (["--task", "docs-agreement", "--test-data", "none.jsonl"], 1, "no text file at none.jsonl"),
         (["--out", "a", "--resume", "b"], 2, "give one of them"),
         (["--test-data", "t", "--validation-data", "t"], 2, "t is both --validation-data and --test-data"),
         (["--device", "nothing"], 1, "nothing"),
@@ -103,3 +143,4 @@ def test_what_cannot_work_is_one_line_and_a_code(
     assert message in process.stderr.splitlines()[-1]
     assert process.stderr.splitlines()[-1].startswith("memsim: ")
     assert "Traceback" not in process.stderr
+    assert code == 3 or not list(tmp_path.iterdir())  # refused before there is a directory

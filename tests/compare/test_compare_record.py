@@ -12,6 +12,7 @@ from memsim.compare.device_run import DeviceRun
 from memsim.compare.experiment import Choice, Scored
 from memsim.compare.plots import plot
 from memsim.compare.record import curve
+from memsim.compare.table import table
 from memsim.errors import WorkerError
 from memsim.results import Evaluation, Result, StepResult, host_info
 
@@ -53,6 +54,7 @@ def test_a_curve_has_means_over_seeds_and_costs_so_far() -> None:
     assert [point.forward_passes for point in item.points] == [0.0, 5.0, 7.5]
     assert (item.peak_footprint_bytes, item.peak_working_set_bytes, item.device_peak_footprint_bytes) == (120, 110, 77)
     assert (item.lr, item.seeds) == (0.2, 2)
+    assert (item.label, item.schedule, item.scheme) == ("mebp", "mebp", "lora")
 
 
 def test_one_seed_has_no_spread() -> None:
@@ -73,10 +75,26 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 
 def test_the_plot_is_one_svg_that_names_every_schedule_and_repeats_to_the_byte(tmp_path: Path) -> None:
     first = curve(scored(result([5.0, 4.0, 3.0], 0.5, 100), result([5.0, 4.5, 2.0], 1.5, 120)), DEVICE)
-    curves = [replace(first, schedule=f"schedule-{number}") for number in range(12)]
+    curves = [replace(first, label=f"schedule-{number}") for number in range(12)]
     for name in ("a.svg", "b.svg"):
-        plot(curves, "some-phone", tmp_path / name)
+        plot(curves, "some-phone", False, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     texts = "".join(ElementTree.parse(tmp_path / "a.svg").getroot().itertext())
     assert all(f"schedule-{number}" in texts for number in range(12))
     assert "seconds on some-phone, simulated" in texts
+    assert "next-token accuracy" in texts
+    plot(curves, "some-phone", True, tmp_path / "task.svg")
+    task = "".join(ElementTree.parse(tmp_path / "task.svg").getroot().itertext())
+    assert "share of test examples answered right" in task
+    assert "next-token" not in task
+
+
+def test_the_table_has_a_line_for_each_contender_with_its_last_figures() -> None:
+    mebp = curve(scored(result([5.0, 4.0, 3.0], 0.5, 10**8), losses={0.1: 2.0, 0.2: 1.0}), DEVICE)
+    lines = table([mebp, replace(mebp, label="mebp-head", lr_losses={})], decimal=True).splitlines()
+    header, first, second, star = lines
+    assert len(header) == len(first) == len(second)
+    assert first.split()[:6] == ["mebp", "3", "0.2*", "5.0000", "->", "3.0000"]
+    assert second.split()[:3] == ["mebp-head", "3", "0.2"]
+    assert "0.00% -> 30.00%" in first
+    assert star.startswith("* the best rate is at the edge of its grid")

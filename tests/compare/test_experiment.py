@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from memsim.compare.contenders import Contender
-from memsim.compare.experiment import Settings, compare
-from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
+from memsim.compare.experiment import Settings, check_runs, compare
+from memsim.errors import DivergedError, InputError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
 from memsim.results import Evaluation, ExitReason, Result, StepResult, host_info, write_result
 from memsim.runtime.run_config import RunConfig, RunOutcome
+from memsim.schedules.zeroth_order import ZeroOrder
 
 TRAIN, VALIDATION, TEST = Path("train.txt"), Path("validation.txt"), Path("test.txt")
 BASE = RunConfig(budget_bytes=10**9, data=TRAIN)
@@ -68,6 +69,41 @@ def test_the_rate_is_chosen_on_the_validation_text_alone(tmp_path: Path) -> None
     assert dict(scored.choice.losses) == LOSSES[VALIDATION]
     assert {(config.eval_data, config.optimizer.lr) for config in scoring} == {(TEST, 0.2)}
     assert {config.data for config in runs.configs} == {TRAIN}
+
+
+def test_every_run_of_a_contender_has_its_scheme_and_a_directory_of_its_own(tmp_path: Path) -> None:
+    runs = Runs()
+    both = (*one(), Contender("mebp", 10, LRS, "prefix"))
+    adapters, prefix = compare(both, SETTINGS, tmp_path, runs)
+    assert (adapters.contender.scheme, prefix.contender.scheme) == ("lora", "prefix")
+    assert [config.scheme for config in runs.configs] == ["lora"] * 5 + ["prefix"] * 5
+    assert len({config.out for config in runs.configs}) == 10
+
+
+@pytest.mark.parametrize(
+    ("contender", "changes", "message"),
+    [
+        (Contender("zo-sgd-cons", 5, LRS), {"accumulate": 2}, "--accumulate 2: zo-sgd-cons needs the losses"),
+        (Contender("mezo", 5, LRS), {"zeroth_order": ZeroOrder(eps=0.0)}, "--zo-eps 0 must be a positive number"),
+        (Contender("mebp", 5, LRS), {"template": False}, "--no-template needs --task"),
+        (Contender("mebp", 5, LRS), {"eval_sequences": 0}, "--eval-sequences 0 is below 1"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_before_the_first(
+    disk: Path, contender: Contender, changes: dict[str, object], message: str
+) -> None:
+    base = replace(BASE, **changes)  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as refusal:
+        check_runs((*one(), contender), replace(SETTINGS, base=base), disk)
+    assert message in str(refusal.value)
+
+
+def test_a_test_text_that_is_not_there_is_missed_before_the_first_run(disk: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there.txt"
+    there.write_text("text")
+    settings = replace(SETTINGS, base=replace(BASE, data=there), validation=there)
+    with pytest.raises(InputError, match=r"no text file at test\.txt"):
+        check_runs(one(), settings, disk)
 
 
 def test_no_scored_run_has_the_seed_that_chose_its_rate(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ EXAMPLES = {
         "sentence": "The cup does not fit in the bag because _ is too big.", "option1": "the cup",
         "option2": "the bag", "answer": "2",
     },
+    "docs-agreement": {"sentence": "The arguments _ the same.", "number": "plural"},
 }  # fmt: skip
 
 
@@ -55,6 +56,8 @@ EXAMPLES = {
             1,
             [("The cup does not fit in the bag because _ is too big.", " the cup"), (None, " the bag")],
         ),
+        ("docs-agreement", True, 1, [("The arguments ", "is"), (None, "are")]),
+        ("docs-agreement", False, 1, [("The arguments _ the same.", " is"), (None, " are")]),
     ],
 )
 def test_the_examples_of_each_task(name: str, with_template: bool, right: int, options: list) -> None:
@@ -140,7 +143,7 @@ def test_a_file_of_one_s_own_is_found_by_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sst3", "no task called 'sst3'; tasks: copa, sst2, winogrande; or the path of a .toml file"),
+        ("sst3", "no task called 'sst3'; tasks: copa, docs-agreement, sst2, winogrande; or the path of a .toml file"),
         ("missing.toml", "cannot read missing.toml"),
         ("/dev/zero.toml", "cannot read"),
     ],

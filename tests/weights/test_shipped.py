@@ -2,6 +2,7 @@
 
 import json
 import mmap
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from memsim.models.presets import PRESETS
 from memsim.weights.cache import find_model
 from memsim.weights.dimensions import find_dimensions
 from memsim.weights.pack import verify_part
-from memsim.weights.shipped import PACKS, SPLITS, TINY, shipped_text
+from memsim.weights.shipped import PACKS, SPLITS, TINY, has_examples, shipped_examples, shipped_text
 
 
 def test_tiny_is_a_trained_pack_whose_bytes_are_those_that_were_packed() -> None:
@@ -50,3 +51,15 @@ def test_the_splits_of_the_text_share_no_document() -> None:
     assert not documents["train"] & documents["validation"]
     assert not documents["validation"] & documents["test"]
     assert not any("\0" in text for texts in documents.values() for text in texts)  # the byte between documents
+
+
+def test_examples_are_made_in_the_cache_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMSIM_CACHE", str(tmp_path))
+    assert has_examples("docs-agreement")
+    assert not has_examples("sst2")
+    paths = {split: shipped_examples("docs-agreement", split) for split in SPLITS}
+    texts = {split: path.read_text() for split, path in paths.items()}
+    assert {path.parent for path in paths.values()} == {tmp_path}
+    assert {split: shipped_examples("docs-agreement", split).read_text() for split in SPLITS} == texts
+    assert json.loads(texts["test"].splitlines()[0]).keys() == {"sentence", "number"}
+    assert len(set(texts.values())) == len(SPLITS)
