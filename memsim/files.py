@@ -80,6 +80,13 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def last_line(file: BinaryIO) -> str:
+    """Return the last line of what a process wrote to ``file``, 4 KiB of it at most."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 4096))
+    return file.read().decode(errors="replace").strip().rpartition("\n")[2]
+
+
 def cache_dir() -> Path:
     """Return memsim's own cache directory, created: ``$MEMSIM_CACHE``, else ``memsim`` in the user's cache.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from memsim.errors import InputError
 from memsim.json_file import open_regular
+from memsim.units import MIB
 
 
 def read_toml(path: Path, max_bytes: int, what: str) -> dict[str, Any]:
@@ -25,7 +26,8 @@ def read_toml(path: Path, max_bytes: int, what: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > max_bytes:
-        raise InputError(f"{path} is larger than the {max_bytes >> 10:,} KiB that {what} may have")
+        most = f"{max_bytes >> 20} MiB" if max_bytes >= MIB else f"{max_bytes >> 10} KiB"
+        raise InputError(f"{path} is larger than the {most} that {what} may have")
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

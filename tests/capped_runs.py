@@ -31,13 +31,13 @@ CHECKPOINT_FILE = re.compile(r"checkpoints/(run\.json|steps\.jsonl|(tokens|eval)
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
 
 
-def write_model(directory: Path) -> Pack:
-    """Write the pack of a four-layer model; ``mebp`` over 1024 tokens takes 27 MB beside the interpreter."""
+def write_model(directory: Path, n_layers: int = 4) -> Pack:
+    """Write a pack; with four layers ``mebp`` over 1024 tokens takes 27 MB beside the interpreter."""
     config = toy_config(
         vocab_size=1024,
         hidden_size=256,
         intermediate_size=1024,
-        num_hidden_layers=4,
+        num_hidden_layers=n_layers,
         num_attention_heads=8,
         num_key_value_heads=2,
         head_dim=32,

@@ -19,6 +19,7 @@ from memsim.models.config import ModelConfig
 from memsim.models.family import FAMILIES
 from memsim.models.lora import LoraConfig
 from memsim.models.parts import block_part, matrices, part_names, vectors
+from memsim.models.scheme import Scheme, with_classifier
 from memsim.weights.adapters import peft_targets, tensor_key
 from memsim.weights.checkpoint import hugging_face_name
 from memsim.weights.pack import Pack
@@ -71,6 +72,18 @@ def reference_model(pack: Pack) -> PreTrainedModel:
     # Tied to the embedding, and to lm_head.bias.
     assert set(missing) <= {"lm_head.weight", "lm_head.decoder.weight", "lm_head.decoder.bias"}
     model.tie_weights()
+    return model.eval()
+
+
+def model_for(pack: Pack, scheme: Scheme) -> torch.nn.Module:
+    """Return transformers' model without what is trained, with a new classifier where ``scheme`` trains one."""
+    if not scheme.labels:
+        return reference_model(pack)
+    config = reference_config(with_classifier(pack.config, scheme))
+    model = AutoModelForSequenceClassification.from_config(config).float()
+    missing, unexpected = model.load_state_dict(dequantized(pack), strict=False)
+    assert all(name.startswith("classifier.") for name in missing)
+    assert all(name.startswith("lm_head.") for name in unexpected)
     return model.eval()
 
 

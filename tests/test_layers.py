@@ -45,7 +45,7 @@ KNOW_THE_KERNELS = {
     "memsim.runtime.kernels",
     *(
         f"memsim.runtime.{family}_ops"
-        for family in ("product", "norm", "attention", "elementwise", "row", "loss", "optimizer", "bf16")
+        for family in ("product", "norm", "attention", "elementwise", "row", "loss", "optimizer", "tile", "bf16")
     ),
     *("memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
     "memsim.bench.kernel_calls",

@@ -81,35 +81,38 @@ def bench_step(config: RunConfig, rounds: int, progress: Progress) -> StepReport
     with throw_away() as directory, ExitStack() as stack:
         roofs = stack.enter_context(Contestant("memsim.bench.kernel_calls", [str(threads)], kernel_environment()))
         roof_flops = roofs.prepare({"op": "roofs"})
-        peers = stack.enter_context(_peers(config, pack.config.to_dict(), progress)) if torch_is_here() else {}
+        beside = stack.enter_context(peers(config, pack.config.to_dict(), progress))
         for turn in range(rounds):
             progress(f"round {turn + 1}/{rounds}: memsim")
             done = timed_run(replace(config, steps=config.steps + 1, out=directory / str(turn)), progress)
             ours += [step.step_s for step in done.result.steps[1:] if step.step_s is not None]
             for name, seconds in roofs.time(5).items():
                 roof_rates.setdefault(name, []).append(roof_flops[name] / median(seconds) / 1e9)
-            for name, peer in peers.items():
+            for name, peer in beside.items():
                 progress(f"round {turn + 1}/{rounds}: {name}")
                 # Its first step ever reserves memory; later rounds go on in the same process.
                 theirs.setdefault(name, []).extend(peer.time(config.steps, 0 if turn else 1)["step"])
-        memory = {name: peer.peak_rss_bytes for name, peer in peers.items()}
+        memory = {name: peer.peak_rss_bytes for name, peer in beside.items()}
     return _report(done.result, done.flops, ours, theirs, memory, {n: median(r) for n, r in roof_rates.items()})
 
 
 @contextmanager
-def _peers(config: RunConfig, model: dict[str, Any], progress: Progress) -> Iterator[dict[str, Contestant]]:
-    """Yield a process for each peer, its model built."""
+def peers(config: RunConfig, model: dict[str, Any], progress: Progress) -> Iterator[dict[str, Contestant]]:
+    """Yield a process for each peer of ``config``'s schedule, its model built; without torch there are none."""
+    if not torch_is_here():
+        yield {}
+        return
     model = {key: value for key, value in model.items() if key != "attention_bias"}  # Qwen2 has it without asking
     lora = {"rank": config.lora.rank, "alpha": config.lora.alpha, "target_modules": list(config.lora.target_modules)}
     with ExitStack() as stack:
-        peers = {}
+        built = {}
         for name, way in (MEZO_PEERS if config.schedule in METHODS else PEERS).items():
             progress(f"building {name}")
-            peers[name] = stack.enter_context(
+            built[name] = stack.enter_context(
                 Contestant("memsim.bench.torch_step", [str(config.threads)], peer_environment())
             )
-            peers[name].prepare({"config": model, "seq_len": config.seq_len} | lora | dict(way))
-        yield peers
+            built[name].prepare({"config": model, "seq_len": config.seq_len} | lora | dict(way))
+        yield built
 
 
 def _report(
@@ -127,13 +130,26 @@ def _report(
             for name, rate in roofs.items()
             if (name == "f32") == (result.compute == "f32")
         },
-        peers=tuple(
-            PeerStep(
-                name=name,
-                time=summarise(seconds),
-                peak_rss_bytes=memory[name],
-                speedup=median(seconds) / time.median_s,
-            )
-            for name, seconds in theirs.items()
-        ),
+        peers=peer_steps(theirs, memory, time.median_s),
+    )
+
+
+def peer_steps(
+    seconds: Mapping[str, list[float]], memory: Mapping[str, int], our_median_s: float
+) -> tuple[PeerStep, ...]:
+    """Return what the steps of each peer took, and over ours.
+
+    Args:
+        seconds: Of all rounds, by peer.
+        memory: Highest resident bytes, by peer.
+        our_median_s: Of our steps.
+    """
+    return tuple(
+        PeerStep(
+            name=name,
+            time=summarise(own),
+            peak_rss_bytes=memory[name],
+            speedup=median(own) / our_median_s,
+        )
+        for name, own in seconds.items()
     )

@@ -8,22 +8,22 @@ from typing import Any
 
 import click
 
-from memsim.bench.kernels import KernelsConfig, KernelsReport, Row, Total, bench_kernels
+from memsim.bench.kernels import KernelsConfig, bench_kernels
 from memsim.bench.record import record
 from memsim.bench.runs import compare_losses, footprints
-from memsim.bench.step import StepReport, bench_step
+from memsim.bench.step import bench_step
+from memsim.bench.zeroth_order import bench_zo
 from memsim.cli import complete
+from memsim.cli.bench_text import footprint_text, kernels_text, step_text, zo_text
 from memsim.cli.progress import stage
 from memsim.errors import InputError, UsageError
 from memsim.models.presets import PRESETS
-from memsim.results import Result, emit_json
+from memsim.results import emit_json
 from memsim.runtime.run_config import RunConfig
 from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.schedules.zeroth_order import METHODS
 from memsim.search.search import AUTO
-from memsim.units import format_bytes, is_decimal, parse_bytes
-
-Cells = list[tuple[str, ...]]
+from memsim.simulator.device_file import find_device
+from memsim.units import is_decimal, parse_bytes
 
 _MODEL = click.option(
     "--model",
@@ -93,7 +93,7 @@ def kernels_command(
         raise UsageError(f"--models is empty; name presets: {','.join(PRESETS)}")
     _warn_if_busy()
     report = bench_kernels(config, stage)
-    _emit("bench kernels", report, asdict(config), json_path, _kernels_text(report))
+    _emit("bench kernels", report, asdict(config), json_path, kernels_text(report))
 
 
 @command.command(name="step", context_settings={"show_default": True})
@@ -114,13 +114,48 @@ def step_command(
 
     The peers are f32 with gradient checkpointing and bf16 without, the fastest of what people run.
     """
-    _bench_step(model, schedule, seq_len, steps, rounds, compute, budget, threads, json_path, "bench step")
+    config = _step_config(model, schedule, seq_len, steps, compute, budget, threads, json_path)
+    report = bench_step(config, rounds, stage)
+    _emit("bench step", report, {"steps": steps, "rounds": rounds}, json_path, step_text(report, is_decimal(budget)))
 
 
-def _bench_step(
-    model: str, schedule: str, seq_len: int, steps: int, rounds: int, compute: str, budget: str, threads: int,
-    json_path: str | None, name: str,
+@command.command(name="zo", context_settings={"show_default": True})
+@_MODEL
+@_SEQ_LEN
+@click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps a round.")
+@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Turns of each contestant.")
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="Simulated; see `memsim devices`.",
+)
+@_COMPUTE
+@_BUDGET
+@_THREADS
+@_JSON
+def zo_command(
+    model: str, seq_len: int, steps: int, rounds: int, device: str, compute: str, budget: str, threads: int,
+    json_path: str | None,
 ) -> None:  # fmt: skip
+    """Time MeZO with its forwards in one stream of the weights beside one stream each, and beside transformers.
+
+    Each with the weights in the page cache, and again with every part dropped from it at each eviction, so that every
+    forward reads the disk. Footprints are beside that of the schedule tiled, and the cold steps are simulated on
+    --device. The peers, transformers with PEFT, move the adapters in place around two forwards, in f32 and in bf16, as
+    MeZO's own code does. Another zeroth-order method beside them: `memsim bench step --schedule fzoo`.
+    """
+    target = find_device(device)
+    config = _step_config(model, "mezo", seq_len, steps, compute, budget, threads, json_path)
+    report = bench_zo(config, rounds, target, stage)
+    _emit("bench zo", report, {"steps": steps, "rounds": rounds}, json_path, zo_text(report, is_decimal(budget)))
+
+
+def _step_config(
+    model: str, schedule: str, seq_len: int, steps: int, compute: str, budget: str, threads: int,
+    json_path: str | None,
+) -> RunConfig:  # fmt: skip
     _check_json(json_path)
     config = RunConfig(
         budget_bytes=parse_bytes(budget),
@@ -132,30 +167,7 @@ def _bench_step(
         threads=_threads(threads),
     )
     _warn_if_busy()
-    report = bench_step(config, rounds, stage)
-    settings = {"steps": steps, "rounds": rounds}
-    _emit(name, report, settings, json_path, _step_text(report, is_decimal(budget)))
-
-
-@command.command(name="zo", context_settings={"show_default": True})
-@_MODEL
-@click.option("--schedule", type=click.Choice(list(METHODS)), default="mezo", help="The zeroth-order method.")
-@_SEQ_LEN
-@click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps a round.")
-@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Turns of each contestant.")
-@_COMPUTE
-@_BUDGET
-@_THREADS
-@_JSON
-def zo_command(
-    model: str, schedule: str, seq_len: int, steps: int, rounds: int, compute: str, budget: str, threads: int,
-    json_path: str | None,
-) -> None:  # fmt: skip
-    """Time whole capped zeroth-order steps beside MeZO by transformers with PEFT on the same shapes.
-
-    The peers move the adapters in place around two forwards, in f32 and in bf16, as MeZO's own code does.
-    """
-    _bench_step(model, schedule, seq_len, steps, rounds, compute, budget, threads, json_path, "bench zo")
+    return config
 
 
 @command.command(name="footprint", context_settings={"show_default": True})
@@ -195,7 +207,7 @@ def footprint_command(
     ]
     runs = footprints(configs, stage)
     plain = {"runs": [asdict(run) for run in runs]}
-    _emit("bench footprint", plain, {"steps": steps}, json_path, _footprint_text(runs, is_decimal(budget)))
+    _emit("bench footprint", plain, {"steps": steps}, json_path, footprint_text(runs, is_decimal(budget)))
 
 
 @command.command(name="loss", context_settings={"show_default": True})
@@ -268,84 +280,3 @@ def _emit(name: str, report: Any, settings: dict[str, Any], json_path: str | Non
     if json_path != "-":
         click.echo(text)
     sys.stdout.flush()
-
-
-def _aligned(rows: Cells, n_text: int) -> list[str]:
-    """Return the rows as lines, the first ``n_text`` columns to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < n_text else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _ratios(row: Row | Total, report: KernelsReport) -> tuple[str, ...]:
-    """Return the cells that rows and totals share: rate, share of each roof, unpacking, ratio to each peer."""
-    roofs = [_number(row.share_of_roof.get(name), ".0%") for name in report.roofs_gflop_per_s]
-    peers = [_number(row.speedup.get(name), ".2f") for name in report.peers]
-    return (_number(row.gflop_per_s, ",.0f"), *roofs, _number(row.unpack_share, ".1%"), *peers)
-
-
-def _kernels_text(report: KernelsReport) -> str:
-    shared = [*(f"of {name}" for name in report.roofs_gflop_per_s), "unpack", *(f"x {name}" for name in report.peers)]
-    head = ("compute", "model", "what", "op", "shape", "ms", "spread", "GB/s", "GFLOP/s", *shared)
-    rows: Cells = [head]
-    for row in report.rows:
-        cells = (row.compute, row.model, row.label, row.op, row.shape, f"{1e3 * row.time.median_s:.2f}")
-        rows.append((*cells, f"{row.time.spread:.0%}", _number(row.gb_per_s, ".1f"), *_ratios(row, report)))
-    totals: Cells = [("compute", "weighted by FLOPs", "GFLOP/s", *shared)]
-    totals += [(total.compute, total.op, *_ratios(total, report)) for total in report.totals]
-    roofs = ", ".join(f"{name} {rate:,.0f}" for name, rate in report.roofs_gflop_per_s.items())
-    lines = [*_aligned(rows, 5), "", *_aligned(totals, 2), "", f"roofs, registers only, GFLOP/s: {roofs}"]
-    return "\n".join(lines)
-
-
-def _step_text(report: StepReport, decimal: bool) -> str:
-    run = report.run
-
-    def size(n_bytes: int | None) -> str:
-        return format_bytes(n_bytes or 0, decimal)
-
-    rows: Cells = [("step", "s", "spread", "peak", "of it", "memsim is faster by")]
-    ours = (f"memsim {run.schedule} {run.compute}", f"{report.time.median_s:.2f}", f"{report.time.spread:.0%}")
-    rows.append((*ours, size(run.peak_footprint_bytes), "footprint", ""))
-    rows.append(("", "", "", size(run.peak_rss_bytes), "RSS", ""))
-    for peer in report.peers:
-        cells = (peer.name, f"{peer.time.median_s:.2f}", f"{peer.time.spread:.0%}", size(peer.peak_rss_bytes), "RSS")
-        rows.append((*cells, f"{peer.speedup:.2f} x"))
-    roofs = ", ".join(
-        f"{report.times_the_roof[name]:.2f} times the {name} roof of {rate:,.0f} GFLOP/s"
-        for name, rate in report.roofs_gflop_per_s.items()
-        if name in report.times_the_roof
-    )
-    work = f"{run.model}, seq {run.seq_len}: {report.flops / 1e9:,.0f} GFLOP a step, {roofs}"
-    without = [] if report.peers else ["no peers: install the extra `torch`"]
-    return "\n".join([*_aligned(rows, 1), work, *without])
-
-
-def _footprint_text(runs: list[Result], decimal: bool) -> str:
-    rows: Cells = [("model", "schedule", "seq", "peak footprint", "baseline", "working set", "planned", "step s")]
-    for run in runs:
-        sizes = (
-            run.peak_footprint_bytes,
-            run.baseline_footprint_bytes,
-            run.peak_working_set_bytes,
-            run.planned_footprint_bytes,
-        )
-        cells = (run.model, f"{run.schedule} {run.compute}", str(run.seq_len))
-        rows.append((*cells, *(format_bytes(size or 0, decimal) for size in sizes), f"{run.step_s:.2f}"))
-    lines = _aligned(rows, 2)
-    for model in dict.fromkeys(run.model for run in runs):
-        own = [run for run in runs if run.model == model]
-        first, last = min(own, key=lambda run: run.seq_len or 0), max(own, key=lambda run: run.seq_len or 0)
-        if first is not last:
-            growth = format_bytes((last.peak_footprint_bytes or 0) - (first.peak_footprint_bytes or 0), decimal)
-            lines.append(f"{model}: {growth} more from seq {first.seq_len} to {last.seq_len}")
-    return "\n".join(lines)

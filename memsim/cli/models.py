@@ -14,7 +14,7 @@ from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import n_trainable
 from memsim.models.parts import GROUP_SIZES
 from memsim.models.presets import PRESETS
-from memsim.models.scheme import Scheme
+from memsim.models.scheme import Scheme, with_classifier
 from memsim.models.schemes import make_scheme
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.schedules.optimizers import OptimizerConfig
@@ -35,9 +35,10 @@ def command(json_path: str | None, **options: Any) -> None:
     planned peak of a step of 256 tokens (beyond the interpreter; one thread).
     """
     settings = scheme_settings(options)
-    scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels=2)
+    labels = 2 if settings["scheme"] == "head" else 0
+    scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)
     causal = {name: config for name, config in PRESETS.items() if config.family.causal}
-    presets = PRESETS if scheme.name == "lora" else causal  # a masked language model trains with no other
+    presets = causal if scheme.trains_matrices else PRESETS
     for config in presets.values():
         scheme.check(config)
     record = _record(scheme, presets)
@@ -50,6 +51,7 @@ def command(json_path: str | None, **options: Any) -> None:
 
 
 def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    schedule = "mezo" if scheme.trains_matrices else _SCHEDULE
     rows = [
         {
             "name": name,
@@ -59,7 +61,7 @@ def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any
             "parameters": config.n_parameters(),
             "int4_bytes": pack_bytes(config, GROUP_SIZES[0]),
             "trainable_parameters": n_trainable(config, scheme),
-            "planned_peak_bytes": _planned_peak_bytes(config, scheme),
+            "planned_peak_bytes": _planned_peak_bytes(config, scheme, schedule),
         }
         for name, config in presets.items()
     ]
@@ -68,13 +70,13 @@ def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any
         "families": list(SUPPORTED_MODEL_TYPES),
         "group_size": GROUP_SIZES[0],
         "scheme": scheme.describe(),
-        "schedule": _SCHEDULE,
+        "schedule": schedule,
         "seq_len": _SEQ_LEN,
         "presets": rows,
     }
 
 
-def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
+def _planned_peak_bytes(config: ModelConfig, scheme: Scheme, schedule: str) -> int:
     """Return the planned peak of a step, from a model that is as deep as it takes to have every kind of block.
 
     Each block's activations, adapters and state come and go before the next one's, so further blocks change nothing.
@@ -82,7 +84,8 @@ def _planned_peak_bytes(config: ModelConfig, scheme: Scheme) -> int:
     types = config.layer_types or ()
     depth = min(config.num_hidden_layers, max(3, 2 + max(map(types.index, types), default=0)))
     shallow = replace(config, num_hidden_layers=depth, layer_types=types[:depth] or None)
-    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, _SCHEDULE, _SEQ_LEN, OptimizerConfig())
+    shallow = with_classifier(shallow, scheme)
+    setup = TrainingSetup(shallow, GROUP_SIZES[0], scheme, schedule, _SEQ_LEN, OptimizerConfig())
     return plan_run(setup, model_hash="").memory.peak_bytes
 
 

@@ -32,8 +32,8 @@ def command(source: str, out: Path, group_size: str, json_path: str | None) -> N
     SOURCE is a Hugging Face directory (config.json, safetensors in bf16, f16 or f32, one file or shards), an MLX one
     (affine, any bits), a GGUF file (Q4_0 is taken over bit for bit in groups of 32; other types are quantised anew),
     or a model on the Hugging Face hub (owner/model, or owner/model/file.gguf). tokenizer.json is copied from beside
-    it, or made from the metadata of a GGUF file (Qwen's and Llama 3's kind). SOURCE is streamed by rows, so that
-    packing takes under 300 MB of memory for a matrix of any size.
+    it, or made from the metadata of a GGUF file (byte-level BPE of Qwen and Llama 3, SentencePiece). SOURCE is streamed
+    by rows, so that packing takes under 300 MB of memory for a matrix of any size.
     """
     if json_path not in (None, "-") and not Path(json_path).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")

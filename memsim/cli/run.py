@@ -80,6 +80,12 @@ def _options(settings: Sequence[str]) -> list[str]:
     help=f"Train on labelled examples: {', '.join(built_in())}, or a task file.  [default: plain text]",
 )
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
+@click.option(
+    "--classifier/--label-words",
+    default=None,
+    help="Tell a task's options apart by a classifier that is trained too, or by the words of their answers.  "
+    "[default: a classifier for RoBERTa and --scheme head]",
+)
 @scheme_options
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
@@ -177,6 +183,7 @@ def command(
     steps: int,
     data: Path | None,
     task: str | None,
+    classifier: bool | None,
     template: bool,
     optimizer: str,
     lr: float,
@@ -238,6 +245,7 @@ def command(
         steps=steps,
         data=data or (shipped_examples(task, "train") if task is not None and has_examples(task) else None),
         task=task,
+        classifier=classifier,
         template=template,
         eval_data=eval_data,
         eval_every=eval_every,
@@ -298,8 +306,9 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, config, config.decimal))
-        files = ", adapter" * bool(result.fits) + ", memray.bin" * bool(result.recording)
+        click.echo(_summary(result, config, config.decimal, outcome.labels))
+        trained = ", model.safetensors" if result.scheme == "full" else ", adapter"
+        files = trained * bool(result.fits) + ", memray.bin" * bool(result.recording)
         click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
         click.echo(f"memsim: {outcome.message}", err=True)
@@ -342,7 +351,7 @@ def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click
     )
 
 
-def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
+def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> str:
     """Return the result for people."""
 
     def size(n_bytes: int | None) -> str:
@@ -358,7 +367,7 @@ def _summary(result: Result, config: RunConfig, decimal: bool) -> str:
     ]
     if config.task is not None:
         likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
-        how = "a classifier" if config.scheme == "head" else likelihood
+        how = "a classifier" if labels else likelihood
         rows.append(("task", f"{result.task}: options are chosen by {how}"))
     if result.step_s is not None:
         predicted = f", predicted {result.planned_step_s:.2f} s" if result.planned_step_s is not None else ""

@@ -24,7 +24,7 @@ _BELONGS = {
 
 _HELP = (
     "What is trained: adapters, virtual keys and values, virtual tokens, a classifier (run, compare: needs "
-    "--task), or norm weights and biases."
+    "--task), norm weights and biases, or every weight (full: with zeroth-order schedules such as mezo)."
 )
 
 _ONE = click.option("--scheme", type=click.Choice(list(SCHEMES)), default="lora", help=_HELP)

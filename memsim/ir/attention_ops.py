@@ -31,7 +31,8 @@ def attention(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Grouped-query attention: o [T, NH D] and lse [NH, T], from (q [T, NH D], k [T, NKV D], v, [n_valid]).
 
     O = softmax(``scale`` q k^T) v. If ``causal``, query t sees keys max(0, t - window + 1) ... t (0 ... t if ``window``
-    is 0), otherwise all keys. With n_valid only the first so many tokens attend and are seen; o is 0 beyond.
+    is 0), otherwise all keys. With n_valid only so many tokens attend and are seen, after the ``n_before`` first rows,
+    which always do; o is 0 beyond.
     """
     q, k, v = i[:3]
     _padding(i[3:], attrs)

@@ -48,9 +48,11 @@ def _linear_q4(b: Backward, node: Node) -> None:
 
 
 def _linear(b: Backward, node: Node) -> None:
-    x, w = node.inputs
+    x, w, *biases = node.inputs
     dy = b.grad(node.outputs[0])
     b.contribute(node, "linear_backward_weight", [dy, x], w)
+    for bias in biases:
+        b.contribute(node, "sum_rows", [dy], bias)
     b.contribute(node, "linear_backward_input", [dy, w], x)
 
 
@@ -110,7 +112,7 @@ def _add(b: Backward, node: Node) -> None:
         b.add(name, dy)
 
 
-def _add_table_rows(b: Backward, node: Node) -> None:
+def _add_table(b: Backward, node: Node) -> None:
     b.add(node.inputs[0], b.grad(node.outputs[0]))
 
 
@@ -158,7 +160,8 @@ RULES: dict[str, Rule] = {
     "relu": _of_input,
     "tanh": _tanh,
     "add": _add,
-    "add_table_rows": _add_table_rows,
+    "add_row": _add_table,
+    "add_table_rows": _add_table,
     "concat_rows": _concat_rows,
     "take_rows": _take_rows,
     "place_rows": _place_rows,

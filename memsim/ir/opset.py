@@ -14,6 +14,7 @@ from memsim.ir.product_ops import PRODUCT_OPS
 from memsim.ir.program import TensorType
 from memsim.ir.row_ops import ROW_OPS
 from memsim.ir.tangent_ops import TANGENT_OPS
+from memsim.ir.tile_ops import TILE_OPS
 from memsim.ir.zeroth_order_ops import ZEROTH_ORDER_OPS
 
 
@@ -29,7 +30,7 @@ OPTIMIZER_OPS = {name: Op(name, _update) for name in ("sgd", "momentum", "adamw"
 STORAGE_OPS = {
     name: Op(name, None)
     for name in (
-        *("page_in", "prefetch", "evict", "spill", "restore", "load", "store", "zero"),
+        *("page_in", "prefetch", "evict", "spill", "restore", "load", "load_rows", "store", "zero"),
         *("next_batch", "emit_loss", "emit_estimate", "balloon"),
     )
 }
@@ -48,5 +49,6 @@ OPS: dict[str, Op] = (
     | OPTIMIZER_OPS
     | ZEROTH_ORDER_OPS
     | TANGENT_OPS
+    | TILE_OPS
     | STORAGE_OPS
 )

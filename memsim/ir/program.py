@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 
-ITEM_BYTES = {"f32": 4, "u32": 4, "f16": 2, "f64": 8}
+ITEM_BYTES = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2, "f64": 8}
 
 Attr = int | float | str | bool
 

@@ -33,10 +33,14 @@ def constant_values(config: ModelConfig, n_tokens: int, first_position: int = 0)
 def part_inputs(
     builder: Builder, config: ModelConfig, scheme: Scheme, part: str, group_size: int, scopes: tuple[str, ...] = ("",)
 ) -> None:
-    """Declare the stored and the trainable tensors of ``part`` whose names begin with one of ``scopes``."""
+    """Declare the stored and the trainable tensors of ``part`` whose names begin with one of ``scopes``.
+
+    A vector that is trained takes the place of the stored one, and so does a matrix.
+    """
     trained = scheme.shapes(config, part)
+    replaced = {*trained, *(f"{name.removesuffix('.weight')}.{kind}" for name in trained for kind in ("q", "scales"))}
     for name, spec in part_tensors(config, part, group_size).items():
-        if name.startswith(scopes) and name not in trained:
+        if name.startswith(scopes) and name not in replaced:
             builder.input(name, TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}")
     for name, shape in trained.items():
         if name.startswith(scopes):
@@ -126,7 +130,7 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
 
     Some families norm q and k, a head at a time, and some what is added to x, or the sum instead. Trained
     ``self_attn.prefix_k`` and ``prefix_v`` [P, NKV D] stand before the rows of k and v; rows of nothing before q make
-    the same mask serve.
+    the same mask serve, and the same count of rows that are no padding.
     """
     before, after = config.family.norms[:2]
     block = _Block(config, scheme, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
@@ -151,6 +155,8 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
     causal = config.family.causal
     padding = [] if causal else [builder.input("n_valid", TensorType((1,), "u32"))]
     seen: dict[str, Attr] = {"scale": config.attention_scale, "window": config.window(layer_type), "causal": causal}
+    if before_all := 0 if causal else scheme.rows_before + scheme.first_position:
+        seen["n_before"] = before_all
     if "self_attn.prefix_k" not in builder.values:
         builder.emit("attention", [q, k, v, *padding], ["attn", "attn.lse"], n_heads=heads, n_kv_heads=kv_heads, **seen)
     else:
@@ -159,7 +165,8 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
         builder.emit("concat_rows", ["self_attn.prefix_k", k], ["k.all"])
         builder.emit("concat_rows", ["self_attn.prefix_v", v], ["v.all"])
         outputs = ["attn.all", "attn.lse"]
-        builder.emit("attention", ["q.all", "k.all", "v.all"], outputs, n_heads=heads, n_kv_heads=kv_heads, **seen)
+        inputs = ["q.all", "k.all", "v.all", *padding]
+        builder.emit("attention", inputs, outputs, n_heads=heads, n_kv_heads=kv_heads, **seen)
         builder.emit("take_rows", ["attn.all"], ["attn"], start=rows, count=n_tokens)
     return block.add("x", block.project("attn", "self_attn.o_proj", "o"), after, "x_mid")
 

@@ -26,8 +26,9 @@ def head_program(
     """Return stats (loss, accuracy, count) from x [P + T, C] and labels; ``scale`` weighs the loss's gradient.
 
     In one pass the vocabulary is streamed once for the loss and, in training, the gradient of the normed x. A
-    classifier has few classes and no need of that. The P rows of virtual tokens have no labels. With a trained
-    ``score.weight`` the one label of a sequence is the class of the token that has it.
+    classifier has few classes and no need of that. The P rows of virtual tokens have no labels, but the first one is
+    what RoBERTa's classifier reads, as in PEFT. With a trained ``score.weight`` the one label of a sequence is the
+    class of the token that has it.
     """
     builder = Builder()
     builder.input("x", TensorType((scheme.rows_before + n_tokens, config.hidden_size)))
@@ -35,7 +36,7 @@ def head_program(
     scores = "score.weight" in scheme.shapes(config, "head")
     part_inputs(builder, config, scheme, "head", group_size, ("norm.", "score.") if scores else ("",))
     x = "x"
-    if scheme.rows_before:
+    if scheme.rows_before and config.num_labels is None:
         (x,) = builder.emit("take_rows", [x], ["tokens"], start=scheme.rows_before, count=n_tokens)
     if scores:
         builder.emit("take_labelled", [x, "labels"], ["last", "label"])
@@ -49,7 +50,7 @@ def head_program(
         _classifier(builder, config, group_size, scale)
         return builder.build(["stats"])
     matrix = head_matrix(config)[1]
-    x = _transform(builder, config, group_size) if config.family.transformed_head else x
+    x = _transform(builder, config, x, group_size) if config.family.transformed_head else x
     emit_norm(builder, config, x, "norm", "norm")
     attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size)
     packed = [f"{matrix}.q", f"{matrix}.scales"]
@@ -65,15 +66,18 @@ def head_program(
 
 
 def _project(builder: Builder, config: ModelConfig, x: str, name: str, out: str, group_size: int) -> str:
-    """Emit the product of ``x`` with a matrix of the head, which has a bias."""
+    """Emit the product of ``x`` with a matrix of the head, which has a bias and may be trained."""
+    if f"{name}.weight" in builder.values:
+        builder.emit("linear", [x, f"{name}.weight", f"{name}.bias"], [out])
+        return out
     attrs: dict[str, Attr] = matrix_attrs(matrices(config, "head")[name], group_size)
     builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", f"{name}.bias"], [out], **attrs)
     return out
 
 
-def _transform(builder: Builder, config: ModelConfig, group_size: int) -> str:
+def _transform(builder: Builder, config: ModelConfig, x: str, group_size: int) -> str:
     """Emit what comes before the norm of a masked language model's head."""
-    dense = _project(builder, config, "x", "head_dense", "dense", group_size)
+    dense = _project(builder, config, x, "head_dense", "dense", group_size)
     return builder.emit(config.family.activation, [dense], ["head_activation"])[0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
-from memsim.models.parts import part_names
+from memsim.models.parts import matrices, part_names
 from memsim.models.scheme import Floats, Scheme, Stored, random_stream
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -40,11 +40,11 @@ class LoraConfig(Scheme):
         """Return whether ``projection`` (``self_attn.q_proj``) carries an adapter."""
         return projection.rpartition(".")[2] in self.target_modules
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
         """Return the adapter tensors of ``part``: ``adapter_shapes`` of a block, none elsewhere."""
         return dict(adapter_shapes(config, self)) if part.startswith("block_") else {}
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from PEFT's initial values (see the function of this name)."""
         fill_initial(tensor, name, *key)
 
@@ -115,7 +115,10 @@ def adapter_shapes(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int
 
 def n_trainable(config: ModelConfig, scheme: Scheme) -> int:
     """Return the number of trainable parameters of the whole model under any scheme."""
-    return sum(prod(shape) for part in part_names(config) for shape in scheme.shapes(config, part).values())
+    shapes = [shape for part in part_names(config) for shape in scheme.shapes(config, part).values()]
+    if scheme.trains_matrices:
+        shapes += [shape for part in part_names(config) for shape in matrices(config, part).values()]
+    return sum(map(prod, shapes))
 
 
 def fill_initial(tensor: Floats, name: str, seed: int, block: int, position: int) -> None:

@@ -22,12 +22,12 @@ from memsim.models.config import ModelConfig
 GROUP_SIZES = (32, 64)
 ROWS_PER_PANEL = 16
 
-_ITEM_BYTES = {"u32": 4, "f16": 2, "f32": 4}
+_ITEM_BYTES = {"u32": 4, "f16": 2, "bf16": 2, "f32": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Shape and element type (``u32``, ``f16`` or ``f32``) of one stored tensor."""
+    """Shape and element type (``u32``, ``f16``, ``bf16`` or ``f32``) of one stored tensor."""
 
     shape: tuple[int, ...]
     dtype: str

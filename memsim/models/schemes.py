@@ -1,7 +1,7 @@
 """The fine-tuning schemes besides LoRA, and the table of all."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,43 +10,60 @@ from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig
 from memsim.models.parts import vectors
-from memsim.models.scheme import Floats, Scheme, Stored, random_stream
+from memsim.models.scheme import MAX_LABELS, Floats, Scheme, Stored, random_stream
 
 MAX_VIRTUAL_TOKENS = 4096
-MAX_LABELS = 4096
 
 PREFIX_STD = 0.02
 """Of a prefix's first keys and values. PEFT's own is 1, which drowns what a trained model attends to."""
 
-SCORE_STD = 0.02
-"""Of a classifier's first weights: transformers' ``initializer_range`` in every family here."""
-
 
 @dataclass(frozen=True, slots=True)
 class Norms(Scheme):
-    """The weights of all norms, and all biases, of the blocks and of the final norm."""
+    """The weights of all norms, and all biases but that of the vocabulary."""
 
     name: ClassVar[str] = "norms"
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
-        """Return the stored vectors of ``part``; learned positions are none of them."""
-        return {} if part == "embed" else vectors(config, part)
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the stored vectors of ``part``, tables of the embedding left out.
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+        Of a head that a classifier takes the place of, there are none.
+        """
+        if part == "head" and self.labels and not config.family.causal:
+            return {}
+        tables = ("embed_positions.weight", "embed_types.weight", "lm_head.bias")
+        return {name: shape for name, shape in vectors(config, part).items() if name not in tables}
+
+    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from the model's own."""
         np.copyto(tensor, stored.vector(name))
 
     def check(self, config: ModelConfig) -> None:
-        """Check the family: a masked language model's head has biases beside the vocabulary.
-
-        Raises:
-            UsageError: It is not causal.
-        """
-        _check_causal(self, config)
+        """Every model has norms."""
 
     def describe(self) -> str:
         """Return ``norms and biases``."""
         return "norms and biases"
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Norms):
+    """Every weight: vectors as float32, matrices in bf16 on disk, perturbed while they are streamed (``tiles``)."""
+
+    name: ClassVar[str] = "full"
+
+    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the stored vectors of ``part``; the matrices are those of ``tiled_matrices``."""
+        return vectors(config, part)
+
+    def describe(self) -> str:
+        """Return ``all weights``."""
+        return "all weights"
+
+    @property
+    def trains_matrices(self) -> bool:
+        """They are."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +76,14 @@ class Prefix(Scheme):
     name: ClassVar[str] = "prefix"
     virtual_tokens: int = 20
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
         """Return keys and values [P, NKV D]."""
         if not part.startswith("block_"):
             return {}
         shape = (self.virtual_tokens, config.num_key_value_heads * config.head_dim)
         return {"self_attn.prefix_k": shape, "self_attn.prefix_v": shape}
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from small random numbers: equal rows would stay equal."""
         random_stream(key).standard_normal(dtype=np.float32, out=tensor)
         tensor *= np.float32(PREFIX_STD)
@@ -75,9 +92,8 @@ class Prefix(Scheme):
         """Check the number of virtual tokens.
 
         Raises:
-            UsageError: None, or too many, or a model that is not causal.
+            UsageError: None, or too many.
         """
-        _check_causal(self, config)
         _check_virtual_tokens(self.virtual_tokens)
 
     def describe(self) -> str:
@@ -97,11 +113,11 @@ class Prompt(Scheme):
     name: ClassVar[str] = "prompt"
     virtual_tokens: int = 20
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
         """Return the embeddings [P, C]."""
         return {"prompt.weight": (self.virtual_tokens, config.hidden_size)} if part == "embed" else {}
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from the embeddings of random tokens (PEFT's ``SAMPLE_VOCAB``)."""
         np.copyto(tensor, stored.embeddings(random_stream(key).random(len(tensor))))
 
@@ -109,9 +125,8 @@ class Prompt(Scheme):
         """Check the number of virtual tokens.
 
         Raises:
-            UsageError: None, or too many, or a model that is not causal.
+            UsageError: None, or too many.
         """
-        _check_causal(self, config)
         _check_virtual_tokens(self.virtual_tokens)
 
     def describe(self) -> str:
@@ -126,30 +141,24 @@ class Prompt(Scheme):
 
 @dataclass(frozen=True, slots=True)
 class Head(Scheme):
-    """A linear classifier on the final norm of the one labelled token, which is the last; all else is frozen.
-
-    The classifier has no bias, as in transformers' decoders for sequence classification (``score``).
-    """
+    """A classifier alone: of the one labelled token, which is the last, or of RoBERTa's first; all else is frozen."""
 
     name: ClassVar[str] = "head"
     labels: int = 0
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
-        """Return the classifier [labels, C]."""
-        return {"score.weight": (self.labels, config.hidden_size)} if part == "head" else {}
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+        """Nothing beside the classifier is trained."""
+        return {}
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
-        """Start from small random numbers."""
-        random_stream(key).standard_normal(dtype=np.float32, out=tensor)
-        tensor *= np.float32(SCORE_STD)
+    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+        """Fill nothing: there is nothing beside the classifier."""
 
     def check(self, config: ModelConfig) -> None:
         """Check the number of labels.
 
         Raises:
-            UsageError: Fewer than two, or too many, or a model that is not causal.
+            UsageError: Fewer than two, or too many.
         """
-        _check_causal(self, config)
         if not 2 <= self.labels <= MAX_LABELS:
             raise UsageError(
                 f"--scheme head trains a classifier of 2 to {MAX_LABELS} labels, not {self.labels}; "
@@ -161,33 +170,31 @@ class Head(Scheme):
         return "classifier head"
 
 
-def _check_causal(scheme: Scheme, config: ModelConfig) -> None:
-    if not config.family.causal:
-        raise UsageError(f"--scheme {scheme.name} is for causal models; {config.model_type} trains with --scheme lora")
-
-
 def _check_virtual_tokens(count: int) -> None:
     if not 1 <= count <= MAX_VIRTUAL_TOKENS:
         raise UsageError(f"--virtual-tokens {count} must be from 1 to {MAX_VIRTUAL_TOKENS}")
 
 
-SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head)}
+SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in (LoraConfig, Norms, Prefix, Prompt, Head, Full)}
 
 
 def make_scheme(name: str, lora: LoraConfig, virtual_tokens: int, labels: int) -> Scheme:
-    """Return the scheme called ``name``, with those of the settings that it has.
+    """Return the scheme called ``name``, with those of the settings that it has, and a classifier of ``labels``.
 
     Raises:
-        UsageError: No such scheme.
+        UsageError: No such scheme, or too many labels.
     """
     if name not in SCHEMES:
         raise UsageError(f"no scheme called {name!r}; schemes: {', '.join(SCHEMES)}")
+    if not 0 <= labels <= MAX_LABELS:
+        raise UsageError(f"a classifier tells at most {MAX_LABELS} labels apart, not {labels}")
     made: dict[str, Scheme] = {
-        "lora": lora,
-        "norms": Norms(),
-        "prefix": Prefix(virtual_tokens),
-        "prompt": Prompt(virtual_tokens),
+        "lora": replace(lora, labels=labels),
+        "norms": Norms(labels=labels),
+        "prefix": Prefix(virtual_tokens, labels=labels),
+        "prompt": Prompt(virtual_tokens, labels=labels),
         "head": Head(labels),
+        "full": Full(),
     }
     return made[name]
 
@@ -199,6 +206,6 @@ def scheme_to_dict(scheme: Scheme) -> dict[str, Any]:
 
 def scheme_from_dict(data: Mapping[str, Any]) -> Scheme:
     """Return the scheme that ``scheme_to_dict`` wrote."""
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     name = str(settings.pop("name"))
     return SCHEMES[name](**settings)

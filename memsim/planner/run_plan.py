@@ -8,9 +8,9 @@ from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
 from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
-from memsim.schedules.catalog import lower_schedule
+from memsim.schedules.catalog import lower_evaluation_of, lower_schedule
 from memsim.schedules.choices import Choices
-from memsim.schedules.lowering import lower, lower_evaluation
+from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
 
@@ -95,7 +95,7 @@ def plan_run(setup: TrainingSetup, model_hash: str) -> RunPlan:
         train, choices = lower_schedule(
             setup.schedule, graph, setup.optimizer, setup.zeroth_order, setup.lcsb_groups, setup.balloon_bytes
         )
-    programs = [train, lower_evaluation(graph, choices)] if setup.evaluate else [train]
+    programs = [train, lower_evaluation_of(graph, choices)] if setup.evaluate else [train]
     plans = [plan_memory(program) for program in programs]
     placed = [
         PlacedProgram(program, model_hash, plan.offsets, plan.arena_bytes)

@@ -56,7 +56,8 @@ def scratch_reads(program: Program, in_place: bool) -> list[tuple[int, str]]:
     copying = ("restore", "load")
     found = []
     for index, node in enumerate(program.nodes):
-        if node.op != "store" and (node.op not in copying) == in_place:  # a store names what it overwrites
+        # A store names what it overwrites; rows are gathered one by one.
+        if node.op not in ("store", "load_rows") and (node.op not in copying) == in_place:
             names = (name for name in node.inputs if program.values[name].space is Space.SCRATCH)
             found += [(index, name) for name in names]
     return found

@@ -11,7 +11,7 @@ class Traffic:
     """Bytes moved by a node, or by several.
 
     Attributes:
-        paged_in_bytes: Weight bytes asked for by page-ins.
+        paged_in_bytes: Weight bytes asked for by page-ins, or read in bf16 where they are trained.
         unpacked_bytes: Packed bytes (nibbles and scales) that were turned into floats.
         spilled_bytes: Activation bytes written to the scratch file.
         written_bytes: All bytes written to disk: spills and optimizer state.
@@ -41,6 +41,9 @@ def node_traffic(program: Program, node: Node) -> Traffic:
     scratch = sum(program.values[name].n_bytes for name in node.outputs if program.values[name].space is Space.SCRATCH)
     if node.op == "page_in":
         return Traffic(paged_in_bytes=int(node.attrs["reads_bytes"]))
+    if node.op in ("load", "load_rows"):  # matrices that are trained are weights all the same
+        weights = [program.values[name] for name in node.outputs if program.values[name].type.dtype == "bf16"]
+        return Traffic(paged_in_bytes=sum(value.n_bytes for value in weights))
     if node.op == "spill":
         return Traffic(spilled_bytes=scratch, written_bytes=scratch)
     if node.op == "embedding_q4":

@@ -52,4 +52,5 @@ def _label(row: Row, name: str) -> str:
     if name not in _SCALES:
         return Path(str(value)).name
     title, scale = _SCALES[name]
-    return f"{title.split(',')[0]} {value / scale:,.0f}"
+    what, _, unit = title.partition(", ")
+    return f"{what} {value / scale:,.0f} {unit}".rstrip()

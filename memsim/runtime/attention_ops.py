@@ -25,16 +25,21 @@ def _by_head(array: Array, count: int) -> Array:
     return array.reshape(-1)[: len(array) * count].reshape(-1, count)
 
 
+def _attending(n_valid: Sequence[Array], n_rows: int, a: Attrs) -> int:
+    """Return how many rows are no padding: virtual tokens, and so many of the sequence."""
+    return int(n_valid[0][0]) + int(a.get("n_before", 0)) if n_valid else n_rows
+
+
 def attend(run: Callable[..., None], o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     """Let the tokens that are no padding attend to each other."""
-    count = int(i[3][0]) if len(i) > 3 else len(i[0])
+    count = _attending(i[3:], len(i[0]), a)
     run(o[0][:count], _by_head(o[1], count), *(x[:count] for x in i[:3]), *_seen(a))
     o[0][count:] = 0
 
 
 def attend_backward(run: Callable[..., None], o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     """Make the gradients of the tokens that are no padding; those of padding are zero."""
-    count = int(i[6][0]) if len(i) > 6 else len(i[0])
+    count = _attending(i[6:], len(i[0]), a)
     gradients, tokens = (x[:count] for x in o[:3]), (x[:count] for x in i[:5])
     run(*gradients, _by_head(o[3], count), *tokens, _by_head(i[5], count), *_seen(a))
     for gradient in o[:3]:

@@ -1,6 +1,7 @@
 """One capped fine-tuning run, seen from the parent: plan, refuse or launch, watch, record."""
 
 import shlex
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from memsim.runtime.recording_cost import with_recording
 from memsim.runtime.run_checks import check, check_new
 from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.runtime.run_record import make_record
+from memsim.weights.pack import TOKENIZER_FILE
 
 FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
 """Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
@@ -86,6 +88,8 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
         with writing(out):
             for file in (directory.work / ADAPTER).iterdir():
                 file.replace(out / file.name)
+            if ready.setup.scheme.trains_matrices and ready.pack.tokenizer is not None:
+                shutil.copyfile(ready.pack.tokenizer, out / TOKENIZER_FILE)  # the result is a model that runs again
             for name in ready.texts:
                 (directory.checkpoints / name).unlink(missing_ok=True)
     write_result(out / RESULT_FILE, result)
@@ -93,7 +97,7 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
     if outcome.reason == "interrupted":
         outcome.message = f"interrupted after {len(outcome.steps)} steps"
     hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
-    finished = RunOutcome(result, out, hinted, outcome.diverged)
+    finished = RunOutcome(result, out, hinted, outcome.diverged, ready.setup.scheme.labels)
     for listener in FINISHED:
         listener(config, finished)
     return finished

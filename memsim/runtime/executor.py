@@ -107,6 +107,11 @@ class Executor:
             return self._weights.array(value.source)
         return self._scratch.array(value.source, value.type.dtype, value.type.shape)
 
+    def _arrays(self, names: Sequence[str]) -> list[Array]:
+        """Return what `array` would. Without a call for most: a step asks for ten thousand, and a tracer sees each."""
+        held, roots = self._arena.held, self._roots
+        return [held[root] if (root := roots[name]) in held else self.array(name) for name in names]
+
     def _look_ahead(self, sources: Ahead) -> None:
         for source, in_place in sources:
             (self._scratch.open_window if in_place else self._scratch.read_ahead)(source)
@@ -116,8 +121,7 @@ class Executor:
         if kernel is None:
             _STORAGE_OPS[node.op](self, node)
             return
-        outputs = [self.array(name) for name in node.outputs]
-        kernel(outputs, [self.array(name) for name in node.inputs], node.attrs)
+        kernel(self._arrays(node.outputs), self._arrays(node.inputs), node.attrs)
         for name in node.outputs:
             value = self._program.values[name]
             if value.space is Space.SCRATCH:
@@ -142,6 +146,14 @@ class Executor:
         """Fill tensors, one after the other, from one value on the scratch file."""
         source = self._program.values[node.inputs[0]].source
         self._scratch.read(source, [self.array(name) for name in node.outputs])
+
+    def _load_rows(self, node: Node) -> None:
+        """Fill the rows of a matrix that are asked for, one by one, from its tiles on the scratch file."""
+        (rows,) = (self.array(name) for name in node.outputs)
+        sources = [self._program.values[name].source for name in node.inputs[1:]]
+        tile_rows = int(node.attrs["tile_rows"])
+        for row, index in zip(rows, self.array(node.inputs[0]).tolist(), strict=True):
+            self._scratch.read_piece(sources[index // tile_rows], index % tile_rows * row.nbytes, row)
 
     def _store(self, node: Node) -> None:
         """Write tensors, one after the other, to one value on the scratch file."""
@@ -177,6 +189,7 @@ _STORAGE_OPS: dict[str, Callable[[Executor, Node], None]] = {
     "spill": Executor._spill,
     "restore": Executor._load,
     "load": Executor._load,
+    "load_rows": Executor._load_rows,
     "store": Executor._store,
     "zero": Executor._zero,
     "next_batch": Executor._next_batch,

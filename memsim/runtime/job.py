@@ -26,11 +26,15 @@ class TaskJob:
         n_labels: Labels are below it: the vocabulary, or the labels of a classifier.
         n_options: Windows of an example in an evaluation; 1 where a classifier tells the right option itself.
         mean: Whether an option's score is the mean of its tokens' log likelihoods, and not their sum.
+        end_id: The token that ends a window, with padding behind it; None where padding is not told apart.
+        one_label: Whether a window has one label in all, and not one for each token.
     """
 
     n_labels: int
     n_options: int
     mean: bool
+    end_id: int | None = None
+    one_label: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +53,11 @@ class WorkerJob:
         cold: Drop weight pages from the page cache at every eviction.
         verify: When weights are checked against their checksums: ``first``, or ``full``: at every page-in.
         kernel_rank: The most LoRA ranks that a product sees at once.
+        checkpoint: What the pack was made from, where matrices are trained; None for none.
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
         mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
+        heap_bytes: What the others take at once, at most.
         checkpoints: Directory of the checkpoints.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
         first_step: Steps that are done already; their state is in ``checkpoints``.
@@ -86,9 +92,11 @@ class WorkerJob:
     checkpoints: str
     checkpoint_every: int
     first_step: int = 0
+    checkpoint: str | None = None
     capture: str | None = None
     recorded_steps: int = 0
     mapped_from_bytes: int = 0
+    heap_bytes: int = 0
 
 
 class Messages:

@@ -21,6 +21,7 @@ from memsim.runtime.optimizer_ops import OPTIMIZER_KERNELS
 from memsim.runtime.product_ops import PRODUCT_KERNELS
 from memsim.runtime.row_ops import ROW_KERNELS
 from memsim.runtime.tangent_ops import tangent_kernels
+from memsim.runtime.tile_ops import TILE_KERNELS
 from memsim.runtime.zeroth_order_ops import ZEROTH_ORDER_KERNELS
 from memsim_kernels import cpu, warmup
 
@@ -33,6 +34,7 @@ KERNELS: dict[str, Kernel] = (
     | LOSS_KERNELS
     | OPTIMIZER_KERNELS
     | ZEROTH_ORDER_KERNELS
+    | TILE_KERNELS
     | tangent_kernels(PRODUCT_KERNELS["linear_q4"], LOSS_KERNELS["linear_cross_entropy_q4"])
 )
 

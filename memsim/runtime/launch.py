@@ -9,7 +9,7 @@ from pathlib import Path
 from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, SEEDS_FILE
 from memsim.files import write_text
 from memsim.models.schemes import scheme_to_dict
-from memsim.planner.separate import mapped_from_bytes
+from memsim.planner.separate import heap_bytes, mapped_from_bytes
 from memsim.runtime.cap import Cap
 from memsim.runtime.directories import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
 from memsim.runtime.follow import NotCompiled, Outcome, StepDone
@@ -47,7 +47,7 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
-        mask_id=None if pack.config.family.causal else mask_token_id(pack.tokenizer, pack.config.vocab_size),
+        mask_id=mask_token_id(pack.tokenizer, pack.config.vocab_size) if _hides_tokens(ready) else None,
         cold=config.cold,
         verify=config.verify,
         scratch=str((config.scratch or out).absolute()),
@@ -58,10 +58,17 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         checkpoints=str(directory.checkpoints),
         checkpoint_every=config.checkpoint_every,
         first_step=history.saved_step,
+        checkpoint=str(ready.checkpoint) if ready.checkpoint else None,
         capture=str(directory.work / CAPTURE_FILE) if config.record else None,
         recorded_steps=recorded_steps(config.steps),
         mapped_from_bytes=mapped_from_bytes(plan.memory),
+        heap_bytes=heap_bytes(plan.program, plan.memory) if config.record else 0,
     )
+
+
+def _hides_tokens(ready: Ready) -> bool:
+    """Return whether the worker itself hides tokens to be guessed."""
+    return ready.task is None and not ready.pack.config.family.causal
 
 
 def _task_job(ready: Ready) -> TaskJob | None:
@@ -69,10 +76,12 @@ def _task_job(ready: Ready) -> TaskJob | None:
     task = ready.task
     if task is None:
         return None
-    if ready.config.scheme == "head":
-        return TaskJob(n_labels=len(task.options), n_options=1, mean=True)
-    vocab_size = ready.pack.config.vocab_size
-    return TaskJob(n_labels=vocab_size, n_options=len(task.options), mean=task.score == "mean")
+    model, labels = ready.pack.config, ready.setup.scheme.labels
+    end_id = model.family.ends[1] if model.family.ends else None
+    if labels:
+        one_label = not model.family.causal
+        return TaskJob(n_labels=labels, n_options=1, mean=True, end_id=end_id, one_label=one_label)
+    return TaskJob(n_labels=model.vocab_size, n_options=len(task.options), mean=task.score == "mean", end_id=end_id)
 
 
 def launch(

@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memsim.file_names import PROGRAM_FILE
-from memsim.files import writing
+from memsim.files import require_free, writing
 from memsim.ir.serialize import save_program
 from memsim.models.presets import PRESETS
+from memsim.models.tiles import matrices_bytes
 from memsim.results import (
     host_info,
     versions,
 )
+from memsim.runtime.checkpoints import N_KEPT
 from memsim.runtime.directories import EVAL_PROGRAM_FILE, RunDirectory
+from memsim.runtime.masking import mask_token_id
 from memsim.runtime.prepare import (
     kernels_digest,
 )
@@ -48,6 +51,7 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
     Raises:
         InputError: A text cannot be read or is too short, or the disk is full.
     """
+    _require_room(ready, directory)
     pack, digests, files = ready.pack, {}, []
     for name in ready.texts:
         earlier = directory.checkpoints / name
@@ -73,6 +77,14 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
     return LaidOut(identity, tuple(files))
 
 
+def _require_room(ready: Ready, directory: RunDirectory) -> None:
+    """Check that a disk has room for every trained weight: a working copy, checkpoints, and the model in the end."""
+    if ready.setup.scheme.trains_matrices:
+        n_bytes, what = matrices_bytes(ready.pack.config), "training every weight"
+        require_free(ready.config.scratch or directory.path, n_bytes, f"{what} in place")
+        require_free(directory.path, (N_KEPT + 2) * n_bytes, f"{what}, with {N_KEPT + 1} checkpoints and the result,")
+
+
 def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> None:
     """Make a file of token ids, or of the examples of a task."""
     config, pack, task, text = ready.config, ready.pack, ready.task, ready.texts[name]
@@ -83,6 +95,7 @@ def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> N
         prepare_tokens(text, pack.tokenizer, path, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id)
         return
     assert text is not None
+    labels, ends = ready.setup.scheme.labels, pack.config.family.ends
     done = prepare_examples(
         text,
         pack.tokenizer,
@@ -91,7 +104,9 @@ def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> N
         vocab_size=vocab_size,
         seq_len=seq_len,
         with_template=config.template,
-        options="none" if config.scheme == "head" else "right" if name == "tokens.bin" else "all",
+        options="none" if labels else "right" if name == "tokens.bin" else "all",
+        ends=ends,
+        mask_id=mask_token_id(pack.tokenizer, vocab_size) if ends and not labels else None,
     )
     progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {text} are cut to {seq_len} tokens")
 

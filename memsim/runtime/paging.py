@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from memsim.weights.pack import Pack, verify_part
 from memsim.weights.tensor_file import map_file, view
 
-NUMPY_DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "f64": np.float64}
+NUMPY_DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "bf16": np.uint16, "f64": np.float64}
+"""NumPy has no bf16: its values are their bits."""
 
 Array = NDArray[Any]
 

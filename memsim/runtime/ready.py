@@ -6,10 +6,11 @@ from pathlib import Path
 
 from memsim.errors import UsageError
 from memsim.models.lora import with_our_names
-from memsim.models.scheme import Scheme, check_length
+from memsim.models.scheme import Scheme, check_length, with_classifier
 from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.separate import in_separate_arrays
+from memsim.runtime.classifier import classifier_labels
 from memsim.runtime.prepare import (
     Prepared,
     prepare_kernels,
@@ -19,6 +20,7 @@ from memsim.runtime.prepare import (
     worker_needs,
 )
 from memsim.runtime.run_config import RunConfig, RunProgress, scheme_of
+from memsim.schedules.catalog import check_scheme
 from memsim.search.plan_file import plan_for
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
@@ -27,7 +29,7 @@ from memsim.simulator.device_file import HOST
 from memsim.tasks.task import Task
 from memsim.tasks.task_file import find_task
 from memsim.units import MIB
-from memsim.weights.cache import find_model
+from memsim.weights.cache import checkpoint_of, find_model
 from memsim.weights.pack import Pack
 
 READING_ERROR_BYTES = 2 * MIB
@@ -40,6 +42,7 @@ class Ready:
 
     Attributes:
         baseline_bytes: What the worker is expected to hold before any weight.
+        checkpoint: Where matrices are trained: what the pack was made from, if it was.
     """
 
     config: RunConfig
@@ -50,6 +53,7 @@ class Ready:
     plan: RunPlan
     compute: str
     baseline_bytes: int
+    checkpoint: Path | None = None
 
     @property
     def working_set_bytes(self) -> int:
@@ -74,7 +78,10 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     task = find_task(config.task) if config.task else None
     pack, name = find_model(config.model, progress.packing)
     config = replace(config, lora=with_our_names(config.lora, pack.config))
-    setup = _setup(config, scheme_of(config, task), pack)
+    setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
+    checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
+    if setup.scheme.trains_matrices and checkpoint is None:
+        progress.note(f"{name} is a pack of 4-bit weights: the bf16 weights to train start as they are there")
     kernels = prepare_kernels(setup.threads, progress.stage)
     if config.schedule == AUTO and setup.choices is None:
         found = _search(config, setup, pack.model_hash, kernels, progress)
@@ -89,7 +96,7 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
     if config.record:
         baseline_bytes += recorder_bytes(plan.n_nodes)
-    ready = Ready(config, task, setup, pack, name, plan, compute, baseline_bytes)
+    ready = Ready(config, task, setup, pack, name, plan, compute, baseline_bytes, checkpoint)
     admit(ready, ready.baseline_bytes)
     progress.planned(ready.baseline_bytes + ready.working_set_bytes, pack.source)
     return ready
@@ -116,10 +123,11 @@ def _search(
 
 def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
     """Return the compute path: bf16 is for products with packed weights, which some schedules do not have."""
-    unpacks = any(node.op == "unpack_q4" for node in plan.train.program.nodes)
+    unpacks = any(node.op in ("unpack_q4", "unpack_bf16") for node in plan.train.program.nodes)
     if config.compute == "bf16" and unpacks:
         raise UsageError(
-            f"--compute bf16 needs packed products; {config.schedule} unpacks to f32, use --schedule tiled"
+            f"--compute bf16 needs packed products; {config.schedule} with --scheme {config.scheme} unpacks to f32, "
+            f"use {'--scheme lora' if config.scheme == 'full' else '--schedule tiled'}"
         )
     compute = config.compute
     if compute == "auto":
@@ -136,13 +144,12 @@ def no_such_compute(compute: str) -> UsageError:
 
 def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     scheme.check(pack.config)
+    check_scheme(config.schedule, scheme)
     check_length(scheme, pack.config, config.seq_len)
-    if pack.config.num_labels is not None:
-        raise UsageError(f"{config.model} classifies sequences, and memsim run trains on text; use its masked model")
     if pack.config.family.ends is not None and config.seq_len < 3:
         raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     setup = TrainingSetup(
-        config=pack.config,
+        config=with_classifier(pack.config, scheme),
         group_size=pack.group_size,
         scheme=scheme,
         schedule=config.schedule,

@@ -1,7 +1,7 @@
 """A zeroth-order run made again from its seed log: the same updates, without a forward.
 
-``python -m memsim.runtime.replay LOG PACK OUT MODEL`` is the process that makes them; ``replay_seeds`` starts it with
-the kernels that a run's worker has, so that the bits are the same.
+``python -m memsim.runtime.replay LOG PACK OUT MODEL [CHECKPOINT]`` is the process that makes them; ``replay_seeds``
+starts it with the kernels that a run's worker has, so that the bits are the same.
 """
 
 import subprocess
@@ -17,14 +17,14 @@ from memsim.planner.plan import plan_memory
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import Progress, prepare_kernels
 from memsim.runtime.seed_log import SeedHeader, SeedStep, read_seed_log, step_key
-from memsim.schedules.zeroth_order_lowering import lower_replay
-from memsim.weights.cache import find_model
+from memsim.schedules.catalog import lower_replay
+from memsim.weights.cache import checkpoint_of, find_model
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.staging import locked, staged_directory
 
 
 def replay_seeds(log: Path, model: str | None, out: Path, progress: Progress) -> int:
-    """Write the adapter that the run of ``log`` ended with into ``out``, in PEFT's format.
+    """Write what the run of ``log`` ended with into ``out``, as a run does.
 
     Args:
         log: ``seeds.jsonl`` of a run.
@@ -43,11 +43,12 @@ def replay_seeds(log: Path, model: str | None, out: Path, progress: Progress) ->
         raise InputError(f"--out {out} exists; choose a directory that does not")
     header, _ = read_seed_log(log)
     pack, name = find_model(model or header.model, lambda *_: None)
+    checkpoint = checkpoint_of(model or header.model) if header.trains.trains_matrices else None
     prepare_kernels(1, progress)
     progress("replaying")
     command = [sys.executable, "-m", "memsim.runtime.replay", *map(str, map(Path.absolute, (log, pack.directory, out)))]
     done = subprocess.run(
-        [*command, name],
+        [*command, name, *([str(checkpoint)] if checkpoint else [])],
         cwd=Path(memsim.__file__).parent.parent,
         env=kernel_environment(),
         capture_output=True,
@@ -65,16 +66,16 @@ def main() -> None:
     """Replay a log; print the number of its steps."""
     log, pack, out = map(Path, sys.argv[1:4])
     try:
-        print(_replay(log, open_pack(pack), out, sys.argv[4]))
+        print(_replay(log, open_pack(pack), out, sys.argv[4], Path(sys.argv[5]) if len(sys.argv) > 5 else None))
     except MemsimError as error:
         print(f"memsim: {error}", file=sys.stderr)
         sys.exit(InputError.exit_code)
 
 
-def _replay(log: Path, pack: Pack, out: Path, name: str) -> int:
+def _replay(log: Path, pack: Pack, out: Path, name: str, checkpoint: Path | None = None) -> int:
     from memsim.runtime.kernels import load_kernels
     from memsim.runtime.session import Session
-    from memsim.weights.trained import write_trained
+    from memsim.weights.formats import open_source
 
     header, steps = read_seed_log(log)
     if header.model_hash != pack.model_hash:
@@ -87,12 +88,14 @@ def _replay(log: Path, pack: Pack, out: Path, name: str) -> int:
     placed = place_replay(header, first.lr, pack)
     count, n_estimates = 0, header.estimator(first.lr).n_estimates(pack.config.num_hidden_layers)
     with locked(out), staged_directory(out) as directory:
-        session = Session(pack, scheme, placed, None, directory, header.seed, kernels=load_kernels("f32", 1))
+        source = open_source(checkpoint) if checkpoint else None
+        kernels = load_kernels("f32", 1)
+        session = Session(pack, scheme, placed, None, directory, header.seed, kernels=kernels, checkpoint=source)
         for number, step in enumerate(chain([first], steps)):
             _check_step(header, first, step, number, n_estimates, log)
             session.replay_step(number, step.rho)
             count += 1
-        write_trained(directory, session.trainables, pack.config, scheme, name)
+        session.write_trained(directory, name)
     return count
 
 

@@ -81,7 +81,7 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
         start = checkpoints.newest(progress.note)
         if (finished := _finished(out, config.steps, start)) is not None:
             progress.note(f"the run in {out} has finished its {config.steps} steps; give more with --steps")
-            return RunOutcome(finished, directory.path, "")
+            return RunOutcome(finished, directory.path, "", labels=ready.setup.scheme.labels)
         laid = lay_out(ready, directory, progress, resumption.identity.texts)
         differences = resumption.identity.differences(laid.identity)
         if differences and not resumption.allow_different_bits:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme
@@ -14,7 +13,6 @@ from memsim.runtime.follow import NodeDone, StepDone
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.search.plan_file import PlanFile
-from memsim.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,8 @@ class RunConfig:
         data: Training text; None is CPython's own documentation. Of a task, its examples in JSONL.
         task: What the data's examples mean: the name of a task, or its file; None for plain text.
         template: Whether an example of the task reads as its template or as its plain text.
+        classifier: Whether a classifier, which is trained too, tells the task's options apart, and not the words of
+            their answers; None is what suits the model: a classifier for RoBERTa and for the scheme ``head``.
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         eval_first: Evaluate before the first step too.
         verify: When weights are checked against their checksums: ``first``, before the first step, or ``full``, which
@@ -58,6 +58,7 @@ class RunConfig:
     data: Path | None = None
     task: str | None = None
     template: bool = True
+    classifier: bool | None = None
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8
@@ -114,23 +115,23 @@ class RunOutcome:
         directory: Its output directory.
         message: What ended it, in one line; empty when it is done.
         diverged: Whether that is a loss that is no number any more.
+        labels: Classes of the classifier that was trained; 0 without one.
     """
 
     result: Result
     directory: Path
     message: str
     diverged: bool = False
+    labels: int = 0
 
 
-def scheme_of(config: RunConfig, task: Task | None = None) -> Scheme:
-    """Return the scheme of a run; a classifier tells the options of ``task`` apart.
+def scheme_of(config: RunConfig, labels: int = 0) -> Scheme:
+    """Return the scheme of a run, with a classifier of so many labels.
 
     Raises:
-        UsageError: No such scheme, or a classifier for a task without classes.
+        UsageError: No such scheme.
     """
-    if config.scheme == "head" and task is not None and task.kind != "classification":
-        raise UsageError("--scheme head needs classes, but every example of this task brings its own options")
-    return make_scheme(config.scheme, config.lora, config.virtual_tokens, len(task.options) if task else 0)
+    return make_scheme(config.scheme, config.lora, config.virtual_tokens, labels)
 
 
 def task_name(config: RunConfig) -> str | None:

@@ -116,6 +116,14 @@ class ScratchFile:
                 buffers[0] = buffers[0][done:]
         os.posix_fadvise(self._descriptor, offset, n_bytes, os.POSIX_FADV_DONTNEED)
 
+    def read_piece(self, source: str, start: int, tensor: Array) -> None:
+        """Fill ``tensor`` with what was last written to ``source``, from byte ``start`` of it on."""
+        self._queue.wait(self._writes.pop(source, 0))
+        offset, data = self._offsets[source][0] + start, _bytes(tensor).data
+        if os.preadv(self._descriptor, [data], offset) != len(data):
+            raise InputError(f"the scratch file ended at byte {offset}: something cut it short")
+        os.posix_fadvise(self._descriptor, offset, len(data), os.POSIX_FADV_DONTNEED)
+
     def read_ahead(self, source: str) -> None:
         """Ask the kernel for the pages of ``source`` while something else computes."""
         if self._queue.is_done(self._writes.get(source, 0)):

@@ -18,6 +18,7 @@ from memsim.models.config import ModelConfig
 from memsim.models.decoder import constant_values, constants
 from memsim.models.parts import part_names
 from memsim.models.scheme import Scheme
+from memsim.models.tiles import tiled_matrices
 from memsim.planner.staging import staging
 from memsim.runtime.data import IGNORED, Batches, Windows
 from memsim.runtime.examples import ExampleFile
@@ -30,8 +31,12 @@ from memsim.runtime.scratch import ScratchFile, scratch_sizes
 from memsim.runtime.seed_log import step_key
 from memsim.runtime.storage import ArenaStorage, PlannedArena, SeparateArrays, allocate_arena, allocate_pinned
 from memsim.runtime.stored import StoredPart
+from memsim.runtime.trained_matrices import TrainedMatrices
 from memsim.simulator.frames import STAGING
 from memsim.weights.pack import Pack
+from memsim.weights.source import Checkpoint
+from memsim.weights.trained import write_trained
+from memsim.weights.whole_model import write_whole_model
 
 _IDLE_BYTES = 1 << 20
 """Memory for saving the state of a session without an arena."""
@@ -108,8 +113,11 @@ class Session:
         kernels: What executes each op; f32 by default.
         weights: The parts of ``pack``, mapped; by default mapped, and checked, when first paged in.
         recorder: Records the step program: makes one allocation a value, and runs each node in a frame of its own.
+        checkpoint: What ``pack`` was made from: matrices that are trained start as they are there; without it, as the
+            pack has them.
 
     Attributes:
+        matrices: Those that are trained, in bf16; see ``trainables`` for all else.
         keeps_state_of_bad_step: Whether a step whose loss is not finite leaves the state as it was before.
 
     Raises:
@@ -130,6 +138,7 @@ class Session:
         kernels: Mapping[str, Kernel] = KERNELS,
         weights: MappedWeights | None = None,
         recorder: Recorder | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         placed = {"train": train} | ({"evaluate": evaluate} if evaluate else {})
         if any(item.model_hash != pack.model_hash for item in placed.values()):
@@ -138,6 +147,7 @@ class Session:
             )
         programs = {name: item.program for name, item in placed.items()}
         self._config, self._scheme, self._kernels, self._seed = pack.config, scheme, kernels, seed
+        self._eos_token_id = pack.eos_token_id
         self._pinned = allocate_pinned(programs, recorder.allocate if recorder else None)
         self._weights = weights or MappedWeights(pack, cold)
         stage = partial(recorder.map, STAGING) if recorder else None
@@ -158,6 +168,8 @@ class Session:
             stored = StoredPart(pack, self._weights, part)
             scheme.fill_initial(tensor, name, (seed, *key), stored)
             stored.close()
+        self.matrices = TrainedMatrices(tiled_matrices(pack.config) if scheme.trains_matrices else {}, self._scratch)
+        self.matrices.fill(pack, self._weights, checkpoint)
 
     def _executor(
         self, placed: PlacedProgram, arena: ArenaStorage, frames: Sequence[NodeFrame] | None = None
@@ -292,6 +304,17 @@ class Session:
                 yield part, name, (number, position), tensor
             if store in self._scratch:
                 self._scratch.write_back(store)
+
+    def write_trained(self, directory: Path, base_model: str) -> None:
+        """Write what was trained into ``directory``: see ``weights.trained`` and ``weights.whole_model``.
+
+        Raises:
+            InputError: The directory cannot be written, or the disk is full.
+        """
+        if self._scheme.trains_matrices:
+            write_whole_model(directory, self.trainables, self.matrices.tiles, self._config, self._eos_token_id)
+        else:
+            write_trained(directory, self.trainables, self._config, self._scheme, base_model)
 
     def array(self, name: str, evaluation: bool = False) -> Array:
         """Return the array of a value of the step program (or the evaluation program), for inspection."""

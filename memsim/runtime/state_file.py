@@ -8,12 +8,14 @@ import numpy as np
 from memsim.errors import InputError
 from memsim.files import atomic_write, sync_directory
 from memsim.models.parts import TensorSpec
+from memsim.runtime.paging import Array
 from memsim.runtime.session import Session
 from memsim.runtime.uncached import UncachedWriter
 from memsim.weights.tensor_file import TensorFileWriter, map_file, read_header, view
 
 _BUFFER_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 16 << 20
+_INFINITY, _NEGATIVE = 0x7F80, 0x8000
 _NO_FLUSH = 1 << 62  # nothing of the file is ever in the page cache
 
 
@@ -57,5 +59,11 @@ def load_state(path: Path, session: Session) -> None:
 
 def is_finite(session: Session) -> bool:
     """Return whether no array of the state holds NaN or infinity."""
+    return all(_is_finite(values) for _, values in session.state())
+
+
+def _is_finite(values: Array) -> bool:
     # Two reductions, since np.isfinite would make an array that no plan knows of.
-    return all(np.isfinite(values.min()) and np.isfinite(values.max()) for _, values in session.state())
+    if values.dtype == np.uint16:  # the bits of bf16: infinity and NaN have the largest magnitudes of either sign
+        return bool(values.view(np.int16).max() < _INFINITY and values.max() < _NEGATIVE | _INFINITY)
+    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))

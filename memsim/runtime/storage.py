@@ -19,7 +19,13 @@ Allocate = Callable[[str, int], Buffer]
 
 
 class ArenaStorage(Protocol):
-    """Gives ARENA values their arrays, by the name of their storage."""
+    """Gives ARENA values their arrays, by the name of their storage.
+
+    Attributes:
+        held: The arrays that there are, which need not be asked for.
+    """
+
+    held: dict[str, Array]
 
     def array(self, root: str) -> Array:
         """Return the array of storage ``root``, which is live."""
@@ -41,14 +47,14 @@ class PlannedArena:
         self._values = placed.program.values
         self._offsets = placed.offsets
         self._buffer = buffer
-        self._arrays: dict[str, Array] = {}
+        self.held: dict[str, Array] = {}
         self._ending = _endings(placed.program) if poison else {}
 
     def array(self, root: str) -> Array:
         """Return the view of storage ``root``."""
-        if root not in self._arrays:
-            self._arrays[root] = _view(self._buffer, self._values[root], self._offsets[root])
-        return self._arrays[root]
+        if root not in self.held:
+            self.held[root] = _view(self._buffer, self._values[root], self._offsets[root])
+        return self.held[root]
 
     def release(self, index: int) -> None:
         """Poison what dies with node ``index``, if asked to."""
@@ -71,23 +77,23 @@ class SeparateArrays:
     def __init__(self, program: Program, keep_all: bool = False, allocate: Allocate | None = None) -> None:
         self._values = program.values
         self._allocate = allocate or _allocate
-        self._arrays: dict[str, Array] = {}
+        self.held: dict[str, Array] = {}
         self._ending = {} if keep_all else _endings(program)
         self.live_bytes = 0
 
     def array(self, root: str) -> Array:
         """Return the array of storage ``root``, allocated on first use."""
-        if root not in self._arrays:
+        if root not in self.held:
             value = self._values[root]
             n_bytes = align(value.n_bytes)
-            self._arrays[root] = _view(self._allocate(root, n_bytes), value, 0)
+            self.held[root] = _view(self._allocate(root, n_bytes), value, 0)
             self.live_bytes += n_bytes
-        return self._arrays[root]
+        return self.held[root]
 
     def release(self, index: int) -> None:
         """Free what dies with node ``index``."""
         for root in self._ending.get(index, ()):
-            if self._arrays.pop(root, None) is not None:
+            if self.held.pop(root, None) is not None:
                 self.live_bytes -= align(self._values[root].n_bytes)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from memsim.models.parts import ROWS_PER_PANEL
+from memsim.models.parts import ROWS_PER_PANEL, matrices, vectors
 from memsim.runtime.paging import Array, MappedWeights
 from memsim.weights.pack import Pack
 from memsim.weights.quantize import dequantize
@@ -37,14 +37,28 @@ class StoredPart:
         """Return the stored vector ``name``."""
         return self._tensor(name)
 
+    def rows(self, name: str, first: int, count: int, n_columns: int) -> Floats:
+        """Return rows ``first`` to ``first + count`` of matrix ``name``, which has ``n_columns``, from its INT4."""
+        q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
+        start, stop = first // ROWS_PER_PANEL, -(-(first + count) // ROWS_PER_PANEL)
+        columns = slice(start * ROWS_PER_PANEL, stop * ROWS_PER_PANEL)
+        rows = dequantize(q[start:stop], scales[:, columns], (stop - start) * ROWS_PER_PANEL, n_columns)
+        return rows[first - start * ROWS_PER_PANEL :][:count]
+
+    def matrix(self, name: str) -> Floats:
+        """Return the stored matrix ``name`` [N, K], de-quantised."""
+        q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
+        return dequantize(q, scales, *matrices(self._config, self._part)[name])
+
+    def has(self, name: str) -> bool:
+        """Return whether the part has the vector or matrix ``name``."""
+        return name in matrices(self._config, self._part) or name in vectors(self._config, self._part)
+
     def embeddings(self, where: NDArray[np.float64]) -> Floats:
         """Return embeddings [N, C] of the tokens at ``where`` [N], 0 to 1, in the vocabulary."""
-        q, scales = (self._tensor(f"embed_tokens.{kind}") for kind in ("q", "scales"))
         config = self._config
         rows = np.empty((len(where), config.hidden_size), np.float32)
         for row, token in zip(rows, (where * config.vocab_size).astype(np.int64), strict=True):
-            panel, line = divmod(int(token), ROWS_PER_PANEL)
-            columns = slice(panel * ROWS_PER_PANEL, (panel + 1) * ROWS_PER_PANEL)
-            row[:] = dequantize(q[panel : panel + 1], scales[:, columns], ROWS_PER_PANEL, config.hidden_size)[line]
+            row[:] = self.rows("embed_tokens", int(token), 1, config.hidden_size)
         rows *= np.float32(config.embedding_scale)
         return rows

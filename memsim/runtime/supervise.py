@@ -6,10 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import memsim
-from memsim.files import temporary_file
+from memsim.files import last_line, temporary_file
 from memsim.ir.program import Program
 from memsim.results import ExitReason
 from memsim.runtime.cap import Cap
@@ -88,13 +87,7 @@ def supervise(
             finally:
                 worker.kill()
                 worker.wait()
-        return follow.finish(worker.returncode, cap, monitor, _last_line(stderr), decimal)
-
-
-def _last_line(file: BinaryIO) -> str:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 4096))
-    return file.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return follow.finish(worker.returncode, cap, monitor, last_line(stderr), decimal)
 
 
 def exit_code(reason: ExitReason) -> int:

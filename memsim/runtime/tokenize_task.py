@@ -5,6 +5,9 @@ of its right option, and one for each option in an evaluation. Labels are the to
 ignored. For a classifier, an example is one window of its prompt, and its last token has the index of the right option
 as its label. What is longer than a window loses tokens at its start, special ones excepted; what is shorter is padded
 at its end, where no token before sees it.
+
+A model that is not causal has every window between tokens of its own, the last of which says where padding begins; the
+tokens of an answer are hidden in it, and their labels are on them.
 """
 
 import codecs
@@ -12,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,8 @@ class ExampleJob:
         tokenizer: The model's ``tokenizer.json``; None is byte-level.
         with_template: Whether examples read as the task's ``template`` or as its ``plain`` says.
         options: ``right`` for training, ``all`` for an evaluation, ``none`` for a classifier's labels.
+        ends: The first and the last token of a window, if it must have them.
+        mask_id: What stands for each token of an answer; None where the token before it predicts it.
     """
 
     source: str
@@ -52,6 +57,8 @@ class ExampleJob:
     task: Task
     with_template: bool
     options: str
+    ends: tuple[int, ...] | None = None
+    mask_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,8 @@ def prepare_examples(
     seq_len: int,
     with_template: bool,
     options: str,
+    ends: tuple[int, int] | None = None,
+    mask_id: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExampleInfo:
     """Turn a JSONL file of examples into a file of labelled windows (see ``examples``), written atomically.
@@ -96,6 +105,8 @@ def prepare_examples(
             task=task,
             with_template=with_template,
             options=options,
+            ends=ends,
+            mask_id=mask_id,
         )
         last = run_child("memsim.runtime.tokenize_task", job, "n_examples", progress)
     return ExampleInfo(int(last["n_examples"]), int(last["n_truncated"]))
@@ -128,7 +139,7 @@ def _tokenize(job: ExampleJob) -> tuple[int, int]:
             example = job.task.example(
                 parse_object(line.removeprefix(codecs.BOM_UTF8), where), job.with_template, where
             )
-            windows = [_window(*tokens, job.seq_len, where) for tokens in _tokens(example, encode, job.options, where)]
+            windows = [_window(tokens, job.seq_len, where) for tokens in _tokens(example, encode, job, where)]
             for record, _ in windows:
                 _check_vocabulary(record, job, where)
                 out.write(record.tobytes())
@@ -142,22 +153,35 @@ def _tokenize(job: ExampleJob) -> tuple[int, int]:
     return n_examples, n_truncated
 
 
-Tokens = tuple[bool, list[int], int, list[int]]
-"""(whether it is the right option, ids, special tokens at their start, labels of the last ids)"""
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """One window before it is cut or padded.
+
+    Attributes:
+        is_right: Whether it is that of the right option.
+        special: Special tokens at the start of ``ids``.
+        labels: Of the last ids before the ``after`` that end the window.
+    """
+
+    is_right: bool
+    ids: list[int]
+    special: int
+    labels: list[int]
+    after: int = 0
 
 
-def _tokens(example: Example, encode: Encode, options: str, where: str) -> Iterator[Tokens]:
+def _tokens(example: Example, encode: Encode, job: ExampleJob, where: str) -> Iterator[_Tokens]:
     """Yield what becomes of an example.
 
     Raises:
         InputError: An answer is no token of its own after its prompt.
     """
-    if options == "none":
+    if job.options == "none":
         ids, special = encode(example.options[0].prompt)
-        yield True, ids, special, [example.right]
+        yield _between(_Tokens(True, ids, special, [example.right]), job.ends)
         return
     for index, texts in enumerate(example.options):
-        if options == "right" and index != example.right:
+        if job.options == "right" and index != example.right:
             continue
         prompt, special = encode(texts.prompt)
         ids, _ = encode(texts.prompt + texts.answer)
@@ -166,27 +190,38 @@ def _tokens(example: Example, encode: Encode, options: str, where: str) -> Itera
         answer = ids[max(shared, 1) :]
         if not answer:
             raise InputError(f"{where}: the answer {texts.answer!r:.60} has no token of its own after its prompt")
-        yield index == example.right, ids[:-1], special, answer
+        if job.mask_id is None:
+            yield _Tokens(index == example.right, ids[:-1], special, answer)
+        else:
+            hidden = ids[: -len(answer)] + [job.mask_id] * len(answer)
+            yield _between(_Tokens(index == example.right, hidden, special, answer), job.ends)
 
 
-def _window(
-    is_right: bool, ids: list[int], special: int, labels: list[int], seq_len: int, where: str
-) -> tuple[Ids, bool]:
+def _between(tokens: _Tokens, ends: tuple[int, ...] | None) -> _Tokens:
+    """Put a window between ``ends``, in the place of the tokenizer's own special tokens."""
+    if ends is None:
+        return tokens
+    first, last = ends
+    return replace(tokens, ids=[first, *tokens.ids[tokens.special :], last], special=1, after=1)
+
+
+def _window(tokens: _Tokens, seq_len: int, where: str) -> tuple[Ids, bool]:
     """Return the record of one window, and whether it was cut short.
 
     Raises:
         InputError: The answer alone is longer than a window.
     """
-    if len(labels) + special > seq_len:
+    ids, special, labels, after = tokens.ids, tokens.special, tokens.labels, tokens.after
+    if len(labels) + special + after > seq_len:
         raise InputError(f"{where} has an answer of {len(labels)} tokens, which does not fit --seq-len {seq_len}")
     cut = len(ids) > seq_len
     if cut:
         ids = ids[:special] + ids[special - seq_len :]
     record = np.zeros(record_words(seq_len), dtype="<u4")
-    record[0] = is_right
+    record[0] = tokens.is_right
     record[1 : 1 + len(ids)] = ids
     record[1 + seq_len :] = IGNORED
-    end = 1 + seq_len + len(ids)
+    end = 1 + seq_len + len(ids) - after
     record[end - len(labels) : end] = labels
     return record, cut
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memsim.runtime.data import Windows
     from memsim.runtime.paging import MappedWeights
     from memsim.runtime.recorder import Recorder
+    from memsim.weights.source import Checkpoint
 
 
 def main() -> None:
@@ -56,13 +57,13 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.runtime.saver import Saver
     from memsim.runtime.session import Session
     from memsim.weights.pack import open_pack
-    from memsim.weights.trained import write_trained
 
     pack = open_pack(Path(job.pack))
     weights = MappedWeights(pack, job.cold, job.verify == "full")
     checking = _Check(weights)
     scheme = scheme_from_dict(job.scheme)
     kernels = load_kernels(job.compute, job.threads, job.kernel_rank)
+    checkpoint = _open_checkpoint(job.checkpoint) if job.checkpoint else None
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))
     evaluate = load_program(Path(job.eval_program)) if job.eval_program else None
@@ -79,13 +80,16 @@ def _train(job: WorkerJob, messages: Messages) -> None:
 
     checking.finish()
     scratch = Path(job.scratch)
-    session = Session(pack, scheme, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder)
+    session = Session(
+        pack, scheme, train, evaluate, scratch, job.seed, job.cold, None, kernels, weights, recorder, checkpoint
+    )
     task = job.task
 
     def open_data(path: str, n_options: int) -> "Windows":
         if task is None:
             return _windows(path, job, pack.config)
-        return ExampleFile(Path(path), pack.config.vocab_size, task.n_labels, job.seq_len, n_options)
+        settings = (task.n_labels, job.seq_len, n_options, task.end_id, task.one_label)
+        return ExampleFile(Path(path), pack.config.vocab_size, *settings)
 
     eval_data = open_data(job.eval_tokens, task.n_options if task else 1) if job.eval_tokens else None
     batches = Batches(open_data(job.tokens, 1), job.seq_len, job.seed)
@@ -123,14 +127,14 @@ def _train(job: WorkerJob, messages: Messages) -> None:
             messages.send("stopped")
             return
     messages.send("stage", name="writing the adapter")
-    write_trained(Path(job.adapter), session.trainables, pack.config, scheme, job.base_model)
+    session.write_trained(Path(job.adapter), job.base_model)
     messages.send("done")
 
 
 def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
     from memsim.runtime.recorder import Recorder, prepare_heap
 
-    prepare_heap(job.mapped_from_bytes)
+    prepare_heap(job.mapped_from_bytes, job.heap_bytes)
     recorder = Recorder(program, Path(str(job.capture)))
     recorder.start()
     return recorder
@@ -146,6 +150,12 @@ def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
     from memsim.runtime.masking import MaskedTokens
 
     return MaskedTokens(file, config.vocab_size, job.mask_id, config.family.ends, job.seed)
+
+
+def _open_checkpoint(path: str) -> "Checkpoint":
+    from memsim.weights.formats import open_source
+
+    return open_source(Path(path))
 
 
 class _Check:

@@ -9,7 +9,7 @@ from memsim.runtime.kernel_call import Attrs, Kernel
 from memsim.runtime.paging import Array
 
 
-def _draw(work: Array, seed: Array, factors: Mapping[int, float], parameter: int, row: int, a: Attrs) -> None:
+def draw(work: Array, seed: Array, factors: Mapping[int, float], parameter: int, row: int, a: Attrs) -> None:
     """Set ``work`` to the sum of factor * z over directions, under the mask.
 
     Args:
@@ -47,7 +47,7 @@ def _perturb(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
                 continue
             if lane[1:] != drawn:
                 drawn = lane[1:]
-                _draw(z, i[0], {int(drawn): eps}, a["parameter"] + position, w.shape[-1], a)
+                draw(z, i[0], {int(drawn): eps}, a["parameter"] + position, w.shape[-1], a)
             if lane[0] == "=":
                 np.copyto(place, z.reshape(w.shape))
             else:
@@ -76,20 +76,29 @@ def _accept(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
 
 
 def _zo_update(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    n, count, at = a["n_tensors"], a["directions"], a["rho_at"]
-    rho = [float(value) for value in i[2][at : at + count]]
-    if a["sign"] == "estimate":
-        rho = [float(np.sign(value)) for value in rho]
-    factors = {direction: value / count for direction, value in enumerate(rho)}
-    start = 0
+    n, factors, start = a["n_tensors"], gradient_factors(i[2], a), 0
     for position, w in enumerate(i[3 : 3 + n]):
         gradient = o[-1][: w.size]
-        _draw(gradient, i[1], factors, a["parameter"] + position, w.shape[-1], a)
-        if a["sign"] == "element":
-            np.sign(gradient, out=gradient)
+        draw_gradient(gradient, i[1], factors, a["parameter"] + position, w.shape[-1], a)
         state = i[3 + n].reshape(-1, _size(i[3 : 3 + n]))[:, start : start + w.size] if len(i) > 3 + n else ()
         _move(w.reshape(-1), gradient, state, int(i[0][0]), a)
         start += w.size
+
+
+def gradient_factors(rho: Array, a: Attrs) -> dict[int, float]:
+    """Return by what the noise of each direction is multiplied in the estimated gradient."""
+    count, at = a["directions"], a["rho_at"]
+    estimates = [float(value) for value in rho[at : at + count]]
+    if a["sign"] == "estimate":
+        estimates = [float(np.sign(value)) for value in estimates]
+    return {direction: value / count for direction, value in enumerate(estimates)}
+
+
+def draw_gradient(work: Array, seed: Array, factors: Mapping[int, float], parameter: int, row: int, a: Attrs) -> None:
+    """Set ``work`` to the estimated gradient of a tensor; the arguments are those of :func:`draw`."""
+    draw(work, seed, factors, parameter, row, a)
+    if a["sign"] == "element":
+        np.sign(work, out=work)
 
 
 def _size(tensors: Sequence[Array]) -> int:

@@ -5,11 +5,13 @@ from dataclasses import replace
 from memsim.errors import UsageError
 from memsim.ir.program import Program
 from memsim.models.graph import ModelGraph
+from memsim.models.scheme import Scheme
 from memsim.schedules.blockwise_lowering import BlockwiseLowering
 from memsim.schedules.choices import SCHEDULES, Choices
 from memsim.schedules.forward_gradient_lowering import ForwardGradientLowering
+from memsim.schedules.full_lowering import FullLowering, full_choices, lower_full_evaluation
 from memsim.schedules.hybrid_lowering import HybridLowering
-from memsim.schedules.lowering import lower
+from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import METHODS, Estimator, ZeroOrder, estimator, for_scheme
 from memsim.schedules.zeroth_order_lowering import ZeroOrderLowering, zeroth_order_choices
@@ -34,7 +36,9 @@ def lower_schedule(
     if schedule in METHODS:
         decided = for_scheme(estimator(schedule, zeroth_order, optimizer.lr, graph.accumulate), graph.scheme)
         program = _zeroth_order(graph, decided, optimizer).zeroth_order_step(balloon_bytes)
-        return program, zeroth_order_choices(n_blocks, decided)
+        choices = zeroth_order_choices(n_blocks, decided)
+        return program, full_choices(choices) if graph.scheme.trains_matrices else choices
+    check_scheme(schedule, graph.scheme)
     if schedule not in SCHEDULES:
         raise UsageError(f"no schedule called {schedule!r}; schedules: {', '.join(SCHEDULE_NAMES)}")
     choices = SCHEDULES[schedule](n_blocks, graph.residuals)
@@ -45,7 +49,32 @@ def lower_schedule(
     return lower(graph, choices, optimizer, balloon_bytes), choices
 
 
+def check_scheme(schedule: str, scheme: Scheme) -> None:
+    """Check that a schedule can train what ``scheme`` trains.
+
+    Raises:
+        UsageError: It differentiates, and the scheme trains every weight.
+    """
+    if scheme.trains_matrices and schedule not in METHODS:
+        raise UsageError(
+            f"--scheme {scheme.name} is trained by zeroth-order schedules only: {schedule} would hold a gradient of "
+            f"every matrix; use --schedule mezo"
+        )
+
+
+def lower_evaluation_of(graph: ModelGraph, choices: Choices) -> Program:
+    """Return the verified program of one evaluation batch under any scheme."""
+    return (lower_full_evaluation if graph.scheme.trains_matrices else lower_evaluation)(graph, choices)
+
+
+def lower_replay(graph: ModelGraph, decided: Estimator) -> Program:
+    """Return the program of a step whose projected gradients are known, in the pinned value ``rho``: its updates."""
+    return (FullLowering if graph.scheme.trains_matrices else ZeroOrderLowering)(graph, decided).replay()
+
+
 def _zeroth_order(graph: ModelGraph, decided: Estimator, optimizer: OptimizerConfig) -> ZeroOrderLowering:
+    if graph.scheme.trains_matrices:
+        return FullLowering(graph, decided)
     if decided.method.blocks:
         return BlockwiseLowering(graph, decided)
     if decided.method.hybrid:

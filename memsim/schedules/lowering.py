@@ -47,10 +47,14 @@ class Lowering:
             raise OpError(f"choices for {len(choices.blocks)} blocks, but the model has {self.n_blocks}")
         self.graph = graph
         self.choices = choices
-        self.emit = Emitter(graph, choices)
+        self.emit = self._emitter(graph, choices)
         self.builder = self.emit.builder
         self.saved: list[Env] = [{} for _ in range(self.n_blocks)]
         self.padding: Env = {}
+        self.ids = ""
+
+    def _emitter(self, graph: ModelGraph, choices: Choices) -> Emitter:
+        return Emitter(graph, choices)
 
     def step(self, optimizer: OptimizerConfig, balloon_bytes: int) -> Program:
         """Return the program of a training step."""
@@ -143,7 +147,7 @@ class Lowering:
     def _next_batch(self) -> tuple[str, str]:
         self.emit.enter("", "forward")
         config, n_tokens = self.graph.config, self.graph.n_tokens
-        ids = self.builder.declare("ids", TensorType((n_tokens,), "u32"))
+        self.ids = ids = self.builder.declare("ids", TensorType((n_tokens,), "u32"))
         labels = self.builder.declare("labels", label_type(config, n_tokens))
         if not config.family.causal:
             self.padding = {"n_valid": self.builder.declare("n_valid", TensorType((1,), "u32"))}
@@ -153,6 +157,13 @@ class Lowering:
     def _embed(self, ids: str, prefix: str = "f", adapters: Env | None = None) -> str:
         """Emit the embedding, with what is trained in it or with ``adapters`` in its place; return its output."""
         self.emit.enter("embed", "forward")
+        env, weights = self._embed_inputs(ids, prefix, adapters)
+        self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, prefix, env)
+        self.emit.evict(weights)
+        return env["y"]
+
+    def _embed_inputs(self, ids: str, prefix: str, adapters: Env | None = None) -> tuple[Env, list[str]]:
+        """Emit the page-in of the embedding; return the names of all that it reads, and those to evict."""
         specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
         # A row a token of the words and of the table of positions; all of what is the same for every token.
         words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
@@ -167,9 +178,7 @@ class Lowering:
         env = self.emit.page_in("embed", prefix, reads)
         weights = list(env.values())
         env |= (self.emit.adapters("embed", prefix) if adapters is None else adapters) | {"ids": ids}
-        self.emit.inline(self.graph.embed.nodes, self.graph.embed.values, prefix, env)
-        self.emit.evict(weights)
-        return env["y"]
+        return env, weights
 
     def _forward(self, index: int, x: str, chosen: BlockChoices) -> str:
         part = block_part(index)
@@ -284,16 +293,26 @@ class Lowering:
                 self.emit.prefetch(block_part(self.n_blocks - 1))
             self.emit.inline_backward(backward, "head", "b", env)
             dx = env[backward.gradients["x"]] if "x" in backward.gradients else ""
-        self.emit.evict(weights)
+        if weights:  # a classifier that is trained reads none
+            self.emit.evict(weights)
         return dx, adapters
 
     def _embed_backward(self, dy: str) -> Env:
-        """Differentiate the embedding; return the names of its adapters."""
-        self.emit.enter("embed", "backward")
+        """Recompute of the embedding what its backward reads, and differentiate it; return its adapters' names."""
         backward = self.graph.embed_backward()
-        env: Env = {backward.seed: dy}
-        self.emit.inline_backward(backward, "embed", "b", env)
-        return self.emit.adapters("embed", "b")
+        if not backward.residuals:
+            self.emit.enter("embed", "backward")
+            self.emit.inline_backward(backward, "embed", "b", {backward.seed: dy})
+            return self.emit.adapters("embed", "b")
+        self.emit.enter("embed", "recompute")
+        adapters = self.emit.adapters("embed", "r")
+        env, weights = self._embed_inputs(self.ids, "r", adapters)
+        needed = nodes_for(self.graph.embed.nodes, set(backward.residuals), set(env))
+        self.emit.inline(needed, self.graph.embed.values, "r", env)
+        self.emit.enter("embed", "backward")
+        self.emit.inline_backward(backward, "embed", "b", env | {backward.seed: dy})
+        self.emit.evict(weights)
+        return adapters
 
     def _backward(self, index: int, dy: str) -> tuple[str, Env]:
         """Recompute what a block did not save and differentiate it.

@@ -190,19 +190,27 @@ def for_scheme(decided: Estimator, scheme: Scheme) -> Estimator:
     """Return ``decided`` as it is run when ``scheme`` says what is trained.
 
     Lanes that share a stream stand side by side in the rank of adapters. Other tensors have no such axis: every lane
-    gets a stream of its own.
+    gets a stream of its own, unless the step has one for matrices that are trained.
 
     Raises:
         UsageError: The method needs lanes in one stream.
     """
-    if scheme.adapter_rank:
+    if scheme.adapter_rank and not scheme.labels:
         return decided
     method = decided.method
-    if method.blocks or method.hybrid or method.accepts or method.estimate == "jvp":
-        raise UsageError(
-            f"--schedule {decided.name} trains LoRA adapters only; with --scheme {scheme.name} use "
-            f"{', '.join(name for name, other in METHODS.items() if other.accumulates)}"
+    can = {name: other for name, other in METHODS.items() if other.accumulates}
+    if scheme.trains_matrices:
+        can = {name: other for name, other in can.items() if other.optimizer == "sgd"}
+    if decided.name not in can:
+        reason = (
+            "trains LoRA adapters only"
+            if not method.accumulates
+            else "keeps state as large as the model's weights in float32, once or twice"
         )
+        beside = f"--scheme {scheme.name}" if not scheme.adapter_rank else "a classifier"
+        raise UsageError(f"--schedule {decided.name} {reason}; with {beside} use {', '.join(can)}")
+    if scheme.trains_matrices:
+        return decided  # its lanes share what is read of the disk
     return replace(decided, method=replace(method, streams="separate"))
 
 

@@ -40,11 +40,6 @@ def zeroth_order_choices(n_blocks: int, estimator: Estimator) -> Choices:
     )
 
 
-def lower_replay(graph: ModelGraph, estimator: Estimator) -> Program:
-    """Return the program of a step whose projected gradients are known, in the pinned value ``rho``: its updates."""
-    return ZeroOrderLowering(graph, estimator).replay()
-
-
 class ZeroOrderLowering(Lowering):
     """One step of a zeroth-order method on its way to a program."""
 
@@ -87,7 +82,7 @@ class ZeroOrderLowering(Lowering):
         return self._finish([name for names in updated for name in names], repeat)
 
     def replay(self) -> Program:
-        """Return the updates alone."""
+        """Return the updates alone, of a step whose projected gradients are known, in the pinned value ``rho``."""
         states = self._begin()
         kind = TensorType((self.estimator.n_estimates(self.n_blocks),), "f64")
         rho = self.builder.input("rho", kind, Space.PINNED, "rho")
@@ -129,7 +124,8 @@ class ZeroOrderLowering(Lowering):
         env, weights = self._head_weights(prefix)
         env |= self._perturbed("head", self.emit.adapters("head", prefix), lanes, prefix, scale)
         stats = self._losses(x, labels, env, len(lanes), prefix)
-        self.emit.evict(weights)
+        if weights:
+            self.emit.evict(weights)
         if report:
             base = lanes.index(".") if "." in lanes else -1
             self.builder.emit_declared("emit_loss", [stats], [], {"base": base})

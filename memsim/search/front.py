@@ -24,6 +24,8 @@ from memsim.search.probe import BlockCost, FrameCost
 
 MAX_PAIRS = 20_000
 
+_CELLS = 4096
+
 Integers = NDArray[np.int64]
 
 
@@ -93,10 +95,21 @@ def _columns(costs: Sequence[BlockCost]) -> tuple[Integers, Integers, Integers, 
 
 def _unbeaten(need: Integers, time_ps: Integers, nodes: Integers) -> Integers:
     """Return the positions of the pairs that no other beats, from the smallest to the fastest."""
-    order = np.lexsort((nodes, time_ps, need))
+    maybe = _not_clearly_beaten(need, time_ps)
+    order = maybe[np.lexsort((nodes[maybe], time_ps[maybe], need[maybe]))]
     sooner = np.minimum.accumulate(time_ps[order])
     better = np.concatenate(([True], time_ps[order][1:] < sooner[:-1]))
     return order[better]
+
+
+def _not_clearly_beaten(need: Integers, time_ps: Integers) -> Integers:
+    """Return the positions of the pairs that nothing in a lower cell of bytes beats: few are left to sort."""
+    low = need.min()
+    cells = (need - low) * _CELLS // (need.max() - low + 1)
+    soonest = np.full(_CELLS, np.iinfo(np.int64).max)
+    np.minimum.at(soonest, cells, time_ps)
+    below = np.concatenate(([np.iinfo(np.int64).max], np.minimum.accumulate(soonest)[:-1]))
+    return np.flatnonzero(time_ps < below[cells])
 
 
 def _last_of_each(cells: Integers) -> Integers:

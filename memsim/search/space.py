@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from memsim.models.graph import ModelGraph
+from memsim.models.parts import block_part
 from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.search.front import Front, optimal_mixtures
@@ -152,6 +153,8 @@ class _Prober:
             found = [self._probe(graph, (chosen, sets[0])).blocks[0] for chosen in new]
         costs = dict(zip(new, found, strict=True))
         inside = {name for node in self._graph.mlp().forward.nodes for name in node.outputs}
+        if not self._graph.goes_back(block_part(index)):
+            inside = set()  # nothing is saved, so tiles there are
         known |= {(key, chosen): cost for chosen, cost in costs.items() if (chosen.keep | chosen.spill) & inside}
         return [costs[chosen] if chosen in costs else known[key, chosen] for chosen in sets]
 

@@ -36,6 +36,11 @@ class PageCache:
             self._shrink()
         return read
 
+    def drop(self, file: str) -> None:
+        """Forget the pages of ``file``, as ``posix_fadvise(POSIX_FADV_DONTNEED)`` does."""
+        for key in [key for key in self._entries if key[0] == file]:
+            self.held_bytes -= self._entries.pop(key)
+
     def _shrink(self) -> None:
         while self.held_bytes > self._capacity_bytes and self._entries:
             self.held_bytes -= self._entries.popitem(last=False)[1]

@@ -85,7 +85,12 @@ class Simulation:
 
 
 def simulate(
-    trace: StepTrace, device: Device, n_steps: int, budget_bytes: int | None = None, advised: bool = True
+    trace: StepTrace,
+    device: Device,
+    n_steps: int,
+    budget_bytes: int | None = None,
+    advised: bool = True,
+    dropping: bool = False,
 ) -> Simulation:
     """Simulate ``n_steps`` of ``trace`` in a row.
 
@@ -95,8 +100,9 @@ def simulate(
         n_steps: At least 1.
         budget_bytes: A limit of one's own, if it is below the device's.
         advised: Whether page-ins ask for whole files in advance or fault their way through.
+        dropping: Whether evicted weights leave the page cache too: every page-in of every step is cold.
     """
-    corners = {corner: _run(trace, device, device.at(corner), n_steps, advised) for corner in CORNERS}
+    corners = {corner: _run(trace, device, device.at(corner), n_steps, advised, dropping) for corner in CORNERS}
     nominal = corners["nominal"]
     peak = next(n.node for n in nominal.first_two_steps() if n.footprint_bytes == nominal.peak_bytes)
     survival = {mode: _survival(mode, corners, budget_bytes) for mode in MODES}
@@ -105,11 +111,11 @@ def simulate(
     return Simulation(device, corners, survival, bands, peak)
 
 
-def _run(trace: StepTrace, device: Device, numbers: Numbers, n_steps: int, advised: bool) -> CornerRun:
+def _run(trace: StepTrace, device: Device, numbers: Numbers, n_steps: int, advised: bool, dropping: bool) -> CornerRun:
     cache = PageCache(file_cache(numbers, footprint(numbers, device.rule, 0)))
-    cold = walk(trace, numbers, device.rule, cache, advised)
-    warm = walk(trace, numbers, device.rule, cache, advised, first=False)
-    hot = walk(trace, numbers, device.rule, cache, advised, first=False, hot=True)
+    cold = walk(trace, numbers, device.rule, cache, advised, dropping=dropping)
+    warm = walk(trace, numbers, device.rule, cache, advised, first=False, dropping=dropping)
+    hot = walk(trace, numbers, device.rule, cache, advised, first=False, hot=True, dropping=dropping)
     times = Heat.of(numbers).step_times(warm.split.total_s, hot.split.total_s, n_steps)
     times[0] += cold.split.total_s - warm.split.total_s
     return CornerRun(numbers, cold, warm, hot, tuple(times))

@@ -47,6 +47,7 @@ class TraceNode:
         written_bytes: Written to the scratch file, and waited for.
         restored_bytes: Read back from it.
         evicted_bytes: Of weight files, given back.
+        evicted_files: Those files.
     """
 
     index: int
@@ -61,6 +62,7 @@ class TraceNode:
     written_bytes: int = 0
     restored_bytes: int = 0
     evicted_bytes: int = 0
+    evicted_files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.op}, {self.part or 'step'} {self.phase}"
@@ -118,7 +120,7 @@ def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]
     traffic = node_traffic(program, node)
     inputs = [program.values[name] for name in node.inputs]
     scratch_in = sum(value.n_bytes for value in inputs if value.space is Space.SCRATCH)
-    mapped_in = sum(value.n_bytes for value in inputs if value.space is Space.MAPPED)
+    mapped = [value for value in inputs if value.space is Space.MAPPED] if node.op == "evict" else []
     file = str(node.attrs.get("part", ""))
     return TraceNode(
         index=index,
@@ -131,9 +133,10 @@ def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]
         page_in=_page_in(program, node, sizes[file]) if node.op == "page_in" else None,
         prefetch=FileRead(file, sizes[file], sizes[file]) if node.op == "prefetch" else None,
         written_bytes=traffic.written_bytes,
-        # `store` replaces the whole of what it is given.
-        restored_bytes=0 if node.op == "store" else scratch_in,
-        evicted_bytes=mapped_in if node.op == "evict" else 0,
+        # `store` replaces the whole of what it is given, `load_rows` reads no more than it defines.
+        restored_bytes={"store": 0, "load_rows": traffic.paged_in_bytes}.get(node.op, scratch_in),
+        evicted_bytes=sum(value.n_bytes for value in mapped),
+        evicted_files=tuple(dict.fromkeys(value.source.partition("/")[0] for value in mapped)),
     )
 
 

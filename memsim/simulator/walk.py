@@ -93,6 +93,7 @@ def walk(
     advised: bool = True,
     first: bool = True,
     hot: bool = False,
+    dropping: bool = False,
 ) -> StepTime:
     """Simulate one step.
 
@@ -104,6 +105,7 @@ def walk(
         advised: Whether page-ins ask for whole files in advance or fault their way through.
         first: Whether this is the first step: in later ones all memory is resident from the start.
         hot: Whether the device is at its thermal floor.
+        dropping: Whether evicted pages leave the cache too, as in a run with a cold page cache.
     """
     speed = numbers.thermal_floor if hot else 1.0
     flash = Flash(numbers, cache, advised, numbers.flash_hot_multiplier if hot else 1.0)
@@ -116,6 +118,8 @@ def walk(
         held = footprint(numbers, rule, anonymous_bytes)
         cache.resize(file_cache(numbers, held))
         split = _node(node, numbers, flash, now_s, speed)
+        for file in node.evicted_files if dropping else ():
+            cache.drop(file)
         timeline.append(NodeTime(node, now_s, split, held, cache.held_bytes, flash.read_bytes))
         now_s += split.total_s
         by_op[node.op] += split.total_s

@@ -3,22 +3,21 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import memsim
 from memsim.errors import InputError, MemsimError
+from memsim.files import last_line, temporary_file
 from memsim.results import MAX_RECORD_BYTES
 from memsim.runtime.directories import make_unsettled, remove_leftovers
 from memsim.sweep.cores import reserved_cores
 from memsim.weights.staging import discard
 
-_MESSAGE_BYTES = 4096
 _LONGEST_MESSAGE = 1000
 
 _NOT_INHERITED = frozenset(("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"))
@@ -66,8 +65,7 @@ def execute(order: Order) -> Done:
     """Execute a point and wait for it; whatever happens to it is in what is returned."""
     try:
         with ExitStack() as stack:
-            more = ["--json=-"]
-            files: tuple[int, ...] = ()
+            more, files = ["--json=-"], tuple[int, ...]()
             if order.cores:
                 more.append(f"--out={stack.enter_context(_directory(Path(order.scratch))) / 'run'}")
                 files = stack.enter_context(reserved_cores(order.cores))
@@ -95,7 +93,7 @@ def _wait_for(arguments: list[str], files: tuple[int, ...]) -> Done:
     command = [sys.executable, "-m", "memsim.sweep.child", str(os.getpid()), *arguments]
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     started = time.monotonic()
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    with temporary_file() as stdout, temporary_file() as stderr:
         done = subprocess.run(
             command,
             # The package's own directory first on the import path, whatever the user's directory holds.
@@ -111,14 +109,13 @@ def _wait_for(arguments: list[str], files: tuple[int, ...]) -> Done:
         seconds = time.monotonic() - started
         stdout.seek(0)
         output = stdout.read(MAX_RECORD_BYTES + 1)
-        message = _last_line(stderr) if done.returncode else ""
+        message = _message(stderr) if done.returncode else ""
     if done.returncode < 0:
         message = f"memsim {arguments[0]} was killed by signal {-done.returncode}"
     return Done(done.returncode, output, message, seconds)
 
 
-def _last_line(file: IO[bytes]) -> str:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _MESSAGE_BYTES))
-    line = file.read().decode(errors="replace").strip().rpartition("\n")[2]
-    return line.removeprefix("memsim: ").removeprefix("Error: ")[:_LONGEST_MESSAGE] or "it ended without a word"
+def _message(stderr: BinaryIO) -> str:
+    """Return what the command complained of, as its users see it."""
+    line = last_line(stderr).removeprefix("memsim: ").removeprefix("Error: ")
+    return line[:_LONGEST_MESSAGE] or "it ended without a word"

@@ -1,8 +1,11 @@
 """Who executes points: this process, one after the other, or the workers of a Dask cluster."""
 
+import logging
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
 from memsim.errors import InputError
@@ -33,12 +36,23 @@ def local_client(workers: int) -> "Iterator[Client]":
     """Yield a client of a cluster on this machine, made for it: so many processes, each one point at a time."""
     from distributed import Client, LocalCluster
 
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    _silence()
+    with ExitStack() as stack:
+        # Threads made meanwhile, and all that they start, are deaf to Ctrl-C: it is for this process to end them.
+        ensure_running()  # multiprocessing's tracker, whose own start would make them hear it again
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         yield client
 
 
@@ -54,6 +68,7 @@ def remote_client(scheduler: str) -> "Iterator[Client]":
     """
     from distributed import Client
 
+    _silence()
     try:
         client = Client(scheduler, timeout=_CONNECT_S)
     except (OSError, ValueError) as error:
@@ -61,6 +76,12 @@ def remote_client(scheduler: str) -> "Iterator[Client]":
         raise InputError(f"no Dask scheduler at {scheduler}: {reason}; start one with `dask scheduler`") from None
     with client:
         yield client
+
+
+def _silence() -> None:
+    """Keep Dask's logs, tracebacks among them, from stderr: what goes wrong is said in one line here."""
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def on_cluster(orders: Sequence[Order], execute: Execute, client: "Client") -> Finished:

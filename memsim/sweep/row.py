@@ -1,6 +1,7 @@
 """What is kept of a point: how it ended, and the figures of its record."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,20 +58,14 @@ def row_of(point: Point, done: Done) -> Row:
     record, error = _record(done)
     limit = done.exit_code == LimitError.exit_code
     answered = limit or (done.exit_code == 0 and record is not None)
-    planned = record is not None and record.source == "planned"
-    named = (
-        ("planned_footprint_bytes", "planned_peak_bytes", "planned_step_s")
-        if planned
-        else ("peak_footprint_bytes", "peak_working_set_bytes", "step_s")
-    )
-    footprint, working_set, step_s = (getattr(record, name, None) for name in named)
+    footprint, working_set, step_s = _figures(record) if record else (None, None, None)
     axes = dict(point.axes) | {"budget_bytes": point.budget_bytes}
     return Row(
         key=point.key,
         mode=point.mode,
         **{name: axes.get(name) for name in ("model", "seq_len", "lora_rank", "schedule", "budget_bytes", "device")},  # type: ignore[arg-type]
         settings=json.dumps(dict(point.settings)),
-        command=" ".join(["memsim", *point.arguments]),
+        command=shlex.join(["memsim", *point.arguments]),
         status="done" if answered else "failed",
         error=error,
         fits=False if limit else record.fits if record else None,
@@ -81,6 +76,13 @@ def row_of(point: Point, done: Done) -> Row:
         seconds=done.seconds,
         record=done.output.decode() if record else None,
     )
+
+
+def _figures(record: Result) -> tuple[int | None, int | None, float | None]:
+    """Return footprint and working set at the peak, and seconds of a step."""
+    if record.source == "planned":
+        return record.planned_footprint_bytes, record.planned_peak_bytes, record.planned_step_s
+    return record.peak_footprint_bytes, record.peak_working_set_bytes, record.step_s
 
 
 def _record(done: Done) -> tuple[Result | None, str | None]:

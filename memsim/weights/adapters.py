@@ -17,6 +17,7 @@ from memsim.models.config import ModelConfig
 from memsim.models.family import DECODER, Family
 from memsim.models.lora import LoraConfig, adapter_shapes, check_lora, module_names
 from memsim.models.parts import TensorSpec
+from memsim.models.scheme import Scheme
 from memsim.weights.tensor_file import TensorEntry, TensorFileWriter, map_file, read_header, view
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -88,7 +89,8 @@ def write_adapter(
                 raise ValueError(f"{key} of shape {values.shape} is not a tensor of this adapter")
             writer.write(key, values)
         writer.finish()
-    write_text(directory / CONFIG_FILE, json.dumps(_peft_config(config, lora, base_model), indent=2) + "\n")
+    settings = lora_settings(config, lora) | peft_task(config, lora, base_model)
+    write_text(directory / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
 
 
 def read_adapter(directory: Path, config: ModelConfig) -> tuple[LoraConfig, Adapter]:
@@ -141,21 +143,31 @@ def _as_float32(stored: NDArray[Any], entry: TensorEntry) -> NDArray[np.float32]
     return np.require(stored, np.float32, "A")
 
 
-def _peft_config(config: ModelConfig, lora: LoraConfig, base_model: str) -> dict[str, Any]:
+def peft_task(config: ModelConfig, scheme: Scheme, base_model: str) -> dict[str, Any]:
+    """Return what PEFT's settings say of the model that ``scheme`` was trained on.
+
+    PEFT has no task of masked language models. A classifier is a module that it saves whole, under either name.
+    """
+    task: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    if scheme.labels:
+        task = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}
+    elif not config.family.causal:
+        task = {"task_type": None if scheme.adapter_rank else "FEATURE_EXTRACTION"}
+    return {"base_model_name_or_path": base_model, "inference_mode": True, **task}
+
+
+def lora_settings(config: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
+    """Return PEFT's settings of ``lora``."""
     alpha = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
     return {
-        "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": False,
-        "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": lora.rank,
         "target_modules": peft_targets(config, lora),
-        # PEFT has no task of masked language models; with SEQ_CLS it would look for a trained classifier.
-        "task_type": "CAUSAL_LM" if config.family.causal else None,
         "use_dora": False,
         "use_rslora": False,
     }

@@ -79,6 +79,18 @@ def find_model(name: str, progress: Progress, group_size: int | None = None, see
         raise InputError(f"cannot read model {name!r}: {error.strerror or error}") from error
 
 
+def checkpoint_of(name: str) -> Path | None:
+    """Return the checkpoint that ``--model name`` is packed from; None for a pack, or synthetic weights.
+
+    Raises:
+        InputError: ``name`` could be a hub id, but cannot be fetched.
+    """
+    if name.lower() in PACKS or name.lower() in PRESETS:
+        return None
+    path = local_source(name, lambda *_: None)
+    return path if is_source(path) and not is_pack(path) else None
+
+
 def local_source(name: str, progress: Progress) -> Path:
     """Return the absolute path that ``name`` means: one that exists, or what the hub has under that name.
 

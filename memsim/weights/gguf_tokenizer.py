@@ -1,18 +1,18 @@
 """The ``tokenizer.json`` of a GGUF file, from its metadata: byte-level BPE, as Qwen and Llama 3 have it.
 
 llama.cpp calls that model ``gpt2``, and names how text is cut before it (``tokenizer.ggml.pre``); the expressions are
-those of the models' own tokenizer.json. SentencePiece (Llama 2, Mistral, Gemma), which llama.cpp calls ``llama``, is
-not rebuilt: its merges are not in the file.
+those of the models' own tokenizer.json. ``gguf_sentencepiece`` has the other model.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
-from memsim.weights.gguf_file import Value, read_gguf_header
+from memsim.weights.gguf_file import read_gguf_header
+from memsim.weights.gguf_sentencepiece import SCORES, sentencepiece_tokenizer
+from memsim.weights.gguf_vocabulary import CONTROL, TOKENS, TYPES, USER_DEFINED, added_tokens, texts_of
 
-_TOKENS, _MERGES, _TYPES = (f"tokenizer.ggml.{name}" for name in ("tokens", "merges", "token_type"))
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+_MERGES = "tokenizer.ggml.merges"
+_UNUSED = 5
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,12 +30,14 @@ def gguf_tokenizer(path: Path) -> str | None:
     Raises:
         InputError: The file is malformed.
     """
-    metadata = read_gguf_header(path, frozenset({_TOKENS, _MERGES, _TYPES})).metadata
+    metadata = read_gguf_header(path, frozenset({TOKENS, _MERGES, TYPES, SCORES})).metadata
+    if metadata.get("tokenizer.ggml.model") == "llama":
+        return sentencepiece_tokenizer(metadata)
     cut = metadata.get("tokenizer.ggml.pre")
-    tokens, merges = _texts(metadata.get(_TOKENS)), _texts(metadata.get(_MERGES))
+    tokens, merges = texts_of(metadata.get(TOKENS)), texts_of(metadata.get(_MERGES))
     if metadata.get("tokenizer.ggml.model") != "gpt2" or cut not in _CUTS or not tokens or not merges:
         return None
-    types = metadata.get(_TYPES)
+    types = metadata.get(TYPES)
     kinds = types if isinstance(types, tuple) and len(types) == len(tokens) else (1,) * len(tokens)
     expression, normalizer, whole_words = _CUTS[str(cut)]
     split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
@@ -48,25 +50,10 @@ def gguf_tokenizer(path: Path) -> str | None:
     }
     tokenizer = {
         "version": "1.0",
-        "added_tokens": [
-            _added(index, token, kinds[index] == _CONTROL)
-            for index, token in enumerate(tokens)
-            if kinds[index] in (_CONTROL, _USER_DEFINED)
-        ],
+        "added_tokens": added_tokens(tokens, kinds, (CONTROL, USER_DEFINED), (CONTROL,)),
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, by_bytes]},
         "decoder": by_bytes,
         "model": model,
     }
     return json.dumps(tokenizer, ensure_ascii=False)
-
-
-def _texts(value: Value | None) -> tuple[str, ...]:
-    """Return an array of strings, empty for anything else."""
-    texts = value if isinstance(value, tuple) else ()
-    return tuple(text for text in texts if isinstance(text, str))
-
-
-def _added(index: int, token: str, special: bool) -> dict[str, Any]:
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": index, "content": token, "special": special, **plain}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,22 @@ from memsim.models.lora import LoraConfig
 from memsim.models.parts import TensorSpec, part_names
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import Norms, Prefix, Prompt
-from memsim.weights.adapters import CONFIG_FILE, FLUSH_BYTES, WEIGHTS_FILE, write_adapter
+from memsim.weights.adapters import (
+    CONFIG_FILE,
+    FLUSH_BYTES,
+    WEIGHTS_FILE,
+    lora_settings,
+    peft_task,
+    tensor_key,
+    write_adapter,
+)
 from memsim.weights.checkpoint import hugging_face_name
 from memsim.weights.tensor_file import TensorFileWriter
 
 TRAINED_FILE = "trained.safetensors"
 """Where PEFT has no format: a part of a checkpoint, to load over it (``load_state_dict(..., strict=False)``)."""
+
+_CLASSIFIERS = ("score.", "classifier.")
 
 Floats = NDArray[np.float32]
 Tensors = Callable[[], Iterable[tuple[str, str, Floats]]]
@@ -43,7 +54,7 @@ def write_trained(directory: Path, tensors: Tensors, config: ModelConfig, scheme
         InputError: The directory cannot be written, or the disk is full.
         ValueError: ``tensors`` are not those of the model and the scheme, in order.
     """
-    if isinstance(scheme, LoraConfig):
+    if isinstance(scheme, LoraConfig) and not scheme.labels:
         blocks = ((int(part.removeprefix("block_")), name, values) for part, name, values in tensors())
         write_adapter(directory, blocks, config, scheme, base_model)
         return
@@ -52,7 +63,7 @@ def write_trained(directory: Path, tensors: Tensors, config: ModelConfig, scheme
     except OSError as error:
         raise InputError(f"cannot create {directory}: {error.strerror or error}") from error
     peft = _peft_config(config, scheme)
-    specs, chunks = _layout(tensors, config, scheme, in_peft=bool(peft))
+    specs, chunks = _layout(tensors, config, scheme, str(peft.get("peft_type", "")))
     with atomic_write(directory / (WEIGHTS_FILE if peft else TRAINED_FILE)) as file:
         # No pad tensors: PEFT would report them as unexpected keys.
         writer = TensorFileWriter(file, specs, tensor_alignment=1, data_alignment=8, flush_bytes=FLUSH_BYTES)
@@ -60,12 +71,14 @@ def write_trained(directory: Path, tensors: Tensors, config: ModelConfig, scheme
             writer.write(key, values)
         writer.finish()
     if peft:
-        peft |= {"base_model_name_or_path": base_model, "inference_mode": True, "task_type": "CAUSAL_LM"}
-        write_text(directory / CONFIG_FILE, json.dumps(peft, indent=2) + "\n")
+        settings = peft | peft_task(config, scheme, base_model)
+        write_text(directory / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
 
 
 def _peft_config(config: ModelConfig, scheme: Scheme) -> dict[str, Any]:
     """Return PEFT's settings of ``scheme``; empty where it has none for it."""
+    if isinstance(scheme, LoraConfig):
+        return lora_settings(config, scheme)
     if isinstance(scheme, Prompt):
         return _virtual_tokens(config, scheme, "PROMPT_TUNING", config.hidden_size, config.num_attention_heads)
     if isinstance(scheme, Prefix):
@@ -74,7 +87,8 @@ def _peft_config(config: ModelConfig, scheme: Scheme) -> dict[str, Any]:
         return settings | {"prefix_projection": False, "encoder_hidden_size": heads * config.head_dim}
     biased = any(config.has_bias(name) for name in config.projections())
     if isinstance(scheme, Norms) and not biased:  # PEFT's would keep a copy of each whole matrix that has a bias
-        modules = {_module(part, name, config).rpartition(".")[2] for part, name in _names(config, scheme)}
+        names = [(part, name) for part, name in _names(config, scheme) if not name.startswith(_CLASSIFIERS)]
+        modules = {_module(part, name, config).rpartition(".")[2] for part, name in names}
         return {"peft_type": "LN_TUNING", "target_modules": sorted(modules)}
     return {}
 
@@ -92,24 +106,37 @@ def _virtual_tokens(
     }
 
 
-def _layout(
-    tensors: Tensors, config: ModelConfig, scheme: Scheme, in_peft: bool
-) -> tuple[dict[str, TensorSpec], Chunks]:
+def _layout(tensors: Tensors, config: ModelConfig, scheme: Scheme, peft: str) -> tuple[dict[str, TensorSpec], Chunks]:
     """Return the tensors of the file, and their values in chunks."""
-    if isinstance(scheme, Prompt):
-        spec = TensorSpec((scheme.virtual_tokens, config.hidden_size), "f32")
-        return {"prompt_embeddings": spec}, (("prompt_embeddings", values) for _, _, values in tensors())
+    names = _names(config, scheme)
+    specs: dict[str, TensorSpec] = {}
+    table: Chunks = iter(())
+    if isinstance(scheme, Prompt | Prefix):
+        specs, table = _table(tensors, config, scheme)
+        names = {place: shape for place, shape in names.items() if place[0] == "head"}
+    keys = {place: _key(*place, config, peft) for place in names}
+    specs |= {keys[place]: TensorSpec(shape, "f32") for place, shape in names.items()}
+    rest = (
+        (keys[part, name], values - norm_offset(name, config))
+        for part, name, values in tensors()
+        if not isinstance(scheme, Prompt | Prefix) or part == "head"
+    )
+    return specs, chain(table, rest)
+
+
+def _table(tensors: Tensors, config: ModelConfig, scheme: Prompt | Prefix) -> tuple[dict[str, TensorSpec], Chunks]:
+    """Return the table of virtual tokens, and its values in chunks."""
+    columns = config.hidden_size
     if isinstance(scheme, Prefix):
         columns = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
-        spec = TensorSpec((scheme.virtual_tokens, columns), "f32")
-        # A row of the file is one virtual token: keys and values of block after block.
-        rows = ((row, values) for row in range(scheme.virtual_tokens) for _, _, values in tensors())
-        return {"prompt_embeddings": spec}, (("prompt_embeddings", values[row]) for row, values in rows)
-    names = _names(config, scheme)
-    keys = {place: _key(*place, config, in_peft) for place in names}
-    offsets = {place: _offset(place[1], config) for place in names}
-    specs = {keys[place]: TensorSpec(shape, "f32") for place, shape in names.items()}
-    return specs, ((keys[part, name], values - offsets[part, name]) for part, name, values in tensors())
+    # A row of the file is one virtual token: of a prefix, keys and values of block after block.
+    rows = (
+        ("prompt_embeddings", values[row])
+        for row in range(scheme.virtual_tokens)
+        for part, _, values in tensors()
+        if part != "head"
+    )
+    return {"prompt_embeddings": TensorSpec((scheme.virtual_tokens, columns), "f32")}, rows
 
 
 def _names(config: ModelConfig, scheme: Scheme) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -119,7 +146,7 @@ def _names(config: ModelConfig, scheme: Scheme) -> dict[tuple[str, str], tuple[i
     return {(part, name): shape for part in parts for name, shape in scheme.shapes(config, part).items()}
 
 
-def _offset(name: str, config: ModelConfig) -> np.float32:
+def norm_offset(name: str, config: ModelConfig) -> np.float32:
     """Return what a checkpoint's norm weight lacks of the factor that we train: Gemma's are 1 + w."""
     return np.float32(config.family.norm_offset if name.endswith("norm.weight") else 0.0)
 
@@ -128,9 +155,13 @@ def _module(part: str, name: str, config: ModelConfig) -> str:
     return hugging_face_name(part, name, config.family).rpartition(".")[0]
 
 
-def _key(part: str, name: str, config: ModelConfig, in_peft: bool) -> str:
-    if name == "score.weight":  # of transformers' decoders for sequence classification, beside the model
-        return name
+def _key(part: str, name: str, config: ModelConfig, peft: str) -> str:
+    """Return the name of a tensor in a file of PEFT's type ``peft``, or of a checkpoint if that is empty."""
+    outer = {"": "", "PROMPT_TUNING": "base_model.", "PREFIX_TUNING": "base_model."}.get(peft, "base_model.model.")
+    if name.startswith(_CLASSIFIERS):  # of transformers' classes for sequences, beside the model
+        return outer + name
+    if peft == "LORA":
+        return tensor_key(int(part.removeprefix("block_")), name, config.family)
     kind = name.rpartition(".")[2]
     module = _module(part, name, config)
-    return f"base_model.model.{module}.ln_tuning_layers.{kind}" if in_peft else f"{module}.{kind}"
+    return f"{outer}{module}.ln_tuning_layers.{kind}" if peft else f"{module}.{kind}"

@@ -120,8 +120,8 @@ def test_a_plan_of_another_scheme_is_run_as_it_is(cache: Path, pack: Pack, tmp_p
     setup = ("--model", model, "--seq-len", 64, "--threads", 1, *trained)
     result = _run(*setup, "--budget", "400MB", "--emit", plan)
     assert result.exit_code == 0, result.output
-    command = memsim_command("run", "--plan", plan, "--steps", 1, "--out", disk / "prefix", "--scratch", disk)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = memsim_command("run", "--plan", plan, "--steps", 1, "--scratch", disk)
+    done = subprocess.run([*command, "--out", disk / "prefix"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = read_result(disk / "prefix" / "result.json")
     assert (found.scheme, found.schedule, found.lora_rank) == ("prefix", "auto", None)
@@ -130,7 +130,7 @@ def test_a_plan_of_another_scheme_is_run_as_it_is(cache: Path, pack: Pack, tmp_p
     assert refused.returncode == 2
     assert "--scheme prompt is not what" in refused.stderr
     # A budget that is too small for it: no rank to lower.
-    small = subprocess.run([*command, "--budget", "20MB"], capture_output=True, text=True, check=False)
+    small = subprocess.run([*command, "--budget", "20MB"], cwd=disk, capture_output=True, text=True, check=False)
     assert small.returncode == 3
     assert "over the budget of 20.0 MB" in small.stderr and "--lora-rank" not in small.stderr
 

@@ -361,9 +361,13 @@ def test_a_model_with_more_positions_takes_more_tokens(workspace: Workspace) -> 
         (["--schedule", "fzoo", "--zo-noise", "gaussian"], "--zo-noise gaussian: fzoo is defined for rademacher noise"),
         (["--schedule", "fzoo", "--zo-directions", 1], "--zo-directions 1: fzoo divides by the spread of the losses"),
         (["--schedule", "forward-grad", "--zo-eps", "0.1"], "--zo-eps 0.1: forward-grad differentiates exactly"),
-        (["--schedule", "zo-sgd-cons", "--accumulate", 2], "--accumulate 2: zo-sgd-cons needs the losses of one batch"),
+        *(
+            (["--schedule", name, "--accumulate", 2], f"--accumulate 2: {name} needs the losses of one batch")
+            for name in ("zo-sgd-cons", "zo-jacobi", "zo-gauss-seidel", "hybrid", "forward-grad")
+        ),
         (["--schedule", "zo-jacobi", "--zo-directions", 2], "--zo-directions 2: zo-jacobi has one direction"),
         (["--schedule", "hybrid", "--hybrid-k", 2], "--hybrid-k 2 must be 1 to 1 of the model's 2 blocks"),
+        (["--schedule", "hybrid", "--hybrid-k", 3], "--hybrid-k 3 must be 1 to 1 of the model's 2 blocks"),
         (["--schedule", "hybrid", "--hybrid-k", 0], "--hybrid-k 0 must be 1 to 1"),
         (["--schedule", "mezo", "--hybrid-k", 1], "--hybrid-k is for the schedule hybrid, not mezo"),
         (["--schedule", "mebp", "--zo-eps", "0.1"], "--zo-eps is for zeroth-order schedules"),

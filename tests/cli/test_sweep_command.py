@@ -18,7 +18,7 @@ __all__ = ["cache"]
 GRID = """
 mode = "simulate"
 models = ["tiny"]
-seq_lens = [8, 9, 10, 11, 12]
+seq_lens = SEQ_LENS
 schedules = ["mebp", "tiled", "mezo"]
 budgets = ["42MB", "1GB"]
 [settings]
@@ -40,13 +40,15 @@ def _rows(path: Path, columns: str = "*") -> list[dict[str, object]]:
     return [dict(row) for row in connection.execute(f"SELECT {columns} FROM points ORDER BY key")]
 
 
-def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
-    done = _sweep(tmp_path, "--workers", 2, "--json", "-", grid=GRID)
+@pytest.mark.parametrize("n_points", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_two_workers_find_what_one_finds(tmp_path: Path, n_points: int) -> None:
+    lengths = list(range(8, 8 + n_points // 6))
+    done = _sweep(tmp_path, "--workers", 2, "--json", "-", grid=GRID.replace("SEQ_LENS", str(lengths)))
     assert done.returncode == 0, done.stderr
     one = _sweep(tmp_path, "--workers", 0, "--out", "serial.sqlite")
     assert one.returncode == 0, one.stderr
     found, expected = _rows(tmp_path / "grid.sqlite"), _rows(tmp_path / "serial.sqlite")
-    assert len(expected) == 30
+    assert len(expected) == n_points
     for row in (*found, *expected):
         assert row.pop("seconds")
     assert found == expected
@@ -55,14 +57,14 @@ def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
     record = from_json(str(expected[0]["record"]))
     assert (record.command, record.peak_footprint_bytes) == ("simulate", expected[0]["peak_footprint_bytes"])
     printed = json.loads(done.stdout)
-    assert (printed["mode"], printed["done"], printed["failed"]) == ("simulate", 30, 0)
-    assert [point["seq_len"] for point in printed["points"]] == [n for n in (8, 9, 10, 11, 12) for _ in range(6)]
+    assert (printed["mode"], printed["done"], printed["failed"]) == ("simulate", n_points, 0)
+    assert [point["seq_len"] for point in printed["points"]] == [n for n in lengths for _ in range(6)]
     lines = one.stdout.splitlines()
-    assert len(lines) == 31
+    assert len(lines) == n_points + 1
     assert " ".join(lines[0].split()) == "model tokens schedule budget verdict peak working set step s"
-    assert "mezo" in lines[5] and "killed" in lines[5]
+    assert ("mebp" in lines[1], "killed" in lines[1], "mezo" in lines[5], "fits" in lines[5]) == (True,) * 4
     assert "<svg" in (tmp_path / "serial.svg").read_text()
-    assert one.stderr.count("\n") == 32  # what begins, a line a point, the files
+    assert one.stderr.count("\n") == n_points + 2  # what begins, a line a point, the files
 
 
 def test_only_what_is_missing_is_done(tmp_path: Path) -> None:
@@ -77,8 +79,8 @@ def test_only_what_is_missing_is_done(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "config.json").write_text("{")
     again = _sweep(tmp_path, "--workers", 0)
-    assert again.returncode == 0
     assert "1 of 2 points to simulate" in again.stderr  # `small` is a path now: another point
+    assert "small/config.json is not valid JSON" in again.stdout
     (tmp_path / "small" / "config.json").unlink()
     (tmp_path / "small").rmdir()
     again = _sweep(tmp_path, "--workers", 0)

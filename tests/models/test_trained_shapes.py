@@ -1,5 +1,6 @@
 """What each scheme trains, how it starts, and what it refuses."""
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -10,14 +11,24 @@ from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.parts import part_names, vectors
 from memsim.models.scheme import Scheme
-from memsim.models.schemes import SCHEMES, Head, Norms, Prefix, Prompt, scheme_from_dict, scheme_to_dict
+from memsim.models.schemes import (
+    SCHEMES,
+    Full,
+    Head,
+    Norms,
+    Prefix,
+    Prompt,
+    make_scheme,
+    scheme_from_dict,
+    scheme_to_dict,
+)
 from memsim.schedules.choices import choices_for
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
 from toy import toy_config
 from toy_families import FAMILY_CHANGES, family_config
 
-EXAMPLES = (LoraConfig(3, 5.0, ("q_proj",)), Norms(), Prefix(7), Prompt(9), Head(4))
+EXAMPLES = (LoraConfig(3, 5.0, ("q_proj",)), Norms(), Prefix(7), Prompt(9), Head(4), Full())
 
 
 @pytest.mark.parametrize("name", ["toy", *(name for name in FAMILY_CHANGES if family_config(name).family.causal)])
@@ -30,6 +41,7 @@ def test_counts_follow_from_the_dimensions(name: str) -> None:
     everything = sum(prod(shape) for part in part_names(config) for shape in vectors(config, part).values())
     table = prod(config.position_table() or (0,))
     assert n_trainable(config, Norms()) == everything - table
+    assert n_trainable(config, Full()) == config.n_parameters()
 
 
 @pytest.mark.parametrize("scheme", EXAMPLES, ids=lambda scheme: scheme.name)
@@ -56,12 +68,24 @@ def test_schemes_that_cannot_work_are_refused(scheme: Scheme, message: str) -> N
         scheme.check(toy_config())
 
 
-@pytest.mark.parametrize("scheme", EXAMPLES[1:], ids=lambda scheme: scheme.name)
-def test_a_masked_language_model_trains_with_lora_only(scheme: Scheme) -> None:
-    with pytest.raises(
-        UsageError, match=f"--scheme {scheme.name} is for causal models; roberta trains with --scheme lora"
-    ):
-        scheme.check(family_config("roberta"))
+@pytest.mark.parametrize("labels", [-1, 4097])
+def test_labels_are_bounded(labels: int) -> None:
+    with pytest.raises(UsageError, match=f"a classifier tells at most 4096 labels apart, not {labels}"):
+        make_scheme("norms", LoraConfig(), 1, labels)
+
+
+@pytest.mark.parametrize("scheme", EXAMPLES, ids=lambda scheme: scheme.name)
+def test_roberta_trains_with_every_scheme(scheme: Scheme) -> None:
+    config = family_config("roberta")
+    scheme.check(config)
+    parts = part_names(config)
+    trained = {part: set(scheme.shapes(config, part)) for part in parts}
+    of_classifier = {f"classifier.{module}.{kind}" for module in ("dense", "out_proj") for kind in ("weight", "bias")}
+    assert any(trained.values())
+    assert (trained["head"] >= of_classifier) == (scheme.name == "head")
+    assert replace(scheme, labels=4).shapes(config, "head").keys() >= of_classifier
+    # The bias of each word is added in the pass that streams the vocabulary, and has no gradient.
+    assert "lm_head.bias" not in trained["head"]
 
 
 @pytest.mark.parametrize("scheme", [Prefix(6), Head(6)], ids=lambda scheme: scheme.name)

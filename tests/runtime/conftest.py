@@ -1,5 +1,9 @@
-"""What the tests of zeroth-order steps share: batches, and backprop's gradient to compare with."""
+"""What the tests of zeroth-order steps share: batches, and backprop's gradient to compare with.
 
+These tests may build the Hugging Face directories that the tests of the weights build.
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,8 @@ from memsim.runtime.storage import SeparateArrays
 from memsim.weights.pack import Pack
 from toy import METHOD_LORA as LORA
 from toy import SEQ_LEN, gradient_names, plan_toy, randomize_adapters, token_file
+
+sys.path.append(str(Path(__file__).parent.parent / "weights"))
 
 
 @pytest.fixture

@@ -2,48 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc_data.topics import topics
 from statistics import fmean
 
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification
+from transformers import RobertaForMaskedLM, RobertaForSequenceClassification
 
 from capped_runs import private_cache, run_toy
 from memsim.errors import InputError, UsageError
 from memsim.models.lora import LoraConfig
 from memsim.schedules.optimizers import OptimizerConfig
-
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-VOCAB, SEQ_LEN = 384, 66
-
-
-def save_tokenizer(path: Path, special: list[str]) -> None:
-    """Train a byte-level BPE tokenizer on CPython's documentation, with the special tokens of RoBERTa's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=380, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([topics[name] for name in sorted(topics)[:20]], trainer)
-    tokenizer.save(str(path))
-
-
-def config() -> RobertaConfig:
-    return RobertaConfig(
-        vocab_size=VOCAB,  # beyond the mask, as some checkpoints pad it
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=SEQ_LEN + 2,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        initializer_range=0.2,  # large enough for the frozen head to give a token much weight
-    )
+from toy_roberta import SEQ_LEN, SPECIAL, roberta_config, save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +21,8 @@ def checkpoint(disk: Path) -> Path:
     """A model with random weights, in bf16, in several shards, with its tokenizer."""
     directory = disk / "hf-roberta"
     torch.manual_seed(0)
-    RobertaForMaskedLM(config()).to(torch.bfloat16).save_pretrained(directory, max_shard_size="60KB")
-    save_tokenizer(directory / "tokenizer.json", [*SPECIAL, "<mask>"])
+    RobertaForMaskedLM(roberta_config()).to(torch.bfloat16).save_pretrained(directory, max_shard_size="60KB")
+    save_tokenizer(directory / "tokenizer.json")
     return directory
 
 
@@ -92,8 +62,8 @@ def test_what_cannot_be_trained_is_refused(checkpoint: Path, tmp_path: Path) -> 
         run_toy(checkpoint, tmp_path / "out", seq_len=SEQ_LEN + 1)
     with pytest.raises(UsageError, match="--seq-len 2 is below 3: roberta puts a token at either end"):
         run_toy(checkpoint, tmp_path / "out", seq_len=2)
-    RobertaForSequenceClassification(config()).save_pretrained(tmp_path / "classifier")
-    with pytest.raises(UsageError, match="classifier classifies sequences, and memsim run trains on text"):
+    RobertaForSequenceClassification(roberta_config()).save_pretrained(tmp_path / "classifier")
+    with pytest.raises(UsageError, match="classifier classifies sequences: give it examples with --task, or use"):
         run_toy(tmp_path / "classifier", tmp_path / "out", seq_len=SEQ_LEN)
 
 

@@ -154,3 +154,39 @@ def test_a_damaged_example_file_is_refused(tmp_path: Path) -> None:
             ExampleFile(path, vocab_size, n_labels, 4).window(0, 4)
     with pytest.raises(IndexError, match="window 1 of 1"):
         ExampleFile(path, 10, 10, 4).window(1, 4)
+
+
+ENDS, MASK, LAST = (1, 2), 3, 2
+
+
+def test_a_window_between_ends_has_its_answer_hidden(tmp_path: Path) -> None:
+    prepare(tmp_path, FILMS, ends=ENDS, mask_id=MASK)
+    file = ExampleFile(tmp_path / "out", VOCAB, VOCAB, 32, end_id=LAST)
+    for index, (prompt, answer) in enumerate((("a warm film It was", " great"), ("dull It was", " terrible"))):
+        ids, labels = file.window(index, 32)
+        # Without padding, and the labels are on the hidden tokens themselves.
+        assert ids.tolist() == [1, *prompt.encode(), *[MASK] * len(answer), LAST]
+        assert labels.tolist() == [IGNORED] * (1 + len(prompt)) + list(answer.encode()) + [IGNORED]
+
+
+def test_a_window_between_ends_has_one_label_of_a_classifier(tmp_path: Path) -> None:
+    info, _ = prepare(tmp_path, FILMS, options="none", ends=ENDS, seq_len=12)
+    assert info.n_truncated == 2
+    file = ExampleFile(tmp_path / "out", VOCAB, 2, 12, end_id=LAST, one_label=True)
+    # What is cut is the start of the text, not the ends.
+    assert [bytes(file.window(index, 12)[0][1:-1].tolist()) for index in (0, 1)] == [b"ilm It was", b"ull It was"]
+    assert [file.window(index, 12)[1].tolist() for index in (0, 1)] == [[1], [0]]
+    assert all(file.window(index, 12)[0][[0, -1]].tolist() == list(ENDS) for index in (0, 1))
+
+
+def test_an_answer_that_leaves_no_room_for_the_ends_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has an answer of 6 tokens, which does not fit --seq-len 7"):
+        prepare(tmp_path, FILMS, ends=ENDS, mask_id=MASK, seq_len=7)
+
+
+@pytest.mark.parametrize("damaged", ["end", "label"])
+def test_a_window_without_an_end_or_a_label_is_refused(tmp_path: Path, damaged: str) -> None:
+    ids, labels = [1, 9, 9 if damaged == "end" else LAST, 0], [IGNORED, 7 if damaged == "end" else IGNORED] * 2
+    np.array([[1, *ids, *labels]], "<u4").tofile(tmp_path / "file")
+    with pytest.raises(InputError, match="window 0 has no end or no label; tokenize it again"):
+        ExampleFile(tmp_path / "file", 10, 10, 4, end_id=LAST).window(0, 4)

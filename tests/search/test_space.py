@@ -30,6 +30,7 @@ DEVICE = find_device("mac-m4")
 NUMBERS = DEVICE.at("nominal")
 NEEDS = capped_process(70_000_000, 2_000)
 OPTIMIZER = OptimizerConfig()
+SMALL = Bounds(max_sets=3)
 BLOCKS, TOKENS = 4, 256
 
 
@@ -92,7 +93,7 @@ def test_more_blocks_are_no_more_to_look_at(monkeypatch: pytest.MonkeyPatch) -> 
             return probe(graph, *rest)  # type: ignore[arg-type]
 
         monkeypatch.setattr(space, "probe", counting)
-        found = search(_setup(n_blocks), NUMBERS, DEVICE.rule, NEEDS, PACKED)
+        found = search(_setup(n_blocks), NUMBERS, DEVICE.rule, NEEDS, PACKED, SMALL)
         counts.append(lowered)
         assert len(found.smallest().choices.blocks) == n_blocks
     assert counts[0] == counts[1]
@@ -100,10 +101,10 @@ def test_more_blocks_are_no_more_to_look_at(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 SEARCH_48 = """
-from test_space import DEVICE, NEEDS, NUMBERS, PACKED, _setup
+from test_space import DEVICE, NEEDS, NUMBERS, PACKED, SMALL, _setup
 from memsim.search.search import search
 from memsim.schedules.record import record_choices
-found = search(_setup(48), NUMBERS, DEVICE.rule, NEEDS, PACKED)
+found = search(_setup(48), NUMBERS, DEVICE.rule, NEEDS, PACKED, SMALL)
 print(len(found.candidates), found.limits)
 for c in found.candidates:
     blocks = [(b.count, sorted(b.keep), sorted(b.spill)) for b in record_choices(c.choices).blocks]

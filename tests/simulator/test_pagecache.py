@@ -35,3 +35,14 @@ def test_a_loop_over_more_than_fits_never_hits() -> None:
     for _ in range(3):
         assert cache.missing(clusters) == [1] * 4
     assert cache.missing(clusters[-3:]) == []
+
+
+def test_a_dropped_file_is_read_again_and_no_other() -> None:
+    cache = PageCache(10)
+    files = {name: [((name, number), 2) for number in range(2)] for name in "ab"}
+    for clusters in files.values():
+        assert cache.missing(clusters) == [2, 2]
+    cache.drop("a")
+    assert cache.held_bytes == 4
+    assert cache.missing(files["b"]) == []
+    assert cache.missing(files["a"]) == [2, 2]

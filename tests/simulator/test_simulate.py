@@ -209,3 +209,18 @@ def test_writes_have_a_budget_a_day() -> None:
     figures = simulate(trace, phone(), 1).figures
     assert figures["steps_per_day_by_writes"].nominal == pytest.approx(100)
     assert figures["written_bytes"].nominal == 10**7
+
+
+def test_a_step_that_drops_what_it_evicts_reads_its_weights_every_time() -> None:
+    trace, sizes = _trace("mezo-naive"), {}
+    for item in trace.nodes:
+        if item.page_in:
+            sizes[item.page_in.file] = item.page_in.file_bytes
+    cached, dropping = (simulate(trace, phone(), 2, dropping=drop).nominal for drop in (False, True))
+    restored = sum(item.restored_bytes for item in trace.nodes)  # adapters, which are never in the cache
+    weights = sum(size for file, size in sizes.items() if file.startswith("block_"))
+    # The second forward finds the blocks of the first, and the second step all of them, unless they were dropped.
+    assert cached.warm.read_bytes == restored
+    assert cached.cold.read_bytes + weights <= dropping.cold.read_bytes
+    assert dropping.warm.read_bytes >= restored + 2 * weights
+    assert dropping.warm.split.total_s > cached.warm.split.total_s

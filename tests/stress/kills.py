@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from stray_processes import MARK, marked
 
 from capped_runs import memsim_command
 from memsim.runtime.cap import open_cap
@@ -16,7 +16,6 @@ from memsim.runtime.footprint import start_time
 
 ADAPTER = "adapter_model.safetensors"
 STEPS = 50
-_MARK = "MEMSIM_STRESS"
 _DEATH_S = 20.0
 
 
@@ -56,7 +55,7 @@ class Kills:
         return ["run", "--budget", "400MB", "--model", self._model, "--out", out, *settings]
 
     def _start(self, *arguments: object) -> "subprocess.Popen[bytes]":
-        environment = os.environ | {_MARK: self._mark}
+        environment = os.environ | {MARK: self._mark}
         log = (self._directory / "stderr").open("wb")
         with log:
             return subprocess.Popen(
@@ -107,7 +106,7 @@ class Kills:
         except subprocess.TimeoutExpired:
             pass
         if of_worker:
-            for child in self._marked():
+            for child in marked(self._mark):
                 if "memsim.runtime.worker" in child.cmdline():
                     child.kill()
                     self.tally.kills_of_worker += 1
@@ -116,22 +115,10 @@ class Kills:
         self.tally.kills_of_parent += 1
         return True
 
-    def _marked(self) -> list[psutil.Process]:
-        """Return the processes that a command of ours started, however long ago, without itself."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.environ().get(_MARK) == self._mark:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
     def _check_leftovers(self, pid: int) -> None:
         """Check that a killed command left no process, no scratch, and at most an empty group."""
         end = time.monotonic() + _DEATH_S
-        while (alive := self._marked()) and time.monotonic() < end:
+        while (alive := marked(self._mark)) and time.monotonic() < end:
             time.sleep(0.02)
         assert alive == [], "processes survive the command that started them"
         with open_cap(1 << 30) as cap:  # which removes what dead commands left

@@ -1,7 +1,10 @@
 """Points on a cluster of this machine: workers that are killed, tasks that cannot be, the limits of a real run."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from waiting_points import attempts, held_back, wait_until
 ORDERS = [
     Order(f"{seq_len}", ("simulate", "--model=tiny", f"--seq-len={seq_len}", "--steps=1"), 0, "") for seq_len in (8, 9)
 ] + [Order("wrong", ("simulate", "--model=gpt-9"), 0, ""), Order("small", ("simulate", "--budget=20MB"), 0, "")]
+DASK = (sys.executable, "-m", "dask")
 
 
 def _without_time(done: Done) -> tuple[int, bytes, str]:
@@ -53,6 +57,50 @@ def test_what_goes_wrong_in_a_worker_is_an_answer() -> None:
     with local_client(1) as client:
         (found,) = on_cluster(ORDERS[:1], _explode, client)
     assert found == ("8", Done(1, b"", "ValueError: no 8", 0.0))
+
+
+def test_a_scheduler_that_goes_away_and_what_it_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A scheduler and a worker of their own, as `dask scheduler` and `dask worker` start them."""
+    file = tmp_path / "scheduler.json"
+    command = [
+        *DASK,
+        "scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(file),
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where the worker finds what points do
+    scheduler = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    wait_until(lambda: file.exists() and file.read_text().endswith("}"))
+    address = json.loads(file.read_text())["address"]
+    command = [*DASK, "worker", address, "--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+    worker = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    def kill() -> None:
+        wait_until(lambda: bool(found) and bool(attempts(tmp_path, ORDERS[1].key)))
+        scheduler.kill()
+
+    found: dict[str, int] = {}
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with remote_client(address) as client:  # noqa: SIM117
+            with pytest.raises(InputError, match="the Dask scheduler is gone; rows are kept"):
+                for key, done in on_cluster(ORDERS[:2], held_back(tmp_path, ORDERS[1].key), client):
+                    found[key] = done.exit_code
+    finally:
+        (tmp_path / "go").touch()
+        killer.join()
+        scheduler.kill()
+        worker.terminate()
+        worker.wait()
+        scheduler.wait()
+    assert found == {ORDERS[0].key: 0}
+    assert capfd.readouterr().err == ""
 
 
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
