@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig, with_our_names
-from memsim.models.scheme import Scheme, check_length
+from memsim.models.scheme import Scheme, check_length, with_classifier
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Result
-from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.catalog import SCHEDULE_NAMES, check_scheme
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device_file import find_device
 from memsim.simulator.record import simulated_result
@@ -130,11 +130,15 @@ def training_setup(
     if isinstance(scheme, LoraConfig):
         scheme = with_our_names(scheme, config)
     scheme.check(config)
+    check_scheme(schedule, scheme)
+    if scheme.labels and config.family.causal and scheme.name != "head":
+        raise UsageError(f"--labels belongs to --scheme head, not to {scheme.name}, unless the model is RoBERTa")
     if not 1 <= accumulate <= 1024:
         raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
     if seq_len < 1:
         raise UsageError(f"--seq-len {seq_len} is below 1")
     check_length(scheme, config, seq_len)
+    config = with_classifier(config, scheme)
     return TrainingSetup(
         config, group_size, scheme, schedule, seq_len, optimizer or OptimizerConfig(), accumulate, threads
     )

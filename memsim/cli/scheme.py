@@ -19,7 +19,6 @@ _BELONGS = {
     "lora_alpha": _OF_LORA,
     "target_modules": _OF_LORA,
     "virtual_tokens": _OF_VIRTUAL_TOKENS,
-    "labels": ("head",),
 }
 
 _HELP = (
@@ -54,7 +53,12 @@ _OPTIONS = (
 )
 
 
-_LABELS = click.option("--labels", type=int, default=2, metavar="N", help="Classes that the scheme head tells apart.")
+_LABELS = click.option(
+    "--labels",
+    type=int,
+    metavar="N",
+    help="Classes of the classifier that the scheme head trains, or RoBERTa beside any scheme.  [default: head: 2]",
+)
 
 
 def scheme_options(command: Command) -> Command:
@@ -111,4 +115,7 @@ def chosen_scheme(options: dict[str, Any]) -> Scheme:
         UsageError: An option of another scheme was given.
     """
     settings = scheme_settings(options)
-    return make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], options["labels"])
+    labels = options["labels"]
+    if labels is None:
+        labels = 2 if settings["scheme"] == "head" else 0
+    return make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)

@@ -5,6 +5,7 @@ from itertools import accumulate
 
 from memsim.compare.contenders import Contender, own_settings
 from memsim.models.lora import with_our_names
+from memsim.models.scheme import with_classifier
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
 from memsim.runtime.classifier import classifier_labels
@@ -47,7 +48,7 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
     check_scheme(contender.schedule, scheme)
     threads = max(1, int(device.at("nominal").threads))
     setup = TrainingSetup(
-        pack.config,
+        with_classifier(pack.config, scheme),
         pack.group_size,
         scheme,
         contender.schedule,

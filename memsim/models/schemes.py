@@ -52,9 +52,18 @@ class Full(Norms):
 
     name: ClassVar[str] = "full"
 
-    def shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
+    def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
         """Return the stored vectors of ``part``; the matrices are those of ``tiled_matrices``."""
         return vectors(config, part)
+
+    def check(self, config: ModelConfig) -> None:
+        """Check the family.
+
+        Raises:
+            UsageError: It is not causal.
+        """
+        if not config.family.causal:
+            raise UsageError(f"--scheme full is for causal models; {config.model_type} trains with --scheme lora")
 
     def describe(self) -> str:
         """Return ``all weights``."""

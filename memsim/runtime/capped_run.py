@@ -1,7 +1,6 @@
 """One capped fine-tuning run, seen from the parent: plan, refuse or launch, watch, record."""
 
 import shlex
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import cast
 from memsim.errors import InputError, MemsimError
 from memsim.file_names import CAPTURE_FILE, RESULT_FILE
 from memsim.files import writing
-from memsim.results import Enforcement, write_result
+from memsim.results import Enforcement, Result, write_result
 from memsim.runtime.cap import open_cap
 from memsim.runtime.checkpoints import Checkpoints
 from memsim.runtime.directories import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
+from memsim.runtime.follow import Outcome
 from memsim.runtime.history import History
+from memsim.runtime.job import WorkerJob
 from memsim.runtime.launch import launch, make_job
 from memsim.runtime.layout import accept, lay_out
 from memsim.runtime.ready import Ready, make_ready
@@ -22,7 +23,6 @@ from memsim.runtime.recording_cost import with_recording
 from memsim.runtime.run_checks import check, check_new
 from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.runtime.run_record import make_record
-from memsim.weights.pack import TOKENIZER_FILE
 
 FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
 """Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
@@ -73,26 +73,14 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
             job = make_job(ready, directory, history)
             outcome = launch(ready, job, cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
+        result = make_record(ready, enforcement, kernel_peak, outcome, history)
+        result = _leave(ready, directory, job, outcome, result)
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
     finally:
         directory.keep = directory.keep or history.saved_step > 0
         with suppress(InputError):  # what ended the run is what counts
             Checkpoints(out).prune(history.saved_step)
-    with writing(out):
-        if job.capture and Path(job.capture).exists():
-            Path(job.capture).replace(out / CAPTURE_FILE)
-    result = make_record(ready, enforcement, kernel_peak, outcome, history)
-    result = with_recording(result, job, out / CAPTURE_FILE, outcome)
-    if outcome.reason == "done":
-        with writing(out):
-            for file in (directory.work / ADAPTER).iterdir():
-                file.replace(out / file.name)
-            if ready.setup.scheme.trains_matrices and ready.pack.tokenizer is not None:
-                shutil.copyfile(ready.pack.tokenizer, out / TOKENIZER_FILE)  # the result is a model that runs again
-            for name in ready.texts:
-                (directory.checkpoints / name).unlink(missing_ok=True)
-    write_result(out / RESULT_FILE, result)
     directory.keep = True
     if outcome.reason == "interrupted":
         outcome.message = f"interrupted after {len(outcome.steps)} steps"
@@ -101,6 +89,22 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
     for listener in FINISHED:
         listener(config, finished)
     return finished
+
+
+def _leave(ready: Ready, directory: RunDirectory, job: WorkerJob, outcome: Outcome, result: Result) -> Result:
+    """Leave what the run made in its directory; return the record, with what a recording cost."""
+    out = directory.path
+    with writing(out):
+        if job.capture and Path(job.capture).exists():
+            Path(job.capture).replace(out / CAPTURE_FILE)
+        result = with_recording(result, job, out / CAPTURE_FILE, outcome)
+        if outcome.reason == "done":
+            for file in (directory.work / ADAPTER).iterdir():
+                file.replace(out / file.name)
+            for name in ready.texts:
+                (directory.checkpoints / name).unlink(missing_ok=True)
+    write_result(out / RESULT_FILE, result)
+    return result
 
 
 def _with_hint(message: str, out: Path, saved_step: int) -> str:

@@ -165,7 +165,7 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     if config.plan is None:
         return setup
     config.plan.check_labels(scheme)
-    choices = config.plan.choices_for(pack.config, pack.group_size, setup.graph().residuals, "the plan")
+    choices = config.plan.choices_for(setup.config, pack.group_size, setup.graph().residuals, "the plan")
     return replace(setup, choices=choices)
 
 

@@ -12,7 +12,7 @@ from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
 from memsim.models.scheme import Scheme
-from memsim.models.schemes import Head, scheme_to_dict
+from memsim.models.schemes import scheme_to_dict
 from memsim.planner.run_plan import TrainingSetup
 from memsim.results import ChoicesRecord
 from memsim.schedules.choices import Choices
@@ -80,9 +80,9 @@ class PlanFile:
         Raises:
             UsageError: The plan was made for another number.
         """
-        if isinstance(scheme, Head) and scheme.labels != self.labels:
+        if scheme.labels != self.labels:
             raise UsageError(
-                f"the plan was made for {self.labels} labels, and the task has {scheme.labels}; "
+                f"the plan was made for {self.labels} labels of a classifier, and the run trains {scheme.labels}; "
                 f"make one with --labels {scheme.labels}"
             )
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from memsim.cli.simulate import command
 from memsim.errors import InputError, MemsimError, UsageError
+from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import preset
 from memsim.results import from_json
 
@@ -47,8 +48,19 @@ def test_every_scheme_is_simulated(scheme: str) -> None:
     record = from_json(_run("--model", "tiny", "--scheme", scheme, "--schedule", "tiled", "--json", "-").stdout)
     assert (record.scheme, record.lora_rank) == (scheme, None)
     lora = from_json(_run("--model", "tiny", "--schedule", "tiled", "--json", "-").stdout)
+    assert lora.trainable_parameters == n_trainable(preset("tiny"), LoraConfig())
     assert record.trainable_parameters != lora.trainable_parameters
     assert record.planned_peak_bytes != lora.planned_peak_bytes
+
+
+def test_roberta_is_simulated_with_a_classifier_beside_any_scheme() -> None:
+    options = ("--model", "roberta-base", "--schedule", "tiled", "--json", "-")
+    plain, lora, head = (
+        from_json(_run(*options, *more).stdout).trainable_parameters or 0
+        for more in ((), ("--labels", "3"), ("--scheme", "head", "--labels", "3"))
+    )
+    assert head == 768 * 768 + 768 + 3 * 768 + 3
+    assert lora == plain + head
 
 
 def test_the_record_is_a_result() -> None:
@@ -121,6 +133,8 @@ def test_a_directory_needs_only_a_config(tmp_path: Path) -> None:
         (["--steps", "0"], UsageError, "--steps 0 must be from 1 to"),
         (["--accumulate", "0"], UsageError, "--accumulate 0 must be from 1 to"),
         (["--budget", "512"], UsageError, "has no unit"),
+        (["--scheme", "full"], UsageError, "--scheme full is trained by zeroth-order schedules only"),
+        (["--labels", "3"], UsageError, "--labels belongs to --scheme head, not to lora"),
         (["--budget", "0GB"], UsageError, "--budget 0 cannot hold a process"),
         (["--lora-rank", "0"], UsageError, "--lora-rank 0 is below 1"),
         (["--target-modules", "q_proj,x"], UsageError, "--target-modules x"),

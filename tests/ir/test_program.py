@@ -149,7 +149,7 @@ def test_every_op_is_executed_differentiated_or_stored() -> None:
     assert not set(KERNELS) & set(_STORAGE_OPS)
     forward = {"linear_q4", "rmsnorm", "layernorm", "rope", "attention", "swiglu", "geglu", "relu", "add"}
     forward |= {"gelu", "tanh", "cross_entropy", "linear_cross_entropy_q4"}
-    forward |= {"linear", "add_table_rows", "concat_rows", "place_rows", "take_rows"}
+    forward |= {"linear", "add_row", "add_table_rows", "concat_rows", "place_rows", "take_rows"}
     assert set(RULES) == forward
 
 

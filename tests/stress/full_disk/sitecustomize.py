@@ -17,7 +17,8 @@ import sys
 import threading
 
 _role, _k, _mode, _marker = os.environ["MEMSIM_FULL_DISK"].split(":", 3)
-_K, _STAYS = int(_k), _mode == "stays"
+_K = int(_k)
+_STAYS = _mode == "stays" and _K > 0
 _MINE = {"command": "memsim"}.get(_role, f"memsim.runtime.{_role}") in sys.orig_argv
 # Not a disk; or the directories in which Numba tries whether it could write before it reads compiled kernels.
 _IGNORED = ("/sys/", "/proc/", "/dev/", os.path.abspath(os.environ.get("NUMBA_CACHE_DIR", "/dev/")))
