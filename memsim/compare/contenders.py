@@ -25,6 +25,7 @@ LR_GRIDS: Mapping[str, Mapping[str, Grid]] = {
         "prefix": (1e-1, 3e-1, 1e0),
         "prompt": (1e0, 3e0, 1e1),
         "head": (1e-4, 3e-4, 1e-3),
+        "full": (1e-5, 3e-5, 1e-4),
     },
     "zeroth-order, by Adam or signs": {
         "lora": (1e-4, 3e-4, 1e-3),
@@ -32,6 +33,7 @@ LR_GRIDS: Mapping[str, Mapping[str, Grid]] = {
         "prefix": (3e-2, 1e-1, 3e-1),
         "prompt": (3e-2, 1e-1, 3e-1),
         "head": (3e-4, 1e-3, 3e-3),
+        "full": (1e-5, 3e-5, 1e-4),
     },
 }
 """Learning rates to choose from where the user names none, for AdamW and for estimates of the gradient, which random

@@ -10,6 +10,7 @@ from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
 from memsim.runtime.classifier import classifier_labels
 from memsim.runtime.run_config import RunConfig, scheme_of
+from memsim.schedules.catalog import check_scheme
 from memsim.simulator.device import Device
 from memsim.simulator.simulate import simulate
 from memsim.simulator.trace import trace_program
@@ -44,6 +45,7 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
     config = replace(base, scheme=contender.scheme, lora=with_our_names(base.lora, pack.config))
     scheme = scheme_of(config, classifier_labels(config, task, pack.config))
     scheme.check(pack.config)
+    check_scheme(contender.schedule, scheme)
     threads = max(1, int(device.at("nominal").threads))
     setup = TrainingSetup(
         with_classifier(pack.config, scheme),
