@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms: kernels compiled once per machine, a small pack, a text."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 # Before Numba is imported: kernels compiled by one test run serve the next, whatever cache the user has.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait let others run, as in memsim's own processes
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
+
+# A shell that starts pytest in the background has it, and all that it starts, ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
