@@ -24,25 +24,16 @@ def mapped_from_bytes(plan: MemoryPlan) -> int:
     return 256 << 10 if int(plan.live_bytes.max(initial=0)) > _MUCH_BYTES else 4 * MIB
 
 
-def heap_bytes(program: Program, plan: MemoryPlan) -> int:
-    """Return the most bytes that are live in the heap at once: the values that are not mapped one by one."""
-    return _peaks(program, mapped_from_bytes(plan))[0]
-
-
 def in_separate_arrays(program: Program, plan: MemoryPlan) -> MemoryPlan:
     """Return ``plan``, the plan of ``program``, for an allocation a value instead of an arena.
 
     The heap keeps what it has reached, so its peak counts beside that of the mapped blocks, with its holes.
     """
-    heap_peak, mapped_peak = _peaks(program, mapped_from_bytes(plan))
-    return replace(plan, offsets={}, arena_bytes=mapped_peak + align(int(_HOLES * heap_peak)))
-
-
-def _peaks(program: Program, limit: int) -> tuple[int, int]:
-    """Return the most bytes live at once in values below ``limit`` bytes, and in all others."""
+    limit = mapped_from_bytes(plan)
     heap, mapped = np.zeros((2, len(program.nodes) + 1), np.int64)
     for item in arena_ranges(program):
         held = mapped if align(item.n_bytes) >= limit else heap
         held[item.first] += align(item.n_bytes)
         held[item.last + 1] -= align(item.n_bytes)
-    return int(heap.cumsum().max()), int(mapped.cumsum().max())
+    heap_bytes, mapped_bytes = (int(held.cumsum().max()) for held in (heap, mapped))
+    return replace(plan, offsets={}, arena_bytes=mapped_bytes + align(int(_HOLES * heap_bytes)))

@@ -57,7 +57,6 @@ class WorkerJob:
         capture: Where memray records to; None in a run that is not recorded.
         recorded_steps: How many steps, from the first, it records.
         mapped_from_bytes: Values of this size and more are mapped one by one in a recorded run.
-        heap_bytes: What the others take at once, at most.
         checkpoints: Directory of the checkpoints.
         checkpoint_every: Save the state after every so many steps; it is saved after the last one, too.
         first_step: Steps that are done already; their state is in ``checkpoints``.
@@ -96,7 +95,6 @@ class WorkerJob:
     capture: str | None = None
     recorded_steps: int = 0
     mapped_from_bytes: int = 0
-    heap_bytes: int = 0
 
 
 class Messages:

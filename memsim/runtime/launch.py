@@ -9,7 +9,7 @@ from pathlib import Path
 from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, SEEDS_FILE
 from memsim.files import write_text
 from memsim.models.schemes import scheme_to_dict
-from memsim.planner.separate import heap_bytes, mapped_from_bytes
+from memsim.planner.separate import mapped_from_bytes
 from memsim.runtime.cap import Cap
 from memsim.runtime.directories import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
 from memsim.runtime.follow import NotCompiled, Outcome, StepDone
@@ -62,7 +62,6 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         capture=str(directory.work / CAPTURE_FILE) if config.record else None,
         recorded_steps=recorded_steps(config.steps),
         mapped_from_bytes=mapped_from_bytes(plan.memory),
-        heap_bytes=heap_bytes(plan.program, plan.memory) if config.record else 0,
     )
 
 

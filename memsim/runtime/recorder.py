@@ -21,40 +21,18 @@ _INTERVAL_MS = 100
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _KEEP_BYTES = (1 << 31) - 1
-_LARGEST_HEAP_BLOCK_BYTES = 16 << 20
-"""glibc maps what is larger than 32 MiB whatever it is told."""
-_HUGE_PAGE_BYTES = 2 << 20
-_MADV_HUGEPAGE = 14
 
 
-def prepare_heap(mapped_from_bytes: int, heap_bytes: int) -> None:
-    """Have the C library map large blocks one by one, gone when they are freed, and keep the heap it has.
+def prepare_heap(mapped_from_bytes: int) -> None:
+    """Have the C library map blocks of so many bytes one by one, gone when they are freed, and keep the heap it has.
 
     glibc would raise the limit with each mapped block that is freed; and it would give the end of the heap back when
-    that is free, and fault it in again a node later. The heap is on huge pages, as the arena of other runs is.
-
-    Args:
-        mapped_from_bytes: The smallest block that is mapped.
-        heap_bytes: What smaller ones take at once, at most.
+    that is free, and fault it in again a node later.
     """
     with suppress(AttributeError):  # a C library that cannot be told
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2 * _LARGEST_HEAP_BLOCK_BYTES)
-        _advise_heap(libc, heap_bytes)
         libc.mallopt(_M_MMAP_THRESHOLD, mapped_from_bytes)
-
-
-def _advise_heap(libc: ctypes.CDLL, n_bytes: int) -> None:
-    """Ask for huge pages in the next ``n_bytes`` of the heap; no page is touched."""
-    libc.malloc.restype = ctypes.c_void_p
-    blocks = [libc.malloc(_LARGEST_HEAP_BLOCK_BYTES) for _ in range(-(-n_bytes // _LARGEST_HEAP_BLOCK_BYTES))]
-    for block in filter(None, blocks):
-        start = -(-block // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
-        end = block + _LARGEST_HEAP_BLOCK_BYTES
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_HUGEPAGE)
-    for block in filter(None, blocks):
-        libc.free(ctypes.c_void_p(block))
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
 
 
 class Recorder:

@@ -134,7 +134,7 @@ def _train(job: WorkerJob, messages: Messages) -> None:
 def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
     from memsim.runtime.recorder import Recorder, prepare_heap
 
-    prepare_heap(job.mapped_from_bytes, job.heap_bytes)
+    prepare_heap(job.mapped_from_bytes)
     recorder = Recorder(program, Path(str(job.capture)))
     recorder.start()
     return recorder
