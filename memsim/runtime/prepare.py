@@ -31,11 +31,12 @@ SESSION_NODE_BYTES = 600
 each node the arrays through which kernels see the arena. Measured in the same runs: 1.1 to 1.7 MB,
 1.4, 2.1 and 2.6 MB."""
 
-_RECORDER_BYTES = 6_000_000
-_RECORDER_NODE_BYTES = 2_500
+_RECORDER_BYTES = 2_000_000
+_RECORDER_NODE_BYTES = 3_300
 """What recording costs the worker: memray and its tables, and for each node the frames of it and of its values.
-Measured: 5.0 MB before the first step of 1,306 nodes, 5.7 MB of 2,120, and 1 to 2 MB more while steps run; since
-workers give free memory back before their first step, 3 MB more of 2,120 nodes and none of 200."""
+Measured above what is planned for the rest of the run: 0 to 1.0 MB with 79 nodes, 1.4 to 1.9 MB with 286, 3.4 to
+4.1 MB with 838, 6.6 to 7.5 MB with 1,666, 7.3 to 7.7 MB with 2,120, 10.1 to 11.2 MB with 2,770; of a larger model
+3.8 to 4.1 MB with 1,942 and 8.0 MB with 2,472."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ than a grid step more, so the result for a budget is at least as fast as the opt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,38 @@ def optimal_mixtures(
         rests.append(rest[best])
     arena = np.maximum(need + frames[0].base_bytes, max(frame.other_bytes for frame in frames))
     return Front(arena, time_ps, nodes, slack, tuple(reversed(ways)), tuple(reversed(rests)))
+
+
+def least_mixtures(
+    blocks: Sequence[Sequence[BlockCost]], frames: Sequence[FrameCost], node_bytes: int, max_pairs: int = MAX_PAIRS
+) -> Front:
+    """Return a front that no mixture lies below, where each node takes ``node_bytes`` beside the arena.
+
+    Its ``arena_bytes`` are those of arena and nodes together. They are exact for a mixture whose arena is fullest at
+    its head. Where it is fullest earlier, what comes after that counts with the fewest nodes that it can have.
+
+    Args:
+        blocks: As for `optimal_mixtures`.
+        frames: The same.
+        node_bytes: Bytes of a node.
+        max_pairs: Thin beyond so many.
+    """
+    fewest = min(frame.n_nodes for frame in frames)
+    ways: list[list[BlockCost]] = []
+    for costs in reversed(blocks):
+        ways.append(
+            [
+                replace(
+                    cost,
+                    kept_bytes=cost.kept_bytes + node_bytes * cost.n_nodes,
+                    local_bytes=cost.local_bytes + node_bytes * (cost.n_nodes + fewest),
+                )
+                for cost in costs
+            ]
+        )
+        fewest += min(cost.n_nodes for cost in costs)
+    heads = [replace(frame, head_bytes=frame.head_bytes + node_bytes * frame.n_nodes) for frame in frames]
+    return optimal_mixtures(ways[::-1], heads, max_pairs)
 
 
 def _columns(costs: Sequence[BlockCost]) -> tuple[Integers, Integers, Integers, Integers]:

@@ -106,5 +106,5 @@ def _bands(found: Found, device: Device, needs: Needs) -> tuple[Band, Band]:
     figures = simulate(trace_program(found.plan.train.program, memory), device, n_steps=1).figures
     if not needs.with_files:
         return figures["warm_step_s"], figures["peak_footprint_bytes"]
-    nominal = needs.footprint(memory.peak_bytes, found.plan.n_nodes)
+    nominal = needs.total(memory.peak_bytes, 0, found.plan.n_nodes)
     return figures["warm_step_s"], Band(nominal - READING_BYTES, nominal, nominal + READING_BYTES)

@@ -15,6 +15,7 @@ from memsim.planner.plan import LIBRARY_FLOOR_BYTES
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.staging import most_read_ahead, staging_for
 from memsim.schedules.choices import Choices
+from memsim.search.front import Front, least_mixtures
 from memsim.search.needs import Needs
 from memsim.search.space import Bounds, Region, regions
 from memsim.simulator.device import Numbers, Rule
@@ -140,12 +141,16 @@ def search(
     points: list[_Point] = []
     limits: list[_Point] = []
     found = list(regions(setup.graph(), setup.optimizer, numbers, rule, unpacks, bounds or Bounds()))
+    least_of: dict[int, Front] = {}
     for number, region in enumerate(found):
         counted = _Counted(setup, region, needs)
-        fewest = sum(min(cost.n_nodes for cost in costs) for costs in region.costs) + region.frame.n_nodes
-        for index, (arena, ps, n_nodes) in enumerate(_rows(region)):
+        for index, (arena, ps, n_nodes) in enumerate(_rows(region, region.front)):
             points.append((counted.total(arena, n_nodes), ps, number, index))
-            limits.append((counted.total(arena, fewest) - region.front.slack_bytes, ps, number, index))
+        if id(region.front) not in least_of:  # regions that differ in what is pinned have the same mixtures
+            least_of[id(region.front)] = least_mixtures(region.costs, region.frames, needs.node_bytes)
+        below = least_of[id(region.front)]
+        for index, (arena, ps, _) in enumerate(_rows(region, below)):
+            limits.append((counted.total(arena, 0) - below.slack_bytes, ps, number, index))
     refined: list[_Point] = []
     peaks: dict[tuple[int, int], int] = {}
     for _, ps, number, index in _unbeaten(points, tolerance):
@@ -166,9 +171,8 @@ _Point = tuple[int, int, int, int]
 """Bytes needed, picoseconds, region, mixture."""
 
 
-def _rows(region: Region) -> Iterator[tuple[int, int, int]]:
-    """Yield (live arena bytes, picoseconds, nodes) of every mixture of a region."""
-    front = region.front
+def _rows(region: Region, front: Front) -> Iterator[tuple[int, int, int]]:
+    """Yield (live arena bytes, picoseconds, nodes) of every mixture of a front of a region."""
     arena, ps, nodes = (values.tolist() for values in (front.arena_bytes, front.time_ps, front.n_nodes))
     return ((a, t + region.extra_ps, n) for a, t, n in zip(arena, ps, nodes, strict=True))
 
@@ -205,7 +209,7 @@ class _Counted:
             copies += [*loads.get(part, []), *block]
         copies += loads.get("embed", [])
         self._held_bytes = region.pinned_bytes + held
-        self._floor_bytes = LIBRARY_FLOOR_BYTES + 2 * region.frame.together_bytes + most_read_ahead(copies)
+        self._floor_bytes = LIBRARY_FLOOR_BYTES + 2 * region.frames[0].together_bytes + most_read_ahead(copies)
         self._needs = needs
 
     def peak(self, arena_bytes: int) -> int:

@@ -50,7 +50,7 @@ class Region:
         heads: The head of each frame.
         sets: By kind of block, what the ways are.
         costs: By block, what each of its ways costs.
-        frame: What is around the blocks, one head as good as the other.
+        frames: What is around the blocks, with each head.
         pinned_bytes: Held all step.
         extra_ps: Picoseconds to add to the front's.
     """
@@ -60,7 +60,7 @@ class Region:
     heads: tuple[str, ...]
     sets: tuple[Sequence[BlockChoices], ...]
     costs: tuple[Sequence[BlockCost], ...]
-    frame: FrameCost
+    frames: tuple[FrameCost, ...]
     pinned_bytes: int
     extra_ps: int
 
@@ -108,7 +108,7 @@ def regions(
                 pinned = frames[0].pinned_bytes + sum(costs[key][0].pinned_bytes for key in keys)
                 each = tuple(sets[kind] for kind in types)
                 own = tuple(costs[key] for key in keys)
-                region = Region(whole, front, bounds.heads, each, own, frames[0], pinned, 0)
+                region = Region(whole, front, bounds.heads, each, own, tuple(frames), pinned, 0)
                 yield region
                 if has_state:
                     ps, more = prober.pinning_state(kinds, sets)

@@ -1,11 +1,12 @@
 """The optimal mixtures against every mixture there is."""
 
+from dataclasses import replace
 from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim.search.front import optimal_mixtures
+from memsim.search.front import least_mixtures, optimal_mixtures
 from memsim.search.probe import BlockCost, FrameCost
 
 
@@ -55,6 +56,27 @@ def test_what_thinning_loses_is_bounded(ways: list[BlockCost], n_blocks: int, ma
     assert thin.arena_bytes[0] == whole.arena_bytes[0]
     for arena, ps in zip(whole.arena_bytes, whole.time_ps, strict=True):
         assert thin.time_ps[thin.arena_bytes <= arena + thin.slack_bytes].min() <= ps
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), BLOCKS, st.integers(0, 60), st.integers(0, 9))
+def test_no_mixture_lies_below_the_least(
+    data: st.DataObject, blocks: list[list[BlockCost]], head_bytes: int, node_bytes: int
+) -> None:
+    blocks = [[replace(cost, n_nodes=data.draw(st.integers(1, 12))) for cost in costs] for costs in blocks]
+    frames = [_frame(head_bytes), replace(_frame(head_bytes // 2, 9), n_nodes=5)]
+    least = least_mixtures(blocks, frames, node_bytes)
+    for costs in product(*blocks):
+        for frame in frames:
+            arena, ps = _peak_and_time(costs, frame)
+            n_nodes = frame.n_nodes + sum(cost.n_nodes for cost in costs)
+            assert least.time_ps[least.arena_bytes <= arena + node_bytes * n_nodes].min() <= ps
+    # Without this a front of zeros would do: where the arena is fullest at the head, the least is what there is.
+    full = least_mixtures(blocks, [replace(frames[0], head_bytes=1000)], node_bytes)
+    everything = [(*_peak_and_time(c, replace(frames[0], head_bytes=1000)), c) for c in product(*blocks)]
+    assert full.arena_bytes[0] == min(
+        arena + node_bytes * (2 + sum(k.n_nodes for k in c)) for arena, _, c in everything
+    )
 
 
 def test_blocks_that_keep_least_come_first() -> None:

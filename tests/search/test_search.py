@@ -94,18 +94,16 @@ def test_a_larger_budget_never_gets_a_slower_plan(budgets: list[int]) -> None:
     times = [float("inf") if plan is None else plan.time_s for plan in found]
     assert times == sorted(times, reverse=True)
     for budget, plan in zip(sorted(budgets), found, strict=True):
-        assert plan is None or (plan.need_bytes <= budget and plan.bound >= 0)
+        assert plan is None or (plan.need_bytes <= budget and 0 <= plan.bound < 0.05)
 
 
 def test_no_schedule_is_much_faster_than_the_one_that_is_found() -> None:
-    # Looked at from the smallest to the fastest, and not at a few random budgets: the bound is worst where a plan is
-    # within 2 MB of the smallest, since it does not know what such plans read back from the scratch file.
+    # From the smallest to the fastest, not for a few random budgets: the bound is worst within 2 MB of the smallest
+    # plan, since it does not know what such plans read back from the scratch file.
     found = _half_a_billion()
-    smallest = found.smallest().need_bytes
     chosen = [found.exact(candidate) for candidate in (*found.candidates[:8], *found.candidates[8::16])]
     assert len(chosen) >= 20
-    assert max(plan.bound for plan in chosen) < 0.052
-    assert max(plan.bound for plan in chosen if plan.need_bytes > smallest + 2 * MB) < 0.035
+    assert max(plan.bound for plan in chosen) < 0.05
 
 
 def test_between_the_smallest_and_the_fastest_there_are_many_plans() -> None:
