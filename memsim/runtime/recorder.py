@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from memsim.ir.program import Node, Program, Space
+from memsim.planner.arena import align
 from memsim.runtime.executor import NodeFrame
+from memsim.runtime.paging import Array
 from memsim.runtime.storage import Buffer
 from memsim.simulator.frames import MARK_BYTES, NODE_FILE, PADDING_BYTES, SMALLEST_BLOCK_BYTES, VALUE_FILE, node_frame
 
@@ -24,10 +27,14 @@ _KEEP_BYTES = (1 << 31) - 1
 
 
 def prepare_heap(mapped_from_bytes: int) -> None:
-    """Have the C library map blocks of so many bytes one by one, gone when they are freed, and keep the heap it has.
+    """Have the C library keep the heap that it has.
 
-    glibc would raise the limit with each mapped block that is freed; and it would give the end of the heap back when
-    that is free, and fault it in again a node later.
+    It would give the end of the heap back when that is free, and fault it in again a node later. It maps what it is
+    asked for only where the heap has no room, so that large temporaries would find some among the small values, and
+    those would go behind them: a limit that it does not raise itself keeps that rare.
+
+    Args:
+        mapped_from_bytes: Blocks of this size and more are mapped where the heap has no room.
     """
     with suppress(AttributeError):  # a C library that cannot be told
         libc = ctypes.CDLL(None)
@@ -41,22 +48,26 @@ class Recorder:
     Args:
         program: The step program of the run.
         capture: The file to write.
+        mapped_from_bytes: Values of this size and more are mapped one by one, and gone when they are freed. The C
+            library would put them into free room of the heap, and the heap would grow with each step.
 
     Attributes:
         nodes: A frame for each node.
     """
 
-    def __init__(self, program: Program, capture: Path) -> None:
+    def __init__(self, program: Program, capture: Path, mapped_from_bytes: int) -> None:
         # Both are loaded in recorded runs alone: memray brings rich, 4 MB.
         from memray import FileDestination, Tracker
 
         self.nodes: tuple[NodeFrame, ...] = tuple(
             _named(_run_node, NODE_FILE, node_frame(index, node)) for index, node in enumerate(program.nodes)
         )
+        self._capture = capture
+        self._mapped_from_bytes = mapped_from_bytes
         self._values: dict[str, FunctionType] = {}
         for name, value in program.values.items():
             if value.space is Space.ARENA and not value.alias_of:
-                self._frame(name)
+                self._frame(name, align(value.n_bytes))
         # Not compressed: a capture is small, and a killed run leaves what it wrote.
         file = FileDestination(capture, overwrite=True, compress_on_exit=False)
         arguments, sys.argv = sys.argv, ["memsim", "run", "--record"]  # goes into the capture: no paths
@@ -77,9 +88,20 @@ class Recorder:
             self._running = False
             self._tracker.__exit__(None, None, None)
 
+    def write_back(self) -> None:
+        """Have what is recorded so far on disk, after each recorded step: unwritten pages count under the cap.
+
+        The kernel would leave up to half a minute of them there, a megabyte for each step of a large model.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        with self._capture.open("rb") as file:
+            os.fdatasync(file.fileno())
+
     def allocate(self, name: str, n_bytes: int) -> Buffer:
         """Return memory of exactly ``n_bytes`` for the value ``name``; its content is undefined."""
-        block: Buffer = self._frame(name)(n_bytes)
+        block: Buffer = self._frame(name, n_bytes)(n_bytes)
         return block
 
     def map(self, name: str, n_bytes: int) -> mmap.mmap:
@@ -88,9 +110,10 @@ class Recorder:
         pages: mmap.mmap = frame(n_bytes)
         return pages
 
-    def _frame(self, name: str) -> FunctionType:
+    def _frame(self, name: str, n_bytes: int) -> FunctionType:
         if name not in self._values:
-            self._values[name] = _named(_allocate, VALUE_FILE, name)
+            in_heap = SMALLEST_BLOCK_BYTES <= n_bytes < self._mapped_from_bytes
+            self._values[name] = _named(_allocate if in_heap else _map, VALUE_FILE, name)
         return self._values[name]
 
 
@@ -99,10 +122,7 @@ def _run_node(execute: Callable[[Node], None], node: Node) -> None:
     execute(node)
 
 
-def _allocate(n_bytes: int) -> Buffer:
-    if n_bytes < SMALLEST_BLOCK_BYTES:
-        # Not by calling _map: the innermost frame must be this one.
-        return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def _allocate(n_bytes: int) -> Array:
     block = np.empty(n_bytes + PADDING_BYTES, np.uint8)
     start = -block.__array_interface__["data"][0] % PADDING_BYTES
     return block[start : start + n_bytes]

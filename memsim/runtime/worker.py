@@ -119,8 +119,10 @@ def _train(job: WorkerJob, messages: Messages) -> None:
             score = session.train_step(step, batches, job.accumulate, observe)
         seconds = time.perf_counter() - start
         messages.send("step", step=step, loss=score.loss, accuracy=score.accuracy, seconds=seconds, rho=session.rho)
-        if recorder is not None and step + 1 == job.recorded_steps:
-            recorder.stop()
+        if recorder is not None and step < job.recorded_steps:
+            if step + 1 == job.recorded_steps:
+                recorder.stop()
+            recorder.write_back()
         if step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0):
             evaluate_after(step + 1)
         if saver.after(step + 1) == "stop":
@@ -135,7 +137,7 @@ def _start_recording(program: "Program", job: WorkerJob) -> "Recorder":
     from memsim.runtime.recorder import Recorder, prepare_heap
 
     prepare_heap(job.mapped_from_bytes)
-    recorder = Recorder(program, Path(str(job.capture)))
+    recorder = Recorder(program, Path(str(job.capture)), job.mapped_from_bytes)
     recorder.start()
     return recorder
 

@@ -79,6 +79,17 @@ def test_the_footprint_is_planned_without_an_arena(recorded: RunOutcome) -> None
     assert abs(error) <= 5 * MIB + group_error_bytes()
 
 
+def test_recording_takes_no_more_memory_with_each_step(pack: Pack, disk: Path) -> None:
+    few, many = (
+        run_toy(pack.directory, disk / f"recorded-{steps}", seq_len=64, steps=steps, record=True) for steps in (3, 100)
+    )
+    capture_bytes = many.result.recording.capture_bytes  # type: ignore[union-attr]
+    assert capture_bytes > 8 * MIB
+    growth = many.result.peak_footprint_bytes - few.result.peak_footprint_bytes  # type: ignore[operator]
+    # What is recorded was all of it held once; what grows a little is memray's own tables.
+    assert growth < capture_bytes / 2
+
+
 @pytest.mark.parametrize(("steps", "recorded"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (50, 48)])
 def test_the_last_steps_are_not_recorded(steps: int, recorded: int) -> None:
     assert recorded_steps(steps) == recorded

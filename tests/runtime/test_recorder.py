@@ -1,5 +1,6 @@
 """What memray saw of a recorded session is what was planned: every node, every value, to the byte."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def record(pack: Pack, disk: Path, schedule: str, accumulate: int = 1, recorded:
     """Train three steps, ``recorded`` of them under the tracker; return the program, the capture and the losses."""
     train = plan_toy(pack, schedule, lora=LORA, accumulate=accumulate).train
     capture = disk / f"{schedule}-{accumulate}.bin"
-    recorder = Recorder(train.program, capture)
+    recorder = Recorder(train.program, capture, mapped_from_bytes=8192)
     recorder.start()
     try:
         session = Session(pack, LORA, train, None, disk, seed=0, recorder=recorder)
@@ -80,6 +81,14 @@ def names_at_peak(before: RecordedNode, nodes: list[RecordedNode]) -> set[str]:
         held |= {name for name, _ in node.allocated}
         held -= set(node.freed)
     return held | {name for name, _ in nodes[peak].allocated}
+
+
+def test_large_values_leave_the_heap_alone(disk: Path, toy_pack: Pack) -> None:
+    recorder = Recorder(plan_toy(toy_pack, "mebp").train.program, disk / "large.bin", mapped_from_bytes=8192)
+    for n_bytes, kind in ((64, mmap.mmap), (8128, np.ndarray), (8192, mmap.mmap), (1 << 20, mmap.mmap)):
+        block = recorder.allocate(f"value of {n_bytes}", n_bytes)
+        assert isinstance(block, kind)
+        assert len(block) == n_bytes
 
 
 def test_recording_changes_no_bit(disk: Path, toy_pack: Pack) -> None:
