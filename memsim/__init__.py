@@ -21,7 +21,7 @@ _PLACES = {
     "UsageError": "memsim.errors",
     "WorkerError": "memsim.errors",
     "plan": "memsim.api.planning",
-    "read_result": "memsim.results",
+    "read_result": "memsim.result_file",
     "replay": "memsim.api.replaying",
     "simulate": "memsim.api.simulation",
 }

@@ -11,8 +11,8 @@ from memsim.errors import MemsimError as MemsimError
 from memsim.errors import UsageError as UsageError
 from memsim.errors import WorkerError as WorkerError
 from memsim.models.lora import LoraConfig as LoraConfig
+from memsim.result_file import read_result as read_result
 from memsim.results import Result as Result
-from memsim.results import read_result as read_result
 from memsim.schedules.optimizers import OptimizerConfig as OptimizerConfig
 
 __version__: str

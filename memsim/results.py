@@ -1,29 +1,12 @@
-"""The one JSON record of planned, measured and simulated results, and its untrusted reader.
+"""The one record of planned, measured and simulated results: a field is described once, by its annotation.
 
-``to_json`` and ``from_json`` are driven by the dataclasses below: a field is described once, by its annotation.
-A float that is not finite (a loss that diverged) is written as null, since JSON has no other word for it.
+`memsim.result_file` writes it as JSON and reads it back.
 """
 
-import json
-import math
-import os
-import platform
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Final, Literal
-
-from memsim import __version__
-from memsim.errors import InputError
-from memsim.files import write_text
-from memsim.json_decode import decode
-from memsim.json_file import parse_json, shown
-from memsim.units import format_bytes
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 SCHEMA: Final = "memsim.result/1"
-MAX_RECORD_BYTES = 64 << 20
 
 Source = Literal["planned", "measured", "simulated"]
 Weights = Literal["synthetic", "packed"]
@@ -291,115 +274,3 @@ class Result:
     def trained(self) -> str:
         """What is trained, in words: ``LoRA rank 8``, or the name of another scheme."""
         return f"LoRA rank {self.lora_rank}" if self.lora_rank else str(self.scheme)
-
-
-def host_info() -> Host:
-    """Describe this machine."""
-    return Host(
-        cpu=_cpu_name(),
-        cores=len(os.sched_getaffinity(0)),
-        ram_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        kernel=platform.release(),
-    )
-
-
-def _cpu_name() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    return value.strip()
-    except OSError:
-        pass
-    return platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide a result, read from package metadata without importing the packages."""
-    found = {"memsim": __version__, "python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def to_json(record: Result) -> str:
-    """Return ``record`` as JSON text, one trailing newline included."""
-    return _dump(asdict(record))
-
-
-def write_result(path: Path, record: Result) -> None:
-    """Write ``record`` to ``path`` atomically.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    write_text(path, to_json(record))
-
-
-def emit_json(record: Result | Mapping[str, Any], destination: str) -> None:
-    """Serve ``--json PATH|-``: write ``record`` to the file ``destination``, or to stdout for ``-``.
-
-    Args:
-        record: A result, or plain data from a command that has no run to report (``models``).
-        destination: A path, or ``-``.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    text = to_json(record) if isinstance(record, Result) else _dump(record)
-    if destination == "-":
-        sys.stdout.write(text)
-    else:
-        write_text(Path(destination), text)
-
-
-def _dump(data: Mapping[str, Any]) -> str:
-    return json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """Return plain ``value`` with every float that JSON cannot write replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
-
-
-def read_result(path: Path) -> Result:
-    """Read a record file, untrusted.
-
-    Raises:
-        InputError: It cannot be read, is larger than 64 MiB, or is not a record of schema 1.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_RECORD_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    return from_json(data, str(path))
-
-
-def from_json(data: str | bytes, where: str = "record") -> Result:
-    """Read a record from JSON, untrusted.
-
-    Args:
-        data: The JSON text, or its bytes in UTF-8.
-        where: What the error messages call it.
-
-    Raises:
-        InputError: Too large, not JSON, another schema, or a field that is missing, unknown or of the wrong type.
-    """
-    if len(data) > MAX_RECORD_BYTES:
-        raise InputError(f"{where} is larger than {format_bytes(MAX_RECORD_BYTES)}, too large for a result record")
-    plain = parse_json(data, where)
-    schema = plain.get("schema") if isinstance(plain, dict) else None
-    if schema != SCHEMA:
-        raise InputError(f"{where} has schema {shown(schema)}; this memsim reads {SCHEMA!r}")
-    return decode(Result, plain, where)

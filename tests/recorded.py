@@ -9,7 +9,8 @@ from memsim.ir.serialize import save_program
 from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.reports.shares_file import shares_record
-from memsim.results import Band, Host, Result, StepResult, write_result
+from memsim.result_file import write_result
+from memsim.results import Band, Host, Result, StepResult
 from memsim.runtime.events import Event, EventWriter
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.unpack_share import PARTS, UnpackShare

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"weights"},
     {"models"},
     {"ir"},
+    {"host", "result_file"},
     {"results"},
     {"file_names", "files"},
     {"tasks"},

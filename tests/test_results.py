@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memsim import results
+from memsim import result_file
 from memsim.errors import InputError
-from memsim.results import Evaluation, Host, Result, StepResult, emit_json, from_json, read_result, to_json
+from memsim.host import host_info
+from memsim.result_file import emit_json, from_json, read_result, to_json
+from memsim.results import Evaluation, Host, Result, StepResult
 
 HOST = Host(cpu="a cpu", cores=2, ram_bytes=2**34, kernel="6.1")
 RECORD = Result(command="run", source="measured", model="toy", host=HOST, versions={"memsim": "0.1.0"})
@@ -169,7 +171,7 @@ def test_a_loss_that_diverged_is_null(loss: float) -> None:
 
 def test_write_and_read_a_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    results.write_result(path, RECORD)
+    result_file.write_result(path, RECORD)
     assert read_result(path) == RECORD
     assert list(tmp_path.iterdir()) == [path]
 
@@ -180,8 +182,8 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "MAX_RECORD_BYTES", 100)
-    results.write_result(tmp_path / "result.json", RECORD)
+    monkeypatch.setattr(result_file, "MAX_RECORD_BYTES", 100)
+    result_file.write_result(tmp_path / "result.json", RECORD)
     with pytest.raises(InputError, match=r"is larger than 0\.0 MiB, too large for a result record"):
         read_result(tmp_path / "result.json")
 
@@ -202,7 +204,7 @@ def test_emit_json_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_host_describes_the_machine_and_not_its_user() -> None:
-    host = results.host_info()
+    host = host_info()
     assert host.cpu
     assert 1 <= host.cores <= (os.cpu_count() or 1)
     assert host.ram_bytes > 2**28
@@ -212,7 +214,7 @@ def test_host_describes_the_machine_and_not_its_user() -> None:
 
 def test_versions_are_read_without_importing_anything() -> None:
     code = (
-        "import sys; from memsim.results import versions; found = versions(); "
+        "import sys; from memsim.host import versions; found = versions(); "
         "print(*sorted(found)); print(*{'numpy', 'numba', 'llvmlite', 'torch'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

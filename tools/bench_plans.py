@@ -22,7 +22,7 @@ from memsim.files import cache_dir
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import preset
 from memsim.planner.run_plan import TrainingSetup
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.runtime.capped_run import run
 from memsim.runtime.prepare import prepare_kernels, worker_needs
 from memsim.runtime.run_config import RunConfig, RunProgress

@@ -1,13 +1,12 @@
 """The JSON record of a bench: what was measured, on which machine, with which versions."""
 
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memsim.results import host_info, versions
+from memsim.host import host_info, installed_versions, versions
 
 SCHEMA = "memsim.bench/1"
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -25,7 +24,7 @@ def machine() -> dict[str, Any]:
     host = asdict(host_info())
     return {
         "host": host | {"cpu_features": cpu_features(), "caches": caches()},
-        "versions": versions() | _peer_versions() | {"blas": blas_name()},
+        "versions": versions() | installed_versions("torch", "transformers", "peft") | {"blas": blas_name()},
     }
 
 
@@ -56,13 +55,3 @@ def blas_name() -> str:
     built: Any = np.show_config(mode="dicts")
     blas = built["Build Dependencies"]["blas"]
     return f"{blas['name']} {blas['version']}"
-
-
-def _peer_versions() -> dict[str, str]:
-    found = {}
-    for name in ("torch", "transformers", "peft"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

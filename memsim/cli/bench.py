@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from memsim.cli.bench_text import footprint_text, kernels_text, step_text, zo_te
 from memsim.cli.progress import stage
 from memsim.errors import InputError, UsageError
 from memsim.models.presets import PRESETS
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.runtime.run_config import RunConfig
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.search.search import AUTO
@@ -157,7 +157,13 @@ def _step_config(
     json_path: str | None,
 ) -> RunConfig:  # fmt: skip
     _check_json(json_path)
-    config = RunConfig(
+    config = _config(model, schedule, seq_len, steps, compute, budget, threads)
+    _warn_if_busy()
+    return config
+
+
+def _config(model: str, schedule: str, seq_len: int, steps: int, compute: str, budget: str, threads: int) -> RunConfig:
+    return RunConfig(
         budget_bytes=parse_bytes(budget),
         model=model,
         schedule=schedule,
@@ -166,8 +172,6 @@ def _step_config(
         compute=compute,
         threads=_threads(threads),
     )
-    _warn_if_busy()
-    return config
 
 
 @command.command(name="footprint", context_settings={"show_default": True})
@@ -193,15 +197,7 @@ def footprint_command(
     _check_json(json_path)
     lengths = [_length(text) for text in seq_lens.split(",")]
     configs = [
-        RunConfig(
-            budget_bytes=parse_bytes(budget),
-            model=model,
-            schedule=schedule,
-            seq_len=seq_len,
-            steps=steps,
-            compute=compute,
-            threads=_threads(threads),
-        )
+        _config(model, schedule, seq_len, steps, compute, budget, threads)
         for model in models.split(",")
         for seq_len in lengths
     ]
@@ -228,16 +224,7 @@ def loss_command(
     """Train twice on the same text, in f32 and in bf16, and compare the losses step by step."""
     _check_json(json_path)
     f32, bf16 = (
-        RunConfig(
-            budget_bytes=parse_bytes(budget),
-            data=data,
-            model=model,
-            schedule=schedule,
-            seq_len=seq_len,
-            steps=steps,
-            compute=compute,
-            threads=_threads(threads),
-        )
+        replace(_config(model, schedule, seq_len, steps, compute, budget, threads), data=data)
         for compute in ("f32", "bf16")
     )
     report = compare_losses(f32, bf16, stage)

@@ -10,7 +10,7 @@ from memsim.errors import UsageError
 from memsim.regression.baseline import read_baseline, write_baseline
 from memsim.regression.check import Check, check
 from memsim.regression.describe import table, what_grew
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.units import parse_share
 
 _LIMIT_BROKEN = 3

@@ -10,7 +10,7 @@ import click
 from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.simulator.device import Device, Quantity
 from memsim.simulator.device_file import HOST, add_device, added, built_in, find_device, format_device, host_file
 

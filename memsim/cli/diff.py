@@ -10,7 +10,8 @@ from memsim.json_file import read_object
 from memsim.regression.baseline import is_baseline, peak_by_op, read_baseline
 from memsim.regression.describe import growth_lines, table
 from memsim.regression.differences import grown, side_by_side
-from memsim.results import MAX_RECORD_BYTES, Result, emit_json, read_result
+from memsim.result_file import MAX_RECORD_BYTES, emit_json, read_result
+from memsim.results import Result
 
 
 @click.command(name="diff")

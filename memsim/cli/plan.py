@@ -12,7 +12,8 @@ from memsim.cli.progress import stage
 from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.errors import InputError
 from memsim.models.presets import PRESETS
-from memsim.results import PlannedResult, PlanPoint, Result, emit_json
+from memsim.result_file import emit_json
+from memsim.results import PlannedResult, PlanPoint, Result
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.schedules.record import describe
 from memsim.search.search import Found

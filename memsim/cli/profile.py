@@ -20,7 +20,7 @@ from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.reports.layers import PHASES, LayerRow, layer_rows
 from memsim.reports.run_files import RunFiles, open_run
 from memsim.reports.timeline import Timeline, planned_timeline, spans, timeline
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.runtime.run_config import RunConfig
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import OptimizerConfig

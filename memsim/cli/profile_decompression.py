@@ -13,7 +13,7 @@ from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.planner.run_plan import TrainingSetup
 from memsim.reports.shares_file import shares_record
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.runtime.run_config import RunConfig
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import OptimizerConfig

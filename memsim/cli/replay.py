@@ -10,7 +10,8 @@ from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
-from memsim.results import Result, emit_json
+from memsim.result_file import emit_json
+from memsim.results import Result
 from memsim.simulator.capture import MEMORY_ONLY, Capture
 from memsim.simulator.simulate import MODES, Mode
 from memsim.units import format_bytes, is_decimal, parse_bytes

@@ -6,7 +6,7 @@ import click
 
 from memsim.cli.progress import stage
 from memsim.errors import InputError
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.runtime.replay import replay_seeds
 
 

@@ -15,7 +15,7 @@ from memsim.reports.perfetto import write_trace
 from memsim.reports.run_files import open_run
 from memsim.reports.shares_file import read_shares
 from memsim.reports.verdicts import Verdict, verdicts
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.simulator.device_file import find_device
 
 

@@ -17,7 +17,8 @@ from memsim.errors import InputError, UsageError
 from memsim.json_file import shown
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
-from memsim.results import RecordingResult, Result, emit_json
+from memsim.result_file import emit_json
+from memsim.results import RecordingResult, Result
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.capped_run import run
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption

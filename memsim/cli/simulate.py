@@ -11,7 +11,7 @@ from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
 from memsim.models.presets import PRESETS
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.simulator.simulate import MODES, Mode

@@ -16,7 +16,7 @@ import psutil
 
 from memsim.cli.progress import stage
 from memsim.errors import InputError, UsageError
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.runtime.interrupt import asking_first
 from memsim.sweep.execute import Order, execute
 from memsim.sweep.executors import Finished, dask_installed, local_client, on_cluster, one_by_one, remote_client

@@ -9,7 +9,7 @@ import click
 
 from memsim.bench.host import CALIBRATION, HELD_OUT
 from memsim.cli import complete
-from memsim.results import emit_json
+from memsim.result_file import emit_json
 from memsim.simulator.device_file import find_device
 from memsim.simulator.published import DEVICE, REPETITIONS, SEQ_LEN, SOURCE, Measurement
 from memsim.simulator.validation import APART, Prediction, Validation, validate_table

@@ -17,7 +17,8 @@ from memsim.bench.host import (
     validate_host,
 )
 from memsim.cli.progress import stage
-from memsim.results import emit_json, host_info, versions
+from memsim.host import host_info, versions
+from memsim.result_file import emit_json
 from memsim.units import format_bytes
 
 SCHEMA = "memsim.validate-host/1"

@@ -12,7 +12,8 @@ from pathlib import Path
 from memsim.compare.contenders import Contender, own_settings
 from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
-from memsim.results import Result, read_result
+from memsim.result_file import read_result
+from memsim.results import Result
 from memsim.runtime.run_checks import check, check_new
 from memsim.runtime.run_config import RunConfig, RunOutcome
 

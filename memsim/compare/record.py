@@ -9,7 +9,8 @@ from typing import Any
 from memsim.compare.device_run import DeviceRun
 from memsim.compare.experiment import Scored
 from memsim.errors import WorkerError
-from memsim.results import Result, host_info, versions
+from memsim.host import host_info, versions
+from memsim.results import Result
 
 SCHEMA = "memsim.compare/1"
 

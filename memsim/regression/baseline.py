@@ -15,7 +15,8 @@ from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.presets import PRESETS
 from memsim.planner.liveness import arena_ranges
-from memsim.results import MAX_RECORD_BYTES, Result
+from memsim.result_file import MAX_RECORD_BYTES
+from memsim.results import Result
 from memsim.runtime.events import read_events
 from memsim.runtime.run_config import RunConfig
 

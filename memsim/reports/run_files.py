@@ -12,7 +12,8 @@ from memsim.ir.program import Program
 from memsim.ir.serialize import load_program
 from memsim.json_file import shown
 from memsim.planner.plan import MemoryPlan, plan_memory
-from memsim.results import Result, read_result
+from memsim.result_file import read_result
+from memsim.results import Result
 from memsim.runtime.events import Event, read_events
 
 

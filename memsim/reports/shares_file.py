@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from memsim.errors import InputError
+from memsim.host import host_info, versions
 from memsim.json_decode import decode
 from memsim.json_file import read_object
-from memsim.results import Host, host_info, versions
+from memsim.results import Host
 from memsim.simulator.unpack_share import PARTS, UnpackShare
 
 SCHEMA: Final = "memsim.decompression/1"

@@ -15,7 +15,7 @@ import psutil
 import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import cache_dir, write_text
-from memsim.results import host_info
+from memsim.host import host_info
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.measure_storage import measure_storage
 from memsim.runtime.prepare import prepare_kernels

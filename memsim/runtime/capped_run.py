@@ -9,7 +9,8 @@ from typing import cast
 from memsim.errors import InputError, MemsimError
 from memsim.file_names import CAPTURE_FILE, RESULT_FILE
 from memsim.files import writing
-from memsim.results import Enforcement, Result, write_result
+from memsim.result_file import write_result
+from memsim.results import Enforcement, Result
 from memsim.runtime.cap import open_cap
 from memsim.runtime.checkpoints import Checkpoints
 from memsim.runtime.directories import ADAPTER, LOGS, RUNS, RunDirectory, new_directory

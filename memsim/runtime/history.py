@@ -9,7 +9,8 @@ from memsim.errors import InputError
 from memsim.files import writing
 from memsim.json_decode import decode
 from memsim.json_file import json_lines
-from memsim.results import Evaluation, StepResult, finite
+from memsim.result_file import finite
+from memsim.results import Evaluation, StepResult
 from memsim.runtime.checkpoints import DIRECTORY, Checkpoint, Checkpoints
 
 STEPS_FILE = f"{DIRECTORY}/steps.jsonl"

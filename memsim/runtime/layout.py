@@ -6,13 +6,10 @@ from pathlib import Path
 
 from memsim.file_names import PROGRAM_FILE
 from memsim.files import require_free, writing
+from memsim.host import host_info, versions
 from memsim.ir.serialize import save_program
 from memsim.models.presets import PRESETS
 from memsim.models.tiles import matrices_bytes
-from memsim.results import (
-    host_info,
-    versions,
-)
 from memsim.runtime.checkpoints import N_KEPT
 from memsim.runtime.directories import EVAL_PROGRAM_FILE, RunDirectory
 from memsim.runtime.masking import mask_token_id

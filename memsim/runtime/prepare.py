@@ -13,7 +13,7 @@ from pathlib import Path
 import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import cache_dir, write_text
-from memsim.results import host_info, versions
+from memsim.host import host_info, versions
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.search.needs import Needs, capped_process
 

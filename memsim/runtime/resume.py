@@ -7,7 +7,8 @@ from typing import Any
 
 from memsim.errors import InputError, UsageError
 from memsim.file_names import RESULT_FILE
-from memsim.results import Result, read_result
+from memsim.result_file import read_result
+from memsim.results import Result
 from memsim.runtime.capped_run import carry_out
 from memsim.runtime.checkpoints import DIRECTORY, Checkpoint, Checkpoints
 from memsim.runtime.directories import LOGS, existing_directory

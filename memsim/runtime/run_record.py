@@ -1,13 +1,8 @@
 """The result record of a run."""
 
+from memsim.host import host_info, versions
 from memsim.models.lora import n_trainable
-from memsim.results import (
-    Enforcement,
-    ExitReason,
-    Result,
-    host_info,
-    versions,
-)
+from memsim.results import Enforcement, ExitReason, Result
 from memsim.runtime.follow import Outcome
 from memsim.runtime.history import History, highest
 from memsim.runtime.ready import Ready

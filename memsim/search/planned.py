@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from memsim.host import host_info, versions
 from memsim.models.lora import n_trainable
 from memsim.planner.run_plan import TrainingSetup, plan_run
-from memsim.results import Band, PlannedResult, PlanPoint, Result, host_info, versions
+from memsim.results import Band, PlannedResult, PlanPoint, Result
 from memsim.schedules.choices import SCHEDULES, Choices
 from memsim.schedules.record import record_choices
 from memsim.search.longest import longest_sequence

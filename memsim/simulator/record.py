@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from memsim.host import host_info, versions
 from memsim.models.lora import n_trainable
 from memsim.planner.run_plan import RunPlan, TrainingSetup
 from memsim.planner.traffic import Traffic, step_traffic
-from memsim.results import LimitResult, Result, SimulatedResult, StepResult, host_info, versions
+from memsim.results import LimitResult, Result, SimulatedResult, StepResult
 from memsim.schedules.catalog import updates_by
 from memsim.simulator.recording import Recording
 from memsim.simulator.simulate import Mode, Simulation, Survival

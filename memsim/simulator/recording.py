@@ -16,7 +16,8 @@ from memsim.ir.program import Program
 from memsim.ir.serialize import load_program
 from memsim.planner.traffic import Traffic, node_traffic
 from memsim.planner.work import Work, node_work
-from memsim.results import Result, read_result
+from memsim.result_file import read_result
+from memsim.results import Result
 from memsim.simulator.capture_file import read_capture
 from memsim.simulator.trace import StepTrace, trace_step
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import memsim
 from memsim.errors import InputError, MemsimError
 from memsim.files import last_line, temporary_file
-from memsim.results import MAX_RECORD_BYTES
+from memsim.result_file import MAX_RECORD_BYTES
 from memsim.runtime.directories import make_unsettled, remove_leftovers
 from memsim.sweep.cores import reserved_cores
 from memsim.weights.staging import discard

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memsim.errors import InputError, LimitError
-from memsim.results import Result, from_json
+from memsim.result_file import from_json
+from memsim.results import Result
 from memsim.sweep.execute import Done
 from memsim.sweep.grid import Point
 

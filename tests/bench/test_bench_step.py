@@ -11,7 +11,8 @@ import pytest
 import memsim.bench.step as bench
 from memsim.bench.runs import Done
 from memsim.bench.step import bench_step
-from memsim.results import Result, StepResult, host_info
+from memsim.host import host_info
+from memsim.results import Result, StepResult
 from memsim.runtime.run_config import RunConfig
 from toy import toy_config
 

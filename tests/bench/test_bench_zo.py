@@ -17,7 +17,8 @@ from memsim.bench.runs import Done
 from memsim.bench.zeroth_order import BF16_PEER, Finding, ZoReport, bench_zo
 from memsim.cli import cli
 from memsim.errors import InputError
-from memsim.results import Result, StepResult, host_info
+from memsim.host import host_info
+from memsim.results import Result, StepResult
 from memsim.runtime.run_config import RunConfig
 from memsim.simulator.device_file import find_device
 from toy import toy_config

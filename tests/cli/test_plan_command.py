@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from capped_runs import cache, memsim_command, run_command, write_model
 from memsim.cli.plan import command
 from memsim.errors import InputError, LimitError, MemsimError, UsageError
-from memsim.results import from_json, read_result
+from memsim.result_file import from_json, read_result
 from memsim.search.plan_file import read_plan
 from memsim.weights.pack import Pack
 

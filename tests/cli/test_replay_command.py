@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from memsim.cli.replay import command
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.planner.plan import plan_memory
-from memsim.results import from_json
+from memsim.result_file import from_json
 from memsim.runtime.events import read_events
 from memsim.simulator.recording import read_recording
 

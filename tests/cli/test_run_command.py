@@ -18,7 +18,7 @@ from capped_runs import (
     start_command,
     write_model,
 )
-from memsim.results import read_result
+from memsim.result_file import read_result
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")

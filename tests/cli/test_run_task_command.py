@@ -9,7 +9,7 @@ import pytest
 
 from capped_runs import RUN_FILES, cache, files_in, memsim_command, write_model
 from memsim.cli import main
-from memsim.results import read_result
+from memsim.result_file import read_result
 from memsim.weights.pack import Pack
 from memsim.weights.trained import TRAINED_FILE
 

@@ -10,7 +10,7 @@ from memsim.cli.simulate import command
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import preset
-from memsim.results import from_json
+from memsim.result_file import from_json
 
 
 def _run(*arguments: str):  # type: ignore[no-untyped-def]

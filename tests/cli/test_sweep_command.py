@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from capped_runs import cache, memsim_command, workers, write_model
-from memsim.results import from_json
+from memsim.result_file import from_json
 
 __all__ = ["cache"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from capped_runs import cache, memsim_command
 from memsim.compare.plots import AXES
-from memsim.results import read_result
+from memsim.result_file import read_result
 
 pytestmark = pytest.mark.usefixtures("cache")
 assert cache  # a fixture, found by name

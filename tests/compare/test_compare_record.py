@@ -14,7 +14,8 @@ from memsim.compare.plots import plot
 from memsim.compare.record import curve
 from memsim.compare.table import table
 from memsim.errors import WorkerError
-from memsim.results import Evaluation, Result, StepResult, host_info
+from memsim.host import host_info
+from memsim.results import Evaluation, Result, StepResult
 
 DEVICE = DeviceRun(forward_passes=2.5, seconds=(0.0, 3.0, 5.0, 7.0), peak_footprint_bytes=77)
 

@@ -10,7 +10,9 @@ from memsim.compare.contenders import Contender
 from memsim.compare.experiment import Settings, check_runs, compare
 from memsim.errors import DivergedError, InputError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
-from memsim.results import Evaluation, ExitReason, Result, StepResult, host_info, write_result
+from memsim.host import host_info
+from memsim.result_file import write_result
+from memsim.results import Evaluation, ExitReason, Result, StepResult
 from memsim.runtime.run_config import RunConfig, RunOutcome
 from memsim.schedules.zeroth_order import ZeroOrder
 

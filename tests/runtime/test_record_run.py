@@ -21,7 +21,7 @@ from memsim.cli.replay import command
 from memsim.errors import InputError, UsageError
 from memsim.planner.plan import plan_memory
 from memsim.planner.separate import in_separate_arrays
-from memsim.results import from_json
+from memsim.result_file import from_json
 from memsim.runtime.footprint import group_error_bytes
 from memsim.runtime.recording_cost import recorded_steps
 from memsim.runtime.run_config import RunOutcome

@@ -26,7 +26,8 @@ from capped_runs import (
     write_model,
 )
 from memsim.errors import InputError, UsageError
-from memsim.results import Result, read_result
+from memsim.result_file import read_result
+from memsim.results import Result
 from memsim.runtime.events import read_events
 from memsim.runtime.follow import StepDone
 from memsim.runtime.resume import read_resumption, resume

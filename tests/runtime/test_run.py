@@ -31,7 +31,7 @@ from capped_runs import (
 from memsim.errors import InputError
 from memsim.ir.serialize import load_program
 from memsim.planner.run_plan import TrainingSetup, plan_run
-from memsim.results import read_result
+from memsim.result_file import read_result
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.events import read_events
 from memsim.runtime.footprint import group_error_bytes

@@ -27,7 +27,7 @@ from capped_runs import (
 )
 from memsim.errors import LimitError, WorkerError
 from memsim.ir.serialize import load_program
-from memsim.results import read_result
+from memsim.result_file import read_result
 from memsim.runtime.events import read_events
 from memsim.runtime.follow import NotCompiled, StepDone
 from memsim.runtime.footprint import start_time

@@ -22,7 +22,7 @@ from capped_runs import cache, memsim_command, run_toy, shared_cache, write_mode
 from gguf_files import write_gguf
 from memsim.errors import InputError, MemsimError
 from memsim.ir.serialize import load_program
-from memsim.results import read_result
+from memsim.result_file import read_result
 from memsim.runtime.checkpoints import DIRECTORY, Checkpoints
 from memsim.runtime.events import read_events
 from memsim.runtime.footprint import ProcessStatus
