@@ -12,7 +12,7 @@ from statistics import median
 
 from memsim.bench.cases import HEAD, PRODUCTS, KernelCase
 from memsim.bench.contestant import Contestant
-from memsim.bench.runs import throw_away, timed_run
+from memsim.bench.runs import timed_run
 from memsim.errors import UsageError
 from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
 from memsim.ir.loss_ops import HEAD_ROWS
@@ -23,6 +23,7 @@ from memsim.planner.work import node_work
 from memsim.results import Band
 from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.events import read_events
+from memsim.runtime.measure_steps import throw_away
 from memsim.runtime.prepare import prepare_kernels
 from memsim.runtime.run_config import RunConfig
 from memsim.simulator.unpack_share import HERE, PARTS, UnpackShare, Way, shares

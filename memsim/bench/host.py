@@ -13,16 +13,10 @@ from statistics import fmean, median
 
 import psutil
 
-from memsim.bench.runs import throw_away, timed_run
 from memsim.errors import MemsimError, UsageError
-from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
-from memsim.ir.serialize import load_program
-from memsim.planner.plan import plan_memory
-from memsim.results import Result
-from memsim.runtime.events import read_events
+from memsim.runtime.measure_steps import MeasuredSteps, measure_steps, throw_away
 from memsim.runtime.run_config import RunConfig
-from memsim.simulator.op_costs import NodeSample, features, fit_costs
-from memsim.simulator.trace import StepTrace, trace_program
+from memsim.simulator.op_costs import fit_costs
 
 Progress = Callable[[str], None]
 
@@ -65,23 +59,6 @@ HELD_OUT = (
     "qwen2.5-0.5b:backprop:128,opt-125m:tiled:128,opt-125m:mebp:256,opt-125m:backprop:256,qwen3-0.6b:tiled:128,"
     "qwen3-0.6b:mebp:64,qwen3-0.6b:tiled:256,llama-3.2-1b:tiled:128"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A run: its record, and the trace of the program that it executed.
-
-    Attributes:
-        step_s: Of its second step.
-        samples: What its nodes took.
-        between_s: Seconds of a step that are in no node, for each node.
-    """
-
-    result: Result
-    trace: StepTrace
-    step_s: float
-    samples: tuple[NodeSample, ...]
-    between_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +123,7 @@ def validate_host(
         raise UsageError(f"{min(map(str, both))} is both calibration and held out; choose another sequence length")
     order = _interleaved(calibration, held_out)
     done = {case: _median(found) for case, found in _measure_all(order, set(calibration), threads, progress).items()}
-    runs = [run for case in calibration if isinstance(run := done[case], Measured)]
+    runs = [run for case in calibration if isinstance(run := done[case], MeasuredSteps)]
     between_s = median([run.between_s for run in runs])
     costs = fit_costs([sample for run in runs for sample in run.samples], between_s)
     rows = tuple(
@@ -177,13 +154,13 @@ def _interleaved(calibration: Sequence[HostCase], held_out: Sequence[HostCase]) 
 
 def _measure_all(
     order: Sequence[HostCase], calibration: Set[HostCase], threads: int, progress: Progress
-) -> dict[HostCase, list[Measured] | MemsimError]:
+) -> dict[HostCase, list[MeasuredSteps] | MemsimError]:
     """Run every case once a round; one that fails is not tried again.
 
     Raises:
         MemsimError: A calibration run failed.
     """
-    done: dict[HostCase, list[Measured] | MemsimError] = {}
+    done: dict[HostCase, list[MeasuredSteps] | MemsimError] = {}
     for number in range(ROUNDS):
         for index, case in enumerate(order):
             if isinstance(runs := done.setdefault(case, []), MemsimError):
@@ -200,39 +177,18 @@ def _measure_all(
     return done
 
 
-def _median(found: list[Measured] | MemsimError) -> Measured | MemsimError:
+def _median(found: list[MeasuredSteps] | MemsimError) -> MeasuredSteps | MemsimError:
     """Return the run of the median step, whole: the medians of its nodes, taken one by one, would add up to less."""
     return found if isinstance(found, MemsimError) else sorted(found, key=lambda run: run.step_s)[(len(found) - 1) // 2]
 
 
-def _measure(case: HostCase, threads: int, out: Path) -> Measured:
+def _measure(case: HostCase, threads: int, out: Path) -> MeasuredSteps:
     budget = min(MOST_BUDGET_BYTES, psutil.virtual_memory().total // 2)
     config = RunConfig(budget_bytes=budget, model=case.model, schedule=case.schedule, seq_len=case.seq_len)
-    config = replace(config, steps=2, threads=threads, out=out)
-    result = timed_run(config, lambda _: None).result
-    program = load_program(out / PROGRAM_FILE).program
-    trace = trace_program(program, plan_memory(program))
-    step_s = result.steps[1].step_s or 0.0
-    seconds: list[list[float]] = [[] for _ in program.nodes]
-    for event in read_events(out / EVENTS_FILE):
-        if event.step == 1:
-            seconds[event.node].append(event.seconds)
-    between_s = max(step_s - sum(map(sum, seconds)), 0.0) / len(trace.nodes)
-    return Measured(result, trace, step_s, tuple(_samples(trace, seconds, str(result.compute))), between_s)
+    return measure_steps(replace(config, steps=2, threads=threads, out=out), lambda _: None)
 
 
-def _samples(trace: StepTrace, seconds: Sequence[Sequence[float]], compute: str) -> list[NodeSample]:
-    """Return one sample for all nodes of the same op and work: their mean."""
-    alike: dict[tuple[object, ...], list[float]] = {}
-    for node in trace.nodes:
-        alike.setdefault((node.op, node.kind, features(node)), []).append(fmean(seconds[node.index]))
-    return [
-        NodeSample(op, kind, compute, found, fmean(times), len(times))  # type: ignore[arg-type]
-        for (op, kind, found), times in alike.items()
-    ]
-
-
-def _row(case: HostCase, calibrates: bool, found: Measured | MemsimError, simulated_s: float) -> HostRow:
+def _row(case: HostCase, calibrates: bool, found: MeasuredSteps | MemsimError, simulated_s: float) -> HostRow:
     if isinstance(found, MemsimError):
         return HostRow(case=case, calibrates=calibrates, failure=str(found))
     result = found.result

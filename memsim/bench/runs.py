@@ -1,21 +1,15 @@
 """Runs for their figures: ``memsim run``'s own worker and cap, its files thrown away."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from memsim.errors import MemsimError, WorkerError
+from memsim.errors import WorkerError
 from memsim.file_names import PROGRAM_FILE
-from memsim.files import cache_dir
 from memsim.ir.serialize import load_program
 from memsim.planner.work import step_work
 from memsim.results import Result
-from memsim.runtime.capped_run import run
-from memsim.runtime.run_config import RunConfig, RunProgress
-
-Progress = Callable[[str], None]
+from memsim.runtime.measure_steps import Progress, finished_run, throw_away
+from memsim.runtime.run_config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +20,6 @@ class Done:
     flops: int
 
 
-@contextmanager
-def throw_away() -> Iterator[Path]:
-    """Yield a directory on the disk of memsim's cache, for the files of runs; it is removed at the end."""
-    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="bench-") as directory:
-        yield Path(directory)
-
-
 def timed_run(config: RunConfig, progress: Progress) -> Done:
     """Run to the end.
 
@@ -40,14 +27,8 @@ def timed_run(config: RunConfig, progress: Progress) -> Done:
         WorkerError: It ended in another way than done.
     """
     assert config.out is not None
-    try:
-        outcome = run(config, RunProgress(stage=progress, note=progress))
-    except MemsimError as error:
-        raise type(error)(f"{config.model}, seq {config.seq_len}: {error}") from error
-    if outcome.result.exit_reason != "done":
-        raise WorkerError(f"{config.model}, seq {config.seq_len} ended: {outcome.message}")
-    program = load_program(config.out / PROGRAM_FILE).program
-    return Done(outcome.result, step_work(program).flops)
+    result = finished_run(config, progress)
+    return Done(result, step_work(load_program(config.out / PROGRAM_FILE).program).flops)
 
 
 def footprints(configs: Sequence[RunConfig], progress: Progress) -> list[Result]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from memsim.bench.contestant import Contestant
 from memsim.bench.kernels import peer_environment, torch_is_here
-from memsim.bench.runs import throw_away, timed_run
+from memsim.bench.runs import timed_run
 from memsim.bench.timing import Timing, summarise
 from memsim.results import Result
 from memsim.runtime.compile_cache import kernel_environment
+from memsim.runtime.measure_steps import throw_away
 from memsim.runtime.prepare import prepare_kernels
 from memsim.runtime.run_config import RunConfig
 from memsim.schedules.zeroth_order import METHODS

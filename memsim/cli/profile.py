@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from memsim.bench.runs import throw_away, timed_run
+from memsim.bench.runs import timed_run
 from memsim.cli import complete
 from memsim.cli.profile_decompression import decompression
 from memsim.cli.progress import stage
@@ -21,6 +21,7 @@ from memsim.reports.layers import PHASES, LayerRow, layer_rows
 from memsim.reports.run_files import RunFiles, open_run
 from memsim.reports.timeline import Timeline, planned_timeline, spans, timeline
 from memsim.result_file import emit_json
+from memsim.runtime.measure_steps import throw_away
 from memsim.runtime.run_config import RunConfig
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.optimizers import OptimizerConfig

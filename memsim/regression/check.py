@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from memsim.bench.contestant import Contestant
-from memsim.bench.runs import throw_away, timed_run
+from memsim.bench.runs import timed_run
 from memsim.regression.baseline import Baseline, from_run
 from memsim.regression.differences import Figure, Growth, Held, figures, grown, reading_error_bytes
 from memsim.runtime.compile_cache import kernel_environment
+from memsim.runtime.measure_steps import throw_away
 from memsim.runtime.prepare import prepare_kernels
 from memsim.runtime.run_config import RunConfig
 

@@ -1,26 +1,29 @@
 """``memsim devices calibrate``: this machine as a device file."""
 
-import json
 import mmap
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 
 import psutil
 
-import memsim
-from memsim.errors import InputError, WorkerError
+from memsim.errors import InputError
 from memsim.files import cache_dir, write_text
 from memsim.host import host_info
-from memsim.runtime.compile_cache import kernel_environment
+from memsim.runtime.measure_steps import measure_steps, throw_away
 from memsim.runtime.measure_storage import measure_storage
 from memsim.runtime.prepare import prepare_kernels
+from memsim.runtime.run_config import RunConfig
 from memsim.simulator.device import UNITS, Confidence, Device, Quantity, Source
 from memsim.simulator.device_file import HOST, format_device, host_file, parse_device
+from memsim.simulator.fit_rates import StepSamples, fit_rates
+
+_MODEL = "qwen2.5-0.5b"
+_RUNS = (("tiled", 32), ("tiled", 256), ("mebp", 32), ("mebp", 256))
+"""Schedules and sequence lengths: products with packed weights, and with floats, short and long."""
+_STEPS = 4
+_BUDGET_BYTES = 10**9
 
 _FAULT_AROUND_BYTES = 64 << 10
 _READ_AHEAD_BYTES = 128 << 10
@@ -35,7 +38,7 @@ def calibrate(threads: int, compute: str, progress: Callable[[str], None]) -> De
         progress: Called with what is measured now.
 
     Raises:
-        WorkerError: The kernels cannot be run.
+        WorkerError: The kernels or the runs fail.
         InputError: The cache or its disk cannot be used, or the processor has no such compute path.
     """
     kernels = prepare_kernels(threads, progress)
@@ -44,8 +47,7 @@ def calibrate(threads: int, compute: str, progress: Callable[[str], None]) -> De
         raise InputError(f"--compute {chosen} needs a processor with avx512_bf16; use --compute f32")
     progress("measuring the disk")
     samples = measure_storage(cache_dir())
-    progress("measuring the kernels")
-    samples |= _kernel_rates(threads, chosen)
+    samples |= _step_rates(threads, chosen, progress)
     samples["app_baseline_bytes"] = [float(kernels.footprint_bytes[chosen])]
     device = host_device(samples, threads, chosen)
     text = format_device(device)
@@ -57,16 +59,19 @@ def calibrate(threads: int, compute: str, progress: Callable[[str], None]) -> De
     return device
 
 
-def _kernel_rates(threads: int, compute: str) -> dict[str, list[float]]:
-    command = [sys.executable, "-m", "memsim.runtime.measure_rates", str(threads), compute]
-    # The package's own directory first on the import path, whatever the user's directory holds.
-    root = Path(memsim.__file__).parent.parent
-    done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise WorkerError(f"measuring the kernels failed: {last[0]}")
-    samples: dict[str, list[float]] = json.loads(done.stdout)
-    return samples
+def _step_rates(threads: int, compute: str, progress: Callable[[str], None]) -> dict[str, list[float]]:
+    runs = []
+    with throw_away() as directory:
+        for index, (schedule, seq_len) in enumerate(_RUNS):
+            progress(f"run {index + 1}/{len(_RUNS)}: {_MODEL}, {schedule}, seq {seq_len}")
+            path = compute if schedule == "tiled" else "auto"  # whatever multiplies floats
+            config = RunConfig(
+                budget_bytes=_BUDGET_BYTES, model=_MODEL, schedule=schedule, seq_len=seq_len, steps=_STEPS,
+                compute=path, threads=threads, out=directory / str(index),
+            )  # fmt: skip
+            measured = measure_steps(config, progress)
+            runs.append(StepSamples(measured.samples, measured.between_s))
+    return fit_rates(runs, compute)
 
 
 def host_device(samples: Mapping[str, Sequence[float]], threads: int, compute: str) -> Device:

@@ -20,7 +20,9 @@ from memsim.simulator.trace import StepTrace, TraceNode
 Features = tuple[float, ...]
 """Of a node: 1, FLOPs, unpacked weights, bytes of memory, bytes of files."""
 
-_N_FEATURES = 5
+LAUNCH, FLOPS, WEIGHTS, BYTES, FILE_BYTES = range(5)
+"""Where in ``Features`` each of them is."""
+
 _SHORTEST_S = 2e-5
 """Shorter nodes count as if they took so long: a clock's jitter is no error worth a fit."""
 
@@ -91,17 +93,21 @@ def fit_costs(samples: Sequence[NodeSample], between_s: float) -> OpCosts:
         ops.setdefault((sample.compute, sample.op), []).append(sample)
         kinds.setdefault(sample.kind, []).append(sample)
     return OpCosts(
-        {key: _fit(found) for key, found in ops.items()},
-        {kind: _fit(found) for kind, found in kinds.items()},
+        {key: fit_line(found) for key, found in ops.items()},
+        {kind: fit_line(found) for kind, found in kinds.items()},
         between_s,
     )
 
 
-def _fit(samples: Sequence[NodeSample]) -> Features:
+def fit_line(samples: Sequence[NodeSample], among: Sequence[int] = range(FILE_BYTES + 1)) -> Features:
     """Return the non-negative least squares of relative errors, each sample weighed by what its nodes took in all.
 
     Of so few features every subset is tried: the best one whose coefficients are all positive is the solution
     (Lawson and Hanson, "Solving Least Squares Problems", 1974, chapter 23).
+
+    Args:
+        samples: At least one.
+        among: The features that may cost something; the others cost 0.
     """
     rows = np.array([sample.features for sample in samples])
     seconds = np.array([max(sample.seconds, _SHORTEST_S) for sample in samples])
@@ -109,8 +115,8 @@ def _fit(samples: Sequence[NodeSample]) -> Features:
     scale = rows.max(axis=0)
     scale[scale == 0] = 1.0
     matrix, target = rows / scale * weights[:, None], seconds * weights
-    present = [index for index in range(_N_FEATURES) if rows[:, index].any()]
-    best, least = np.zeros(_N_FEATURES), float("inf")
+    present = [index for index in among if rows[:, index].any()]
+    best, least = np.zeros(FILE_BYTES + 1), float("inf")
     for chosen in _subsets(present):
         solution, error = _solve(matrix, target, list(chosen))
         if error < least * (1 - 1e-9):

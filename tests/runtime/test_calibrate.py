@@ -4,33 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from capped_runs import shared_cache, write_model
 from memsim.errors import InputError
 from memsim.runtime import calibrate, measure_storage
 from memsim.runtime.calibrate import host_device
-from memsim.runtime.kernels import KERNELS
-from memsim.runtime.measure_rates import Bench, measure
 from memsim.runtime.prepare import Prepared
 from memsim.simulator.device import UNITS
 from memsim.simulator.device_file import find_device, format_device, host_file
 
 RATES = ("matmul", "dense", "attention")
-
-
-@pytest.fixture(scope="module")
-def samples() -> dict[str, list[float]]:
-    return measure(Bench(KERNELS, seconds=0.0), shapes=((96, 64), (64, 96)))
-
-
-def test_every_rate_of_the_kernels_is_measured(samples: dict[str, list[float]]) -> None:
-    # On tiny shapes a noisy machine can hide the difference that tells products from unpacking.
-    assert set(samples) | {"matmul_flops_per_s"} == {
-        *(f"{name}_flops_per_s" for name in RATES),
-        *("unpack_weights_per_s", "elementwise_bytes_per_s", "vocabulary_bytes_per_s", "memory_bytes_per_s"),
-        "op_launch_s",
-    }
-    assert all(value > 0 for values in samples.values() for value in values)
-    assert len(samples["attention_flops_per_s"]) == 4
-    assert len(samples["vocabulary_bytes_per_s"]) == 2
 
 
 def test_the_disk_is_measured_and_left_as_it_was(disk: Path) -> None:
@@ -79,13 +61,26 @@ def test_what_is_measured_is_kept_as_the_host(monkeypatch: pytest.MonkeyPatch, t
     kernels = Prepared("f32", {"f32": 77_000_000})  # the real one compiles for a minute
     monkeypatch.setattr(calibrate, "prepare_kernels", lambda threads, progress: kernels)
     monkeypatch.setattr(calibrate, "measure_storage", lambda directory: _storage())
-    monkeypatch.setattr(calibrate, "_kernel_rates", lambda threads, compute: _kernels())
+    monkeypatch.setattr(calibrate, "_step_rates", lambda threads, compute, progress: _kernels())
     device = calibrate.calibrate(2, "auto", lambda text: None)
     assert find_device("host") == device
     assert host_file().read_text() == format_device(device)
     assert device.numbers["app_baseline_bytes"].nominal == 77_000_000
     with pytest.raises(InputError, match="--compute bf16 needs a processor with avx512_bf16"):
         calibrate.calibrate(2, "bf16", lambda text: None)
+
+
+def test_the_rates_are_those_of_real_steps(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_model(disk / "calibrated-model").directory
+    monkeypatch.setattr(calibrate, "_MODEL", str(model))
+    monkeypatch.setattr(calibrate, "_RUNS", (("tiled", 32), ("tiled", 64), ("mebp", 48)))
+    monkeypatch.setenv("MEMSIM_CACHE", str(shared_cache()))
+    told: list[str] = []
+    rates = calibrate._step_rates(1, "f32", told.append)
+    assert set(rates) == set(_kernels())
+    assert all(0 < low <= nominal <= high for low, nominal, high in rates.values())
+    assert f"run 3/3: {model}, mebp, seq 48" in told
+    assert not list(shared_cache().glob("bench-*"))
 
 
 def _storage() -> dict[str, list[float]]:
