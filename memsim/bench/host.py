@@ -6,7 +6,7 @@ in rounds: what else the machine does for some seconds then falls on one step of
 leave out, and not on all steps of one.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -14,11 +14,9 @@ from statistics import fmean, median
 import psutil
 
 from memsim.errors import MemsimError, UsageError
-from memsim.runtime.measure_steps import MeasuredSteps, measure_steps, throw_away
+from memsim.runtime.measure_steps import MeasuredSteps, Progress, measure_steps, throw_away
 from memsim.runtime.run_config import RunConfig
 from memsim.simulator.op_costs import fit_costs
-
-Progress = Callable[[str], None]
 
 ROUNDS = 5
 """Runs of each case, minutes apart: one timed step each, after one that touches its memory first."""

@@ -101,9 +101,11 @@ def test_no_schedule_is_much_faster_than_the_one_that_is_found() -> None:
     # From the smallest to the fastest, not for a few random budgets: the bound is worst within 2 MB of the smallest
     # plan, since it does not know what such plans read back from the scratch file.
     found = _half_a_billion()
+    smallest = found.smallest().need_bytes
     chosen = [found.exact(candidate) for candidate in (*found.candidates[:8], *found.candidates[8::16])]
     assert len(chosen) >= 20
     assert max(plan.bound for plan in chosen) < 0.05
+    assert max(plan.bound for plan in chosen if plan.need_bytes > smallest + 2 * MB) < 0.035
 
 
 def test_between_the_smallest_and_the_fastest_there_are_many_plans() -> None:
