@@ -15,7 +15,7 @@ from memsim.bench.contestant import Contestant
 from memsim.bench.runs import timed_run
 from memsim.errors import UsageError
 from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
-from memsim.ir.loss_ops import HEAD_ROWS
+from memsim.ir.ops.loss import HEAD_ROWS
 from memsim.ir.program import Node, Program, TensorType
 from memsim.ir.serialize import load_program
 from memsim.models.parts import packed_matrix

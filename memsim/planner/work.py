@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 
-from memsim.ir.loss_ops import head_rows
 from memsim.ir.op import OpError, lanes_of
+from memsim.ir.ops.loss import head_rows
 from memsim.ir.program import Attr, Node, Program, TensorType
 
 PRODUCT_ROWS = 256

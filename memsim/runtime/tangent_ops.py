@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 import memsim_kernels as k
-from memsim.ir.tangent_ops import TANGENT_ROWS
+from memsim.ir.ops.tangent import TANGENT_ROWS
 from memsim.runtime.kernel_call import NO_BIAS, Attrs, Kernel
 from memsim.runtime.paging import Array
 

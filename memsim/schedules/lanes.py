@@ -5,8 +5,8 @@ what looks at a sequence is told the number of lanes, and a product with adapter
 """
 
 from memsim.ir.builder import Builder
+from memsim.ir.ops.zeroth_order import lane_slot
 from memsim.ir.program import Program, TensorType
-from memsim.ir.zeroth_order_ops import lane_slot
 
 _LOOK_AT_SEQUENCES = (
     *("rope", "attention", "add_table_rows", "take_rows"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memsim.errors import InputError
 from memsim.ir.builder import Builder
 from memsim.ir.op import OpError
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.ir.program import Node, Program, Repeat, Space, TensorType, Value
 from memsim.ir.serialize import PlacedProgram, load_program, save_program
 from memsim.ir.text import format_program

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memsim.ir.op import OpError
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.ir.program import Attr, Node, Program, TensorType, Value
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from capped_runs import one_thread
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import TrainingSetup, plan_run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memsim.errors import WorkerError
-from memsim.ir.loss_ops import head_work_floats
+from memsim.ir.ops.loss import head_work_floats
 from memsim.ir.program import Program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from memsim.ir.op import Attrs, OpTable, integer, lanes_of, require
-from memsim.ir.product_ops import require_packed
+from memsim.ir.ops.product import require_packed
 from memsim.ir.program import TensorType
 
 HEAD_ROWS = 256

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from memsim.ir.attention_ops import attention
-from memsim.ir.loss_ops import linear_cross_entropy_q4
-from memsim.ir.norm_ops import rmsnorm
 from memsim.ir.op import Attrs, OpTable, integer, require
-from memsim.ir.product_ops import adapter_rank, matrix_shape, require_packed
+from memsim.ir.ops.attention import attention
+from memsim.ir.ops.loss import linear_cross_entropy_q4
+from memsim.ir.ops.norm import rmsnorm
+from memsim.ir.ops.product import adapter_rank, matrix_shape, require_packed
 from memsim.ir.program import TensorType
 
 TANGENT_ROWS = 256

@@ -5,17 +5,17 @@ Each family of ops has a file with its own table; ``memsim.ir.op`` says what a r
 
 from collections.abc import Sequence
 
-from memsim.ir.attention_ops import ATTENTION_OPS
-from memsim.ir.elementwise_ops import ELEMENTWISE_OPS
-from memsim.ir.loss_ops import LOSS_OPS
-from memsim.ir.norm_ops import NORM_OPS
 from memsim.ir.op import Attrs, Op, integer, require
-from memsim.ir.product_ops import PRODUCT_OPS
+from memsim.ir.ops.attention import ATTENTION_OPS
+from memsim.ir.ops.elementwise import ELEMENTWISE_OPS
+from memsim.ir.ops.loss import LOSS_OPS
+from memsim.ir.ops.norm import NORM_OPS
+from memsim.ir.ops.product import PRODUCT_OPS
+from memsim.ir.ops.row import ROW_OPS
+from memsim.ir.ops.tangent import TANGENT_OPS
+from memsim.ir.ops.tile import TILE_OPS
+from memsim.ir.ops.zeroth_order import ZEROTH_ORDER_OPS
 from memsim.ir.program import TensorType
-from memsim.ir.row_ops import ROW_OPS
-from memsim.ir.tangent_ops import TANGENT_OPS
-from memsim.ir.tile_ops import TILE_OPS
-from memsim.ir.zeroth_order_ops import ZEROTH_ORDER_OPS
 
 
 def _update(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
