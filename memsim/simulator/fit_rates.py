@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from memsim.planner.work import Kind
+from memsim.ir.work import Kind
 from memsim.simulator.op_costs import BYTES, FLOPS, LAUNCH, WEIGHTS, NodeSample, fit_line
 
 _LEAST_SHARE = 0.02

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from memsim.planner.work import Kind
+from memsim.ir.work import Kind
 from memsim.simulator.fit_rates import StepSamples, fit_rates
 from memsim.simulator.op_costs import BYTES, FLOPS, LAUNCH, WEIGHTS, NodeSample
 

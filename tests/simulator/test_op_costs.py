@@ -2,7 +2,8 @@ import pytest
 from phones import node, toy_plan
 
 from memsim.errors import InputError
-from memsim.planner.work import Kind, Work
+from memsim.ir.work import Kind
+from memsim.planner.work import Work
 from memsim.simulator.op_costs import NodeSample, features, fit_costs
 from memsim.simulator.trace import FileRead, StepTrace, trace_program
 

@@ -1,7 +1,8 @@
 import pytest
 from phones import numbers
 
-from memsim.planner.work import Kind, Work
+from memsim.ir.work import Kind
+from memsim.planner.work import Work
 from memsim.simulator.roofline import op_time
 
 
