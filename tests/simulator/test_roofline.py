@@ -1,8 +1,8 @@
 import pytest
-from phones import numbers
 
 from memsim.planner.work import Kind, Work
 from memsim.simulator.roofline import op_time
+from phones import numbers
 
 
 @pytest.mark.parametrize(
