@@ -21,8 +21,8 @@ from memsim.json_file import read_object
 from memsim.units import MIB, format_bytes, parse_bytes, parse_share
 
 if TYPE_CHECKING:
-    from memsim.runtime.run_config import RunConfig, RunOutcome
-    from memsim.runtime.watch import PeakWatch
+    from memsim.cap.watch import PeakWatch
+    from memsim.runtime.config import RunConfig, RunOutcome
 
     Finished = tuple[RunConfig, RunOutcome]
 
@@ -63,8 +63,8 @@ class _Footprints:
         default = str(self._config.getini("memsim_limit_footprint"))
         if limit is None and growth is None and not default:
             return (yield)
+        from memsim.cap.watch import PeakWatch
         from memsim.runtime.capped_run import FINISHED
-        from memsim.runtime.watch import PeakWatch
 
         if self._watch is None:
             self._watch = PeakWatch()

@@ -18,20 +18,23 @@ LAYERS: list[set[str]] = [
     {"api"},
     {"reports", "regression"},
     {"bench", "compare", "sweep"},
+    {"calibration"},
     {"runtime"},
+    {"execution"},
     {"search"},
     {"simulator"},
-    {"planner"},
+    {"planner", "run_directory"},
     {"schedules"},
-    {"weights"},
+    {"data", "weights"},
     {"models"},
     {"ir"},
     {"host", "result_file"},
     {"results"},
-    {"file_names", "files"},
+    {"file_names", "files", "staged_directory"},
     {"tasks"},
     {"json_decode", "toml_file"},
     {"json_file"},
+    {"cap"},
     {"units"},
     {"errors"},
     {""},  # the package itself: __version__
@@ -43,12 +46,12 @@ WITHOUT_COMPILER = LEVELS["search"]
 
 # The op tables of every run, and the process that times kernels with a part left out, which no run does.
 KNOW_THE_KERNELS = {
-    "memsim.runtime.kernels",
+    "memsim.execution.kernels",
     *(
-        f"memsim.runtime.{family}_ops"
+        f"memsim.execution.ops.{family}"
         for family in ("product", "norm", "attention", "elementwise", "row", "loss", "optimizer", "tile", "bf16")
     ),
-    *("memsim.runtime.zeroth_order_ops", "memsim.runtime.tangent_ops"),
+    *("memsim.execution.ops.zeroth_order", "memsim.execution.ops.tangent"),
     "memsim.bench.kernel_calls",
 }
 # Main programs of processes of their own, which exist to be compared with; nothing imports them.
@@ -89,6 +92,36 @@ def layer_breaks(path: Path, source_root: Path) -> list[str]:
     return [name for name in imported if room_of(name) != room and LEVELS[room_of(name)] <= LEVELS[room]]
 
 
+def module_graph(paths: list[Path], source_root: Path) -> dict[str, set[str]]:
+    """Return which modules each one imports, inside functions too; a package stands for its own names only."""
+    names = {module_name(path, source_root): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = set(imports_of(path, source_root)) | set(submodules_of(path, source_root))
+        graph[name] = {other for other in found if other in names and other != name}
+    return graph
+
+
+def submodules_of(path: Path, source_root: Path) -> Iterator[str]:
+    """Yield ``a.b`` of ``from a import b``, which may be a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules of one circle of imports; none if what is left of the graph runs out of leaves."""
+    left = {name: set(others) for name, others in graph.items()}
+    while leaves := {name for name, others in left.items() if not others}:
+        left = {name: others - leaves for name, others in left.items() if name not in leaves}
+    path: list[str] = []
+    name = min(left, default="")
+    while left and name not in path:
+        path.append(name)
+        name = min(left[name])
+    return path[path.index(name) :] if left else []
+
+
 def identifier(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -104,7 +137,9 @@ def test_imports_run_downward(path: Path) -> None:
     ("room", "line", "broken"),
     [
         ("planner", "from memsim.schedules import lowering", []),
-        ("planner", "import memsim.runtime.cap", ["memsim.runtime.cap"]),
+        ("planner", "import memsim.execution.session", ["memsim.execution.session"]),
+        ("cap", "from memsim import files", ["memsim.files"]),
+        ("weights", "from memsim.data import windows", ["memsim.data"]),
         ("planner", "def f():\n    from memsim.cli import main", ["memsim.cli"]),
         ("runtime", "from memsim import search", []),
         ("search", "from memsim import runtime", ["memsim.runtime"]),
@@ -119,6 +154,41 @@ def test_a_broken_layer_is_seen(tmp_path: Path, room: str, line: str, broken: li
     path.parent.mkdir(parents=True)
     path.write_text(line)
     assert layer_breaks(path, tmp_path) == broken
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = module_graph(MEMSIM, ROOT)
+    # A package's own file exports names of its modules, which is no import of theirs.
+    exports = {module_name(path, ROOT) for path in MEMSIM if path.name == "__init__.py"}
+    assert circle_in({name: others - exports for name, others in graph.items()}) == []
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    room = tmp_path / "memsim" / "room"
+    room.mkdir(parents=True)
+    for name, line in {
+        "a": "from memsim.room import b",
+        "b": "def f():\n    from memsim.room.c import x",
+        "c": "import memsim.room.a",
+        "d": "from memsim.room import a",
+    }.items():
+        (room / f"{name}.py").write_text(line)
+    graph = module_graph(sorted(room.glob("*.py")), tmp_path)
+    assert set(circle_in(graph)) == {"memsim.room.a", "memsim.room.b", "memsim.room.c"}
+    (room / "c.py").write_text("")
+    assert circle_in(module_graph(sorted(room.glob("*.py")), tmp_path)) == []
+
+
+MOST_FILES = 20
+# Where a room could not be divided yet, and why.
+LARGER = {"kernels/memsim_kernels": "Numba's cache is keyed by the files' paths, and every family has two or three"}
+
+
+def test_no_room_has_more_files_than_a_reader_can_hold() -> None:
+    folders = {path.parent for path in [*MEMSIM, *KERNELS, *(ROOT / "tests").rglob("*.py")]}
+    counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {folder: n for folder, n in counts.items() if n > MOST_FILES and folder not in LARGER} == {}
+    assert all(counts[folder] > MOST_FILES for folder in LARGER), "a reason that is needed no more"
 
 
 @pytest.mark.parametrize("path", MEMSIM, ids=identifier)
@@ -156,7 +226,7 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 def test_the_worker_holds_nothing_that_it_does_not_need() -> None:
     heavy = {"torch", "transformers", "matplotlib", "tokenizers", "rich", "click", "memray", "hypothesis"}
-    assert not loaded_by(["memsim.runtime.worker"]) & heavy
+    assert not loaded_by(["memsim.execution.worker"]) & heavy
 
 
 def test_planning_and_reporting_load_no_compiler() -> None:

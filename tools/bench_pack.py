@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memsim.cap.monitor import Monitor, describe_exit
+from memsim.cap.open import open_cap
 from memsim.errors import MemsimError
 from memsim.files import require_free
 from memsim.models.config import ModelConfig
 from memsim.models.parts import TensorSpec
 from memsim.models.presets import PRESETS, preset
-from memsim.runtime.cap import open_cap
-from memsim.runtime.monitor import Monitor, describe_exit
 from memsim.units import format_bytes, parse_bytes
-from memsim.weights.checkpoint import hugging_face_name, wanted_tensors
 from memsim.weights.pack_writer import pack_bytes
+from memsim.weights.readers.hugging_face import hugging_face_name, wanted_tensors
 from memsim.weights.tensor_file import TensorFileWriter
 
 SHARD_BYTES = 1_000_000_000

@@ -19,7 +19,7 @@ from memsim.json_file import read_object
 from memsim.reports.charts import text, ticks
 from memsim.reports.run_files import open_run
 from memsim.runtime.capped_run import run
-from memsim.runtime.run_config import RunConfig, RunProgress
+from memsim.runtime.config import RunConfig, RunProgress
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "traces" / "step-memory.json"

@@ -16,8 +16,8 @@ from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, RESULT_FI
 from memsim.files import atomic_write
 from memsim.models.config import ModelConfig
 from memsim.runtime.capped_run import run
-from memsim.runtime.run_config import RunConfig, RunProgress
-from memsim.simulator.recording import read_recording
+from memsim.runtime.config import RunConfig, RunProgress
+from memsim.simulator.recordings.recording import read_recording
 from memsim.weights.synthetic import write_synthetic
 
 ROOT = Path(__file__).parent.parent

@@ -7,10 +7,10 @@ from typing import Any
 from memsim.api.simulation import MAX_STEPS, check_limits
 from memsim.errors import UsageError
 from memsim.results import Result
-from memsim.simulator.capture import Capture, capture_record, read_any_capture
 from memsim.simulator.device_file import find_device
 from memsim.simulator.record import replayed_result
-from memsim.simulator.recording import Recording, read_recording
+from memsim.simulator.recordings.capture import Capture, capture_record, read_any_capture
+from memsim.simulator.recordings.recording import Recording, read_recording
 from memsim.simulator.simulate import Mode, Simulation, simulate
 
 

@@ -13,7 +13,9 @@ from statistics import median
 from memsim.bench.cases import HEAD, PRODUCTS, KernelCase
 from memsim.bench.contestant import Contestant
 from memsim.bench.runs import timed_run
+from memsim.calibration.measure_steps import throw_away
 from memsim.errors import UsageError
+from memsim.execution.compile_cache import kernel_environment
 from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
 from memsim.ir.op import Effect
 from memsim.ir.ops import effect_of
@@ -23,11 +25,9 @@ from memsim.ir.serialize import load_program
 from memsim.models.parts import packed_matrix
 from memsim.planner.work import node_work
 from memsim.results import Band
-from memsim.runtime.compile_cache import kernel_environment
-from memsim.runtime.events import read_events
-from memsim.runtime.measure_steps import throw_away
+from memsim.run_directory.events import read_events
+from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run_config import RunConfig
 from memsim.simulator.unpack_share import HERE, PARTS, UnpackShare, Way, shares
 
 Progress = Callable[[str], None]

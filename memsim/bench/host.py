@@ -1,6 +1,6 @@
 """``validate --host``: planned peak and simulated step time against real capped runs on this machine.
 
-Some configurations calibrate: what their nodes took is fitted (``simulator/op_costs.py``). All others are held out:
+Some configurations calibrate: what their nodes took is fitted (``calibration/op_costs.py``). All others are held out:
 of them only the plan and the work of the nodes are known. Runs of both sorts take turns, and all of them are repeated
 in rounds: what else the machine does for some seconds then falls on one step of several cases, which their medians
 leave out, and not on all steps of one.
@@ -13,10 +13,10 @@ from statistics import fmean, median
 
 import psutil
 
+from memsim.calibration.measure_steps import MeasuredSteps, Progress, measure_steps, throw_away
+from memsim.calibration.op_costs import fit_costs
 from memsim.errors import MemsimError, UsageError
-from memsim.runtime.measure_steps import MeasuredSteps, Progress, measure_steps, throw_away
-from memsim.runtime.run_config import RunConfig
-from memsim.simulator.op_costs import fit_costs
+from memsim.runtime.config import RunConfig
 
 ROUNDS = 5
 """Runs of each case, minutes apart: one timed step each, after one that touches its memory first."""

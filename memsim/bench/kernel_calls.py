@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from memsim.bench.cases import HEAD, PRODUCTS, one_node
 from memsim.bench.contestant import Call, Case, CaseError, serve
 from memsim.bench.expected import EXPECTED, Outputs, head, product
+from memsim.execution.kernels import load_kernels
 from memsim.ir.program import TensorType
-from memsim.runtime.kernels import load_kernels
 from memsim.weights.quantize import dequantize
 from memsim_kernels import cpu, roof
 from memsim_kernels.matmul import product as product_f32

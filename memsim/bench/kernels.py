@@ -11,8 +11,8 @@ from memsim.bench.cases import HEAD, PRODUCTS, KernelCase, head_case, other_case
 from memsim.bench.contestant import Contestant
 from memsim.bench.timing import Timing, summarise
 from memsim.errors import UsageError
+from memsim.execution.compile_cache import kernel_environment
 from memsim.models.presets import preset
-from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import prepare_kernels
 
 Progress = Callable[[str], None]

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from memsim.calibration.measure_steps import Progress, finished_run, throw_away
 from memsim.errors import WorkerError
 from memsim.file_names import PROGRAM_FILE
 from memsim.ir.serialize import load_program
 from memsim.planner.work import step_work
 from memsim.results import Result
-from memsim.runtime.measure_steps import Progress, finished_run, throw_away
-from memsim.runtime.run_config import RunConfig
+from memsim.runtime.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)

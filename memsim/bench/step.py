@@ -10,11 +10,11 @@ from memsim.bench.contestant import Contestant
 from memsim.bench.kernels import peer_environment, torch_is_here
 from memsim.bench.runs import timed_run
 from memsim.bench.timing import Timing, summarise
+from memsim.calibration.measure_steps import throw_away
+from memsim.execution.compile_cache import kernel_environment
 from memsim.results import Result
-from memsim.runtime.compile_cache import kernel_environment
-from memsim.runtime.measure_steps import throw_away
+from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run_config import RunConfig
 from memsim.schedules.zeroth_order import METHODS
 from memsim.weights.cache import find_model
 

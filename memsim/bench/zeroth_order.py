@@ -12,11 +12,11 @@ from pathlib import Path
 from memsim.bench.runs import timed_run
 from memsim.bench.step import PeerStep, peer_steps, peers
 from memsim.bench.timing import Timing, summarise
+from memsim.calibration.measure_steps import Progress, throw_away
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.results import Band, Result
-from memsim.runtime.measure_steps import Progress, throw_away
+from memsim.runtime.config import RunConfig, scheme_of
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run_config import RunConfig, scheme_of
 from memsim.simulator.device import CORNERS, Device
 from memsim.simulator.simulate import simulate
 from memsim.simulator.trace import trace_program

@@ -9,14 +9,29 @@ from click.shell_completion import CompletionItem
 from memsim import __version__
 from memsim.errors import MemsimError
 
-_COMMANDS = (
-    *("run", "plan", "compare", "pack", "simulate", "replay", "replay-seeds", "profile", "report", "validate"),
-    *("check", "diff", "bench", "sweep", "models", "devices"),
-)
+_COMMANDS = {
+    "run": "running",
+    "plan": "predicting",
+    "compare": "comparing",
+    "pack": "running",
+    "simulate": "predicting",
+    "replay": "predicting",
+    "replay-seeds": "running",
+    "profile": "measuring",
+    "report": "comparing",
+    "validate": "predicting",
+    "check": "comparing",
+    "diff": "comparing",
+    "bench": "measuring",
+    "sweep": "comparing",
+    "models": "listing",
+    "devices": "listing",
+}
+"""Command -> the group that its module is in, in the order in which people meet them."""
 
 
 class _LazyGroup(click.Group):
-    """Imports ``memsim.cli.<command>`` (attribute ``command``) on first use, so that ``--help`` starts fast."""
+    """Imports ``memsim.cli.<group>.<command>`` (attribute ``command``) on first use, so that ``--help`` starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the subcommands in the order in which people meet them."""
@@ -26,7 +41,8 @@ class _LazyGroup(click.Group):
         """Import and return one subcommand, or None for an unknown name."""
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"memsim.cli.{cmd_name.replace('-', '_')}").command
+        module = f"memsim.cli.{_COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}"
+        command = importlib.import_module(module).command
         assert isinstance(command, click.Command)
         return command
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import click
 
 from memsim.cli.progress import BytesProgress, bytes_progress, stage
+from memsim.runtime.config import RunConfig, RunProgress, scheme_of
 from memsim.runtime.follow import NodeDone, StepDone
-from memsim.runtime.run_config import RunConfig, RunProgress, scheme_of
 from memsim.units import format_bytes
 
 SYNTHETIC = "synthetic weights: memory and time are real, loss is not"

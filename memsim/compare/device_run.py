@@ -9,7 +9,7 @@ from memsim.models.scheme import with_classifier
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.work import step_work
 from memsim.runtime.classifier import classifier_labels
-from memsim.runtime.run_config import RunConfig, scheme_of
+from memsim.runtime.config import RunConfig, scheme_of
 from memsim.schedules.catalog import check_scheme
 from memsim.simulator.device import Device
 from memsim.simulator.simulate import simulate

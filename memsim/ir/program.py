@@ -2,7 +2,7 @@
 
 A program is a flat list of nodes in single-assignment form: each value is defined once, by a program input or by
 one node. It is plain data; what an op means is said by tables elsewhere (``opset`` for shapes, ``gradients`` for
-derivatives, ``runtime.kernels`` for execution).
+derivatives, ``execution.kernels`` for execution).
 """
 
 from collections.abc import Iterator, Mapping

@@ -17,8 +17,8 @@ from memsim.models.presets import PRESETS
 from memsim.planner.liveness import arena_ranges
 from memsim.result_file import MAX_RECORD_BYTES
 from memsim.results import Result
-from memsim.runtime.events import read_events
-from memsim.runtime.run_config import RunConfig
+from memsim.run_directory.events import read_events
+from memsim.runtime.config import RunConfig
 
 SCHEMA: Final = "memsim.baseline/1"
 _OF_ONE_RUN = ("out", "scratch", "enforcement", "plan_check", "decimal")

@@ -8,12 +8,12 @@ from statistics import median
 
 from memsim.bench.contestant import Contestant
 from memsim.bench.runs import timed_run
+from memsim.calibration.measure_steps import throw_away
+from memsim.execution.compile_cache import kernel_environment
 from memsim.regression.baseline import Baseline, from_run
 from memsim.regression.differences import Figure, Growth, Held, figures, grown, reading_error_bytes
-from memsim.runtime.compile_cache import kernel_environment
-from memsim.runtime.measure_steps import throw_away
+from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels
-from memsim.runtime.run_config import RunConfig
 
 Progress = Callable[[str], None]
 TIME = "step_over_roof"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from memsim.cap.footprint import group_error_bytes
 from memsim.results import Result, StepResult
-from memsim.runtime.footprint import group_error_bytes
 from memsim.units import MIB
 
 Kind = Literal["planned", "moved", "measured", "time"]

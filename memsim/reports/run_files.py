@@ -14,7 +14,7 @@ from memsim.json_file import shown
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.result_file import read_result
 from memsim.results import Result
-from memsim.runtime.events import Event, read_events
+from memsim.run_directory.events import Event, read_events
 
 
 @dataclass(frozen=True)

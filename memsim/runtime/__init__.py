@@ -6,9 +6,9 @@ Everything in ``__all__`` is imported on first use: the worker, which is in here
 from memsim.lazy import lazily as _lazily
 
 _PLACES = {
-    "RunConfig": "memsim.runtime.run_config",
-    "RunOutcome": "memsim.runtime.run_config",
-    "RunProgress": "memsim.runtime.run_config",
+    "RunConfig": "memsim.runtime.config",
+    "RunOutcome": "memsim.runtime.config",
+    "RunProgress": "memsim.runtime.config",
     "run": "memsim.runtime.capped_run",
 }
 

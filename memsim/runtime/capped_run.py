@@ -6,24 +6,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from memsim.cap.open import open_cap
 from memsim.errors import InputError, MemsimError
+from memsim.execution.protocol import WorkerJob
 from memsim.file_names import CAPTURE_FILE, RESULT_FILE
 from memsim.files import writing
 from memsim.result_file import write_result
 from memsim.results import Enforcement, Result
-from memsim.runtime.cap import open_cap
-from memsim.runtime.checkpoints import Checkpoints
-from memsim.runtime.directories import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
+from memsim.run_directory.checkpoints import Checkpoints
+from memsim.run_directory.directory import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
+from memsim.run_directory.steps_file import History
+from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.config_checks import check, check_new
 from memsim.runtime.follow import Outcome
-from memsim.runtime.history import History
-from memsim.runtime.job import WorkerJob
 from memsim.runtime.launch import launch, make_job
 from memsim.runtime.layout import accept, lay_out
-from memsim.runtime.ready import Ready, make_ready
+from memsim.runtime.preflight import Ready, make_ready
+from memsim.runtime.record import make_record
 from memsim.runtime.recording_cost import with_recording
-from memsim.runtime.run_checks import check, check_new
-from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
-from memsim.runtime.run_record import make_record
 
 FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
 """Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""

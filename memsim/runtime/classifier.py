@@ -2,7 +2,7 @@
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
-from memsim.runtime.run_config import RunConfig
+from memsim.runtime.config import RunConfig
 from memsim.tasks.task import Task
 
 

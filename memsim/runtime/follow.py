@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Any, BinaryIO
 
+from memsim.cap.monitor import Monitor, describe_exit, exit_reason
+from memsim.cap.open import Cap
 from memsim.errors import DivergedError, WorkerError
+from memsim.execution.compile_cache import NOT_COMPILED
+from memsim.execution.protocol import GO, STOP, read_messages
 from memsim.ir.program import Program
 from memsim.planner.plan import what_takes_less
 from memsim.planner.traffic import Traffic, node_traffic
 from memsim.results import Evaluation, ExitReason, StepResult
-from memsim.runtime.cap import Cap
-from memsim.runtime.compile_cache import NOT_COMPILED
-from memsim.runtime.events import Event, EventWriter
-from memsim.runtime.history import History
-from memsim.runtime.job import GO, STOP, read_messages
-from memsim.runtime.monitor import Monitor, describe_exit, exit_reason
+from memsim.run_directory.events import Event, EventWriter
+from memsim.run_directory.steps_file import History
 from memsim.units import format_bytes
 
 DRAW_S = 0.1

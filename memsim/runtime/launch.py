@@ -6,21 +6,21 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+from memsim.cap.open import Cap
+from memsim.data.masking import mask_token_id
+from memsim.execution.protocol import TaskJob, WorkerJob
 from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, SEEDS_FILE
 from memsim.files import write_text
 from memsim.models.schemes import scheme_to_dict
 from memsim.planner.separate import mapped_from_bytes
-from memsim.runtime.cap import Cap
-from memsim.runtime.directories import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
+from memsim.run_directory.directory import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
+from memsim.run_directory.seed_log import SeedLog, header_of
+from memsim.run_directory.steps_file import History
+from memsim.runtime.config import RunProgress
 from memsim.runtime.follow import NotCompiled, Outcome, StepDone
-from memsim.runtime.history import History
-from memsim.runtime.job import TaskJob, WorkerJob
-from memsim.runtime.masking import mask_token_id
+from memsim.runtime.preflight import Ready, admit
 from memsim.runtime.prepare import forget_kernels
-from memsim.runtime.ready import Ready, admit
 from memsim.runtime.recording_cost import recorded_steps
-from memsim.runtime.run_config import RunProgress
-from memsim.runtime.seed_log import SeedLog, header_of
 from memsim.runtime.supervise import supervise
 from memsim.schedules.zeroth_order import METHODS, estimator
 

@@ -4,23 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from memsim.data.masking import mask_token_id
+from memsim.data.tokenize import prepare_tokens
+from memsim.data.tokenize_task import prepare_examples
 from memsim.file_names import PROGRAM_FILE
 from memsim.files import require_free, writing
 from memsim.host import host_info, versions
 from memsim.ir.serialize import save_program
 from memsim.models.presets import PRESETS
 from memsim.models.tiles import matrices_bytes
-from memsim.runtime.checkpoints import N_KEPT
-from memsim.runtime.directories import EVAL_PROGRAM_FILE, RunDirectory
-from memsim.runtime.masking import mask_token_id
+from memsim.run_directory.checkpoints import N_KEPT
+from memsim.run_directory.directory import EVAL_PROGRAM_FILE, RunDirectory
+from memsim.run_directory.settings_file import Identity, file_digest, write_run_file
+from memsim.runtime.config import RunProgress
+from memsim.runtime.preflight import Ready
 from memsim.runtime.prepare import (
     kernels_digest,
 )
-from memsim.runtime.ready import Ready
-from memsim.runtime.run_config import RunProgress
-from memsim.runtime.run_file import Identity, file_digest, write_run_file
-from memsim.runtime.tokenize import prepare_tokens
-from memsim.runtime.tokenize_task import prepare_examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import memsim
 from memsim.errors import InputError, WorkerError
+from memsim.execution.compile_cache import kernel_environment
 from memsim.files import cache_dir, write_text
 from memsim.host import host_info, versions
-from memsim.runtime.compile_cache import kernel_environment
 from memsim.search.needs import Needs, capped_process
 
 Progress = Callable[[str], None]
@@ -116,7 +116,7 @@ def _sources() -> list[Path]:
 
 
 def _child(threads: int, task: str) -> str:
-    command = [sys.executable, "-m", "memsim.runtime.compile_cache", str(threads), task, str(os.getpid())]
+    command = [sys.executable, "-m", "memsim.execution.kernel_process", str(threads), task, str(os.getpid())]
     # The package's own directory first on the import path, whatever the user's directory holds.
     root = Path(memsim.__file__).parent.parent
     done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)

@@ -5,9 +5,9 @@ from importlib import metadata
 from pathlib import Path
 from statistics import median
 
+from memsim.execution.protocol import WorkerJob
 from memsim.results import RecordingResult, Result
 from memsim.runtime.follow import Outcome
-from memsim.runtime.job import WorkerJob
 
 
 def recorded_steps(steps: int) -> int:

@@ -9,15 +9,15 @@ from memsim.errors import InputError, UsageError
 from memsim.file_names import RESULT_FILE
 from memsim.result_file import read_result
 from memsim.results import Result
+from memsim.run_directory.checkpoints import DIRECTORY, Checkpoint, Checkpoints
+from memsim.run_directory.directory import LOGS, existing_directory
+from memsim.run_directory.settings_file import Identity, read_run_file
+from memsim.run_directory.steps_file import History
 from memsim.runtime.capped_run import carry_out
-from memsim.runtime.checkpoints import DIRECTORY, Checkpoint, Checkpoints
-from memsim.runtime.directories import LOGS, existing_directory
-from memsim.runtime.history import History
+from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.config_checks import check
 from memsim.runtime.layout import accept, lay_out
-from memsim.runtime.ready import make_ready
-from memsim.runtime.run_checks import check
-from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
-from memsim.runtime.run_file import Identity, read_run_file
+from memsim.runtime.preflight import make_ready
 
 KEEP_BITS = (
     *("steps", "budget_bytes", "decimal", "cold", "verify", "scratch", "enforcement", "plan_check", "checkpoint_every"),

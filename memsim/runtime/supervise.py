@@ -8,16 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import memsim
+from memsim.cap.monitor import Monitor
+from memsim.cap.open import Cap
+from memsim.execution.compile_cache import kernel_environment
 from memsim.files import last_line, temporary_file
 from memsim.ir.program import Program
 from memsim.results import ExitReason
-from memsim.runtime.cap import Cap
-from memsim.runtime.compile_cache import kernel_environment
-from memsim.runtime.events import EventWriter
+from memsim.run_directory.events import EventWriter
+from memsim.run_directory.steps_file import History
 from memsim.runtime.follow import Follow, NodeDone, Outcome, StepDone
-from memsim.runtime.history import History
 from memsim.runtime.interrupt import asking_first
-from memsim.runtime.monitor import Monitor
 
 
 def supervise(
@@ -52,7 +52,7 @@ def supervise(
         Exception: Whatever ``admit`` raised; the worker is gone then.
     """
     read_end, write_end = os.pipe()
-    command = cap.command([sys.executable, "-m", "memsim.runtime.worker", str(job), str(write_end)])
+    command = cap.command([sys.executable, "-m", "memsim.execution.worker", str(job), str(write_end)])
     with temporary_file() as stderr, os.fdopen(read_end, "rb") as pipe, ExitStack() as files:
         writer = files.enter_context(EventWriter(events, append=True)) if events else None
         try:

@@ -9,7 +9,7 @@ from memsim.planner.run_plan import RunPlan, TrainingSetup
 from memsim.planner.traffic import Traffic, step_traffic
 from memsim.results import LimitResult, Result, SimulatedResult, StepResult
 from memsim.schedules.catalog import updates_by
-from memsim.simulator.recording import Recording
+from memsim.simulator.recordings.recording import Recording
 from memsim.simulator.simulate import Mode, Simulation, Survival
 
 

@@ -11,10 +11,10 @@ from memsim.models.graph import ModelGraph
 from memsim.models.presets import preset
 from memsim.planner.plan import plan_memory
 from memsim.planner.work import Work
-from memsim.schedules.published import PASSES, lower_published
+from memsim.schedules.published_lowering import PASSES, lower_published
 from memsim.simulator.device import Device, Numbers
 from memsim.simulator.pagecache import PageCache
-from memsim.simulator.published import GROUP_SIZE, LORA, REPETITIONS, SEQ_LEN, TABLE, Measurement
+from memsim.simulator.published_figures import GROUP_SIZE, LORA, REPETITIONS, SEQ_LEN, TABLE, Measurement
 from memsim.simulator.roofline import op_time
 from memsim.simulator.thermal import Heat
 from memsim.simulator.trace import trace_program

@@ -6,7 +6,7 @@ It dies with the process whose id is PARENT: points of a sweep that is gone woul
 import runpy
 import sys
 
-from memsim.runtime.confine import die_with_parent
+from memsim.cap.confine import die_with_parent
 
 
 def main() -> None:

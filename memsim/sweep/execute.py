@@ -14,9 +14,9 @@ import memsim
 from memsim.errors import InputError, MemsimError
 from memsim.files import last_line, temporary_file
 from memsim.result_file import MAX_RECORD_BYTES
-from memsim.runtime.directories import make_unsettled, remove_leftovers
+from memsim.run_directory.directory import make_unsettled, remove_leftovers
+from memsim.staged_directory import discard
 from memsim.sweep.cores import reserved_cores
-from memsim.weights.staging import discard
 
 _LONGEST_MESSAGE = 1000
 

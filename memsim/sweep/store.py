@@ -10,8 +10,8 @@ from typing import Any, Final, get_args, get_type_hints
 from memsim.errors import InputError
 from memsim.json_decode import decode
 from memsim.json_file import shown
+from memsim.staged_directory import locked
 from memsim.sweep.row import Row
-from memsim.weights.staging import locked
 
 SCHEMA: Final = "memsim.sweep/1"
 

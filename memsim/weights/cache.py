@@ -16,13 +16,13 @@ from memsim.files import cache_dir
 from memsim.json_file import read_object
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.presets import PRESETS, preset
-from memsim.weights.checkpoint import MAX_CONFIG_BYTES
-from memsim.weights.formats import is_source, open_source, source_files
-from memsim.weights.hub import fetch, is_hub_id
+from memsim.staged_directory import discard, locked
 from memsim.weights.pack import Pack, is_pack, open_pack
 from memsim.weights.packing import write_packed
+from memsim.weights.readers.formats import is_source, open_source, source_files
+from memsim.weights.readers.hub import fetch, is_hub_id
+from memsim.weights.readers.hugging_face import MAX_CONFIG_BYTES
 from memsim.weights.shipped import PACKS
-from memsim.weights.staging import discard, locked
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
 
 DEFAULT_GROUP_SIZE = 32

@@ -7,8 +7,8 @@ from memsim.json_file import read_object
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.presets import PRESETS, preset
 from memsim.weights.cache import DEFAULT_GROUP_SIZE
-from memsim.weights.checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES
 from memsim.weights.pack import is_pack, open_pack
+from memsim.weights.readers.hugging_face import CONFIG_FILE, MAX_CONFIG_BYTES
 
 
 def find_dimensions(name: str) -> tuple[ModelConfig, int, str]:

@@ -14,13 +14,13 @@ from memsim.errors import InputError
 from memsim.files import atomic_write, require_free, write_text
 from memsim.json_file import open_regular
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.staged_directory import locked, staged_directory
 from memsim.units import format_bytes
-from memsim.weights.formats import open_source
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.pack_writer import PackWriter, pack_bytes
 from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize
-from memsim.weights.source import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor
-from memsim.weights.staging import locked, staged_directory
+from memsim.weights.readers.formats import open_source
+from memsim.weights.readers.source import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor
 from memsim.weights.tensor_file import TensorFileWriter
 
 _CHUNK_WEIGHTS = 1 << 20  # 4 MiB of float32 rows, some five times that with all temporaries

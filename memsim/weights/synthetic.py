@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from memsim.files import require_free
 from memsim.models.config import ModelConfig
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.staged_directory import staged_directory
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.pack_writer import PackWriter, pack_bytes
-from memsim.weights.staging import staged_directory
 from memsim.weights.tensor_file import TensorFileWriter
 
 GENERATOR_VERSION = 1  # part of cache names: raise it when the same seed gives other weights

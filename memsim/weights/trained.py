@@ -25,7 +25,7 @@ from memsim.weights.adapters import (
     tensor_key,
     write_adapter,
 )
-from memsim.weights.checkpoint import hugging_face_name
+from memsim.weights.readers.hugging_face import hugging_face_name
 from memsim.weights.tensor_file import TensorFileWriter
 
 TRAINED_FILE = "trained.safetensors"

@@ -14,7 +14,7 @@ from memsim.models.config import ModelConfig
 from memsim.models.parts import TensorSpec, vectors
 from memsim.models.tiles import parts_in_turn, tiled_matrices
 from memsim.weights.adapters import FLUSH_BYTES
-from memsim.weights.checkpoint import CONFIG_FILE, hugging_face_name
+from memsim.weights.readers.hugging_face import CONFIG_FILE, hugging_face_name
 from memsim.weights.tensor_file import TensorFileWriter
 from memsim.weights.trained import norm_offset
 

@@ -11,7 +11,7 @@ from capped_runs import cache, write_model
 from memsim.bench import record
 from memsim.cli import cli
 from memsim.errors import InputError, MemsimError, UsageError
-from memsim.runtime.kernels import compute_paths
+from memsim.execution.kernels import compute_paths
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")

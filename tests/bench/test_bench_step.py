@@ -13,7 +13,7 @@ from memsim.bench.runs import Done
 from memsim.bench.step import bench_step
 from memsim.host import host_info
 from memsim.results import Result, StepResult
-from memsim.runtime.run_config import RunConfig
+from memsim.runtime.config import RunConfig
 from toy import toy_config
 
 PEER_S = {("f32", True): 6.0, ("bf16", False): 3.0}

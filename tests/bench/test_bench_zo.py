@@ -19,7 +19,7 @@ from memsim.cli import cli
 from memsim.errors import InputError
 from memsim.host import host_info
 from memsim.results import Result, StepResult
-from memsim.runtime.run_config import RunConfig
+from memsim.runtime.config import RunConfig
 from memsim.simulator.device_file import find_device
 from toy import toy_config
 

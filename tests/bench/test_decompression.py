@@ -7,7 +7,7 @@ import pytest
 from capped_runs import BUDGET, LORA, cache, write_model
 from memsim.bench.decompression import measured_shares
 from memsim.errors import UsageError
-from memsim.runtime.run_config import RunConfig
+from memsim.runtime.config import RunConfig
 from memsim.simulator.unpack_share import HERE, PARTS, UnpackShare
 from memsim.weights.pack import Pack
 

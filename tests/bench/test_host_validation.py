@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from capped_runs import cache, write_model
 from memsim.bench.host import CALIBRATION, HELD_OUT, HostCase, HostRow, _interleaved, parse_cases, summarise
-from memsim.cli.validate import command
+from memsim.cli.predicting.validate import command
 from memsim.errors import UsageError
 
 assert cache  # a fixture, found by name

@@ -9,7 +9,7 @@ import pytest
 from memsim.bench.cases import HEAD, PRODUCTS, KernelCase, head_case, other_cases, product_cases
 from memsim.bench.contestant import CaseError
 from memsim.bench.kernel_calls import KernelCalls
-from memsim.runtime.kernels import compute_paths
+from memsim.execution.kernels import compute_paths
 from memsim_kernels import cpu
 from toy import toy_config
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from memsim.cli.devices import command
+from memsim.cli.listing.devices import command
 from memsim.errors import InputError
 from memsim.simulator.device import UNITS
 from memsim.simulator.device_file import built_in, find_device, format_device, host_file

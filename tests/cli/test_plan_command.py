@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from capped_runs import cache, memsim_command, run_command, write_model
-from memsim.cli.plan import command
+from memsim.cli.predicting.plan import command
 from memsim.errors import InputError, LimitError, MemsimError, UsageError
 from memsim.result_file import from_json, read_result
 from memsim.search.plan_file import read_plan

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from capped_runs import cache, write_model
-from memsim.cli.profile import command
+from memsim.cli.measuring.profile import command
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.models.presets import preset
 from memsim.reports.shares_file import read_shares

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from memsim.cli.replay import command
+from memsim.cli.predicting.replay import command
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.planner.plan import plan_memory
 from memsim.result_file import from_json
-from memsim.runtime.events import read_events
-from memsim.simulator.recording import read_recording
+from memsim.run_directory.events import read_events
+from memsim.simulator.recordings.recording import read_recording
 
 RECORDED = Path(__file__).parent.parent.parent / "traces" / "recorded-toy"
 CAPTURE = RECORDED / "memray.bin"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from memsim.cli.report import command
+from memsim.cli.comparing.report import command
 from memsim.errors import InputError, MemsimError, UsageError
 from recorded import write_run, write_shares
 

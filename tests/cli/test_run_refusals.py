@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_checkpoints import TOY, source_tensors, write_checkpoint, write_config
 
 from capped_runs import files_in, private_cache
+from memsim.cap.open import open_cap
 from memsim.cli import main
 from memsim.files import file_system
-from memsim.runtime.cap import open_cap
+from toy_checkpoints import TOY, source_tensors, write_checkpoint, write_config
 
 TEXT = "".join(chr(32 + n % 40) for n in range(4000))  # bytes below 72: ids in a vocabulary of 77
 MEMORY_DISK = Path("/dev/shm")

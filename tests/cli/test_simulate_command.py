@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from memsim.cli.simulate import command
+from memsim.cli.predicting.simulate import command
 from memsim.errors import InputError, MemsimError, UsageError
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import preset

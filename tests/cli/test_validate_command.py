@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from memsim.cli import validate
-from memsim.cli.validate import command
-from memsim.simulator.published import TABLE
+from memsim.cli.predicting import validate
+from memsim.cli.predicting.validate import command
+from memsim.simulator.published_figures import TABLE
 from memsim.simulator.validation import validate_table
 
 CELLS = TABLE[:2] + TABLE[6:8]  # two models; all five are in tests/simulator

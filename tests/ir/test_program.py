@@ -141,8 +141,8 @@ def test_mutated_program_files_never_raise_anything_else(tmp_path_factory, data)
 
 
 def test_every_op_is_executed_differentiated_or_stored() -> None:
-    from memsim.runtime.executor import _STORAGE_OPS
-    from memsim.runtime.kernels import KERNELS
+    from memsim.execution.executor import _STORAGE_OPS
+    from memsim.execution.kernels import KERNELS
 
     assert set(OPS) == set(KERNELS) | set(_STORAGE_OPS)
     assert not set(KERNELS) & set(_STORAGE_OPS)

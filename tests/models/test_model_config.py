@@ -12,7 +12,7 @@ from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.family import FAMILIES
 from memsim.models.parts import matrices, part_names, vectors
 from memsim.models.presets import PRESETS, preset
-from memsim.weights.checkpoint import hugging_face_name
+from memsim.weights.readers.hugging_face import hugging_face_name
 from toy_families import FAMILY_CHANGES, family_config
 
 SMALL = PRESETS["qwen2.5-0.5b"]

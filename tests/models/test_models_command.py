@@ -3,7 +3,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from memsim.cli.models import command
+from memsim.cli.listing.models import command
 from memsim.models.family import FAMILIES
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS

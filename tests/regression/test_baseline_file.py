@@ -9,8 +9,8 @@ from memsim.file_names import EVENTS_FILE
 from memsim.models.lora import LoraConfig
 from memsim.regression.baseline import Baseline, peak_by_op, read_baseline, write_baseline
 from memsim.results import Host, Result
-from memsim.runtime.events import Event, EventWriter
-from memsim.runtime.run_config import RunConfig
+from memsim.run_directory.events import Event, EventWriter
+from memsim.runtime.config import RunConfig
 
 RESULT = Result(
     command="run",

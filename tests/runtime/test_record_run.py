@@ -17,16 +17,16 @@ from capped_runs import (
     shared_cache,
     write_model,
 )
-from memsim.cli.replay import command
+from memsim.cap.footprint import group_error_bytes
+from memsim.cli.predicting.replay import command
 from memsim.errors import InputError, UsageError
 from memsim.planner.plan import plan_memory
 from memsim.planner.separate import in_separate_arrays
 from memsim.result_file import from_json
-from memsim.runtime.footprint import group_error_bytes
+from memsim.runtime.config import RunOutcome
 from memsim.runtime.recording_cost import recorded_steps
-from memsim.runtime.run_config import RunOutcome
 from memsim.simulator.device_file import find_device
-from memsim.simulator.recording import read_recording
+from memsim.simulator.recordings.recording import read_recording
 from memsim.simulator.simulate import simulate
 from memsim.units import MIB
 from memsim.weights.pack import Pack

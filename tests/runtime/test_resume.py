@@ -28,10 +28,10 @@ from capped_runs import (
 from memsim.errors import InputError, UsageError
 from memsim.result_file import read_result
 from memsim.results import Result
-from memsim.runtime.events import read_events
+from memsim.run_directory.events import read_events
+from memsim.runtime.config import RunOutcome, RunProgress
 from memsim.runtime.follow import StepDone
 from memsim.runtime.resume import read_resumption, resume
-from memsim.runtime.run_config import RunOutcome, RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack
 
@@ -320,9 +320,9 @@ def test_a_run_whose_loss_is_not_finite_keeps_the_state_before_it(
     # Executed by every Python that starts with this directory on its path: the worker's fourth loss is infinite.
     (site / "sitecustomize.py").write_text(
         "import sys\n"
-        "if any('runtime.worker' in word for word in sys.orig_argv):\n"
-        "    from memsim.runtime.executor import Executor\n"
-        "    import memsim.runtime.executor as executor\n"
+        "if any('execution.worker' in word for word in sys.orig_argv):\n"
+        "    from memsim.execution.executor import Executor\n"
+        "    import memsim.execution.executor as executor\n"
         "    count, emit = [0], executor._STORAGE_OPS['emit_loss']\n"
         "    def fourth(self, node):\n"
         "        count[0] += 1\n"

@@ -28,16 +28,16 @@ from capped_runs import (
     shared_cache,
     write_model,
 )
+from memsim.cap.footprint import group_error_bytes
+from memsim.data.tokenize import prepare_tokens
+from memsim.data.windows import Batches, TokenFile
 from memsim.errors import InputError
+from memsim.execution.session import Session
 from memsim.ir.serialize import load_program
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.result_file import read_result
-from memsim.runtime.data import Batches, TokenFile
-from memsim.runtime.events import read_events
-from memsim.runtime.footprint import group_error_bytes
-from memsim.runtime.run_config import RunOutcome, RunProgress
-from memsim.runtime.session import Session
-from memsim.runtime.tokenize import prepare_tokens
+from memsim.run_directory.events import read_events
+from memsim.runtime.config import RunOutcome, RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import MIB
 from memsim.weights.adapters import read_adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import memsim.runtime.ready
+import memsim.runtime.preflight
 from capped_runs import cache
 from memsim.ir.program import Node, Program
 from memsim.ir.serialize import PlacedProgram
@@ -20,7 +20,7 @@ from memsim.regression.baseline import from_run, read_baseline
 from memsim.regression.check import Check, compare
 from memsim.regression.differences import MOVED, PLANNED, reading_error_bytes
 from memsim.results import Result
-from memsim.runtime.run_config import RunOutcome
+from memsim.runtime.config import RunOutcome
 from memsim.units import MIB
 
 ROOT = Path(__file__).parent.parent.parent
@@ -109,7 +109,7 @@ def test_a_residual_kept_one_node_longer_is_named(
     monkeypatch: pytest.MonkeyPatch, directory: Path, schedule: str
 ) -> None:
     names: list[str] = []
-    monkeypatch.setattr(memsim.runtime.ready, "plan_run", altered(schedule, names))
+    monkeypatch.setattr(memsim.runtime.preflight, "plan_run", altered(schedule, names))
     outcome = measure(schedule, directory / f"longer-{schedule}")
     assert outcome.result.exit_reason == "done"
     found = compared(schedule, outcome)
@@ -152,9 +152,9 @@ def test_a_kernel_that_copies_is_noticed_by_its_op(monkeypatch: pytest.MonkeyPat
     # Imported by the worker's interpreter when it starts; it changes the op table once that is loaded.
     (plug / "sitecustomize.py").write_text(
         "import sys\n"
-        "if any('memsim.runtime.worker' in word for word in sys.orig_argv):\n"
+        "if any('memsim.execution.worker' in word for word in sys.orig_argv):\n"
         "    import importlib.util, numpy as np\n"
-        "    import memsim.runtime.kernels as kernels\n"
+        "    import memsim.execution.kernels as kernels\n"
         "    kept, plain = [], kernels.KERNELS['rope_backward']\n"
         "    def copying(o, i, a):\n"
         "        kept[:] = [np.ones(6 << 20, np.float32)]\n"

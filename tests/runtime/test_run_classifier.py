@@ -15,8 +15,8 @@ from capped_runs import ADAPTER_FILES, RUN_FILES, files_in, private_cache, run_t
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.models.schemes import Head
-from memsim.runtime.replay import replay_seeds
-from memsim.runtime.run_config import RunOutcome
+from memsim.runtime.config import RunOutcome
+from memsim.runtime.replay_seeds import replay_seeds
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.cache import find_model
 from memsim.weights.trained import TRAINED_FILE

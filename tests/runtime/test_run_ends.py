@@ -25,13 +25,13 @@ from capped_runs import (
     workers,
     write_model,
 )
+from memsim.cap.footprint import start_time
 from memsim.errors import LimitError, WorkerError
 from memsim.ir.serialize import load_program
 from memsim.result_file import read_result
-from memsim.runtime.events import read_events
+from memsim.run_directory.events import read_events
+from memsim.runtime.config import RunProgress
 from memsim.runtime.follow import NotCompiled, StepDone
-from memsim.runtime.footprint import start_time
-from memsim.runtime.run_config import RunProgress
 from memsim.runtime.supervise import exit_code
 from memsim.weights.pack import Pack
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import memsim.runtime.history
+import memsim.run_directory.steps_file
 from capped_runs import (
     ADAPTER_FILES,
     RUN_FILES,
@@ -26,9 +26,9 @@ from capped_runs import (
 )
 from disk_images import fill, small_disk
 from memsim.errors import InputError, MemsimError, WorkerError
+from memsim.runtime.config import RunOutcome, RunProgress
 from memsim.runtime.follow import StepDone
 from memsim.runtime.resume import read_resumption, resume
-from memsim.runtime.run_config import RunOutcome, RunProgress
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
 def test_a_checkpoint_that_cannot_be_recorded_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch, pack: Pack, whole: RunOutcome, tmp_path: Path
 ) -> None:
-    commit = memsim.runtime.history.Checkpoints.commit
+    commit = memsim.run_directory.steps_file.Checkpoints.commit
 
     def full(self, checkpoint) -> None:  # type: ignore[no-untyped-def]
         if checkpoint.step > 2:
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_cannot_be_recorded_leaves_the_one_before(
         commit(self, checkpoint)
 
     with monkeypatch.context() as patch:
-        patch.setattr(memsim.runtime.history.Checkpoints, "commit", full)
+        patch.setattr(memsim.run_directory.steps_file.Checkpoints, "commit", full)
         with pytest.raises(
             InputError, match=r"No space left on device; `memsim run --resume .*` goes on after step 2$"
         ):

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from toy_checkpoints import source_tensors, write_config
 
 from capped_runs import cache, run_in_step, run_toy, workers, write_model
 from memsim.cli import main
 from memsim.errors import InputError, UsageError
 from memsim.runtime import layout
+from memsim.runtime.config import RunProgress
 from memsim.runtime.follow import StepDone
-from memsim.runtime.replay import replay_seeds
+from memsim.runtime.replay_seeds import replay_seeds
 from memsim.runtime.resume import read_resumption, resume
-from memsim.runtime.run_config import RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.cache import find_model
 from memsim.weights.tensor_file import TensorFileWriter, TensorSpec
 from memsim.weights.whole_model import MODEL_FILE
 from toy import toy_config
+from toy_checkpoints import source_tensors, write_config
 
 assert cache  # a fixture, found by name
 pytestmark = pytest.mark.usefixtures("cache")

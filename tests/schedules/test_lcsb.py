@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from capped_runs import one_thread
+from memsim.data.windows import Batches
+from memsim.execution.session import Session
+from memsim.execution.storage.arrays import SeparateArrays
 from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.traffic import step_traffic
-from memsim.runtime.data import Batches
-from memsim.runtime.session import Session
-from memsim.runtime.storage import SeparateArrays
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack
 from memsim.weights.synthetic import write_synthetic

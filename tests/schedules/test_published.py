@@ -12,7 +12,7 @@ from memsim.planner.work import node_kind, node_work, step_work
 from memsim.schedules.choices import mebp
 from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig
-from memsim.schedules.published import METHODS, lower_published
+from memsim.schedules.published_lowering import METHODS, lower_published
 
 T = 64
 MODELS = ("qwen2.5-0.5b", "gemma3-1b")

@@ -7,15 +7,15 @@ import numba
 import numpy as np
 import pytest
 
+from memsim.data.windows import Batches
 from memsim.errors import WorkerError
+from memsim.execution.session import Session
+from memsim.execution.storage.arrays import PlannedArena, allocate_arena
 from memsim.ir.ops.loss import head_work_floats
 from memsim.ir.program import Program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
 from memsim.planner.run_plan import TrainingSetup, plan_run
-from memsim.runtime.data import Batches
-from memsim.runtime.session import Session
-from memsim.runtime.storage import PlannedArena, allocate_arena
 from memsim.schedules import choices
 from memsim.schedules.emitter import HEAD_TILE_BYTES
 from memsim.schedules.optimizers import OptimizerConfig

@@ -5,12 +5,12 @@ import random
 from pathlib import Path
 
 import pytest
-from phones import phone
 
 from memsim.errors import InputError
-from memsim.simulator import capture_file
-from memsim.simulator.capture import Capture, Moment, capture_record, read_any_capture
+from memsim.simulator.recordings import capture_file
+from memsim.simulator.recordings.capture import Capture, Moment, capture_record, read_any_capture
 from memsim.simulator.simulate import simulate
+from phones import phone
 
 LARGE, SMALL = 5_000_000, 3_000_000
 # The interpreter's own allocations while it runs the few lines below.

@@ -2,11 +2,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from phones import phone
 
 from memsim.errors import InputError
 from memsim.simulator.device import BETTER, UNITS
 from memsim.simulator.device_file import built_in, find_device, format_device, host_file, parse_device, read_device
+from phones import phone
 
 TEXT = format_device(phone(spread=0.5, warning_fraction=0.5, flash_hot_multiplier=0.5, thermal_floor=0.5))
 LIMIT = "foreground_limit_bytes = { low = 5e7, nominal = 1e8, high = 1.5e8"

@@ -1,9 +1,9 @@
 import pytest
-from phones import KIB, numbers
 
 from memsim.simulator.flash import Flash
 from memsim.simulator.pagecache import PageCache
 from memsim.simulator.trace import FileRead
+from phones import KIB, numbers
 
 LATENCY_S, RATE, FAULT_S = 1e-4, 1e9, 1e-6
 FILE = FileRead("block_000", 2000 * KIB, 2000 * KIB)

@@ -1,9 +1,9 @@
 import pytest
-from phones import numbers
 
 from memsim.ir.work import Kind
 from memsim.planner.work import Work
 from memsim.simulator.roofline import op_time
+from phones import numbers
 
 
 @pytest.mark.parametrize(

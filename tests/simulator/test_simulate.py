@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from phones import node, numbers, phone, toy_plan
 
 from memsim.ir.work import Kind
 from memsim.models.lora import LoraConfig
@@ -17,6 +16,7 @@ from memsim.simulator.pagecache import PageCache
 from memsim.simulator.simulate import Simulation, simulate
 from memsim.simulator.trace import FileRead, StepTrace, trace_program
 from memsim.simulator.walk import StepTime, file_cache, footprint, walk
+from phones import node, numbers, phone, toy_plan
 
 MB = 10**6
 

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from phones import phone, toy_plan
 
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import preset
@@ -9,6 +8,7 @@ from memsim.planner.run_plan import TrainingSetup
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device_file import find_device
 from memsim.simulator.unpack_share import PARTS, UnpackShare, Way, shares, simulated_share
+from phones import phone, toy_plan
 
 
 def test_shares_are_sums_by_phase() -> None:

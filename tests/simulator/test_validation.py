@@ -8,7 +8,7 @@ from memsim.models.lora import n_trainable
 from memsim.models.presets import preset
 from memsim.simulator import validation
 from memsim.simulator.device_file import find_device
-from memsim.simulator.published import DEVICE, LORA, TABLE
+from memsim.simulator.published_figures import DEVICE, LORA, TABLE
 from memsim.simulator.validation import Case, Fitted, Validation, fit, make_case, predict, validate_table
 
 PHONE = find_device(DEVICE)

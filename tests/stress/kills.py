@@ -11,8 +11,8 @@ from pathlib import Path
 from stray_processes import MARK, marked
 
 from capped_runs import memsim_command
-from memsim.runtime.cap import open_cap
-from memsim.runtime.footprint import start_time
+from memsim.cap.footprint import start_time
+from memsim.cap.open import open_cap
 
 ADAPTER = "adapter_model.safetensors"
 STEPS = 50
@@ -107,7 +107,7 @@ class Kills:
             pass
         if of_worker:
             for child in marked(self._mark):
-                if "memsim.runtime.worker" in child.cmdline():
+                if "memsim.execution.worker" in child.cmdline():
                     child.kill()
                     self.tally.kills_of_worker += 1
                     return True

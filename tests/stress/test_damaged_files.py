@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,22 +19,19 @@ from damage import damaged
 import memsim
 from capped_runs import cache, memsim_command, run_toy, shared_cache, write_model
 from gguf_files import write_gguf
+from memsim.cap.footprint import ProcessStatus
 from memsim.errors import InputError, MemsimError
 from memsim.ir.serialize import load_program
 from memsim.result_file import read_result
-from memsim.runtime.checkpoints import DIRECTORY, Checkpoints
-from memsim.runtime.events import read_events
-from memsim.runtime.footprint import ProcessStatus
-from memsim.runtime.history import History
+from memsim.run_directory.checkpoints import DIRECTORY, Checkpoints
+from memsim.run_directory.events import read_events
+from memsim.run_directory.steps_file import History
 from memsim.runtime.resume import read_resumption
 from memsim.simulator.device_file import read_device
-from memsim.weights.formats import open_source
 from memsim.weights.pack import Pack, open_pack, verify_part
+from memsim.weights.readers.formats import open_source
 from memsim.weights.tensor_file import map_file, read_header
-
-sys.path.append(str(Path(__file__).parent.parent / "weights"))
-
-from toy_checkpoints import TOY, source_tensors, write_checkpoint  # noqa: E402
+from toy_checkpoints import TOY, source_tensors, write_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 assert cache  # a fixture, found by name

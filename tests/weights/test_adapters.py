@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from toy_checkpoints import TOY
 
 from memsim.errors import InputError
 from memsim.models.lora import LoraConfig, adapter_shapes
 from memsim.weights.adapters import read_adapter, tensor_key, write_adapter
+from toy_checkpoints import TOY
 
 SOME = LoraConfig(rank=3, alpha=7.5, target_modules=("q_proj", "down_proj"))
 

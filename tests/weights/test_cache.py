@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_checkpoints import TOY, UNTIED, silent, write_checkpoint
 
+import toy_checkpoints
 from memsim.errors import InputError
 from memsim.models.presets import PRESETS
 from memsim.weights import cache
 from memsim.weights.cache import cached_synthetic, find_model
 from memsim.weights.pack_writer import pack_bytes
+from toy_checkpoints import TOY, UNTIED, silent, write_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ print(len(labels), pack.model_hash)
 
 
 def start(behaviour):
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), behaviour]
+    command = [sys.executable, "-c", CHILD, str(Path(toy_checkpoints.__file__).parent), behaviour]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -4,10 +4,10 @@ import os
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from toy_checkpoints import TOY, UNTIED, source_tensors, write_checkpoint, write_config
 
 from memsim.errors import InputError
-from memsim.weights.checkpoint import is_checkpoint, open_checkpoint
+from memsim.weights.readers.hugging_face import is_checkpoint, open_checkpoint
+from toy_checkpoints import TOY, UNTIED, source_tensors, write_checkpoint, write_config
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from memsim.errors import InputError
-from memsim.weights.gguf_file import GgufEntry, read_gguf_header
+from memsim.weights.readers.gguf_file import GgufEntry, read_gguf_header
 
 U32, F32, BOOL, TEXT, ARRAY, U64 = 4, 6, 7, 8, 9, 10
 

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from toy_checkpoints import TOY, naive_dequantized, silent, source_tensors
 from transformers import AutoModelForCausalLM
 
 from gguf_files import write_gguf
 from memsim.errors import InputError
 from memsim.models.config import config_from_dict
 from memsim.weights.cache import find_model
-from memsim.weights.formats import open_source
-from memsim.weights.gguf_model import open_gguf
 from memsim.weights.pack import open_pack
 from memsim.weights.packing import pack_checkpoint
+from memsim.weights.readers.formats import open_source
+from memsim.weights.readers.gguf_model import open_gguf
 from memsim.weights.tensor_file import map_file, view
 from oracle import dequantized, reference_config
+from toy_checkpoints import TOY, naive_dequantized, silent, source_tensors
 from toy_families import family_config
 
 # Rows that no panel of 16 divides (77 tokens), columns that blocks of 32 divide but not groups of 64.

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, trainers
 from transformers import LlamaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
-from memsim.weights.gguf_tokenizer import gguf_tokenizer
+from memsim.weights.tokenizers.gguf_tokenizer import gguf_tokenizer
 
 SPACE = "\u2581"
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
@@ -128,5 +128,5 @@ def test_a_hostile_vocabulary_is_bounded(tmp_path: Path, pieces: Pieces) -> None
     tokenizer = made(write(tmp_path / "x.gguf", [*pieces[:260], *hostile]))
     assert tokenizer.get_vocab_size() == 260 + len(hostile)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("memsim.weights.gguf_sentencepiece._MAX_MERGES", 1000)
+        patch.setattr("memsim.weights.tokenizers.gguf_sentencepiece._MAX_MERGES", 1000)
         assert gguf_tokenizer(tmp_path / "x.gguf") is None

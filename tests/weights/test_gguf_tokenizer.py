@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from toy_checkpoints import TOY, silent, write_checkpoint
 
-from memsim.weights.checkpoint import open_checkpoint
-from memsim.weights.gguf_tokenizer import gguf_tokenizer
 from memsim.weights.packing import write_packed
+from memsim.weights.readers.hugging_face import open_checkpoint
+from memsim.weights.tokenizers.gguf_tokenizer import gguf_tokenizer
+from toy_checkpoints import TOY, silent, write_checkpoint
 
 # As in the tokenizer.json of Qwen2 and of Llama 3.
 _CONTRACTIONS, _REST = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

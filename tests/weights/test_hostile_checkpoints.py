@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from toy_checkpoints import TOY, source_tensors, write_checkpoint
 
 NAME = "model.layers.0.mlp.up_proj.weight"

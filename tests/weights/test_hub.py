@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from toy_checkpoints import TOY, silent, write_checkpoint
 
 from memsim.errors import InputError
 from memsim.weights import cache
 from memsim.weights.cache import find_model
-from memsim.weights.hub import fetch, is_hub_id
+from memsim.weights.readers.hub import fetch, is_hub_id
+from toy_checkpoints import TOY, silent, write_checkpoint
 
 SHA = "1234567890abcdef1234567890abcdef12345678"
 

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from toy_checkpoints import TOY, silent, source_tensors
 
 from memsim.errors import InputError
-from memsim.weights.checkpoint import open_checkpoint
 from memsim.weights.packing import pack_checkpoint
+from memsim.weights.readers.hugging_face import open_checkpoint
 from mlx_files import mlx_quantize, mlx_values, symmetric, write_mlx
 from oracle import dequantized
+from toy_checkpoints import TOY, silent, source_tensors
 
 CONFIG = replace(TOY, hidden_size=64, intermediate_size=192, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
 NAME = "model.layers.1.mlp.down_proj.weight"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy_checkpoints import TOY, UNTIED, silent
 
 from memsim.errors import InputError
 from memsim.models.parts import TensorSpec, part_names, part_tensors
@@ -16,6 +15,7 @@ from memsim.weights.pack import Pack, model_hash, open_pack, verify_part
 from memsim.weights.pack_writer import pack_bytes
 from memsim.weights.synthetic import write_synthetic
 from memsim.weights.tensor_file import TensorFileWriter, map_file
+from toy_checkpoints import TOY, UNTIED, silent
 
 
 @pytest.fixture(scope="module")

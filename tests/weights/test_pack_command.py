@@ -7,11 +7,11 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from toy_checkpoints import TOY, UNTIED, source_tensors, write_checkpoint
 
-from memsim.cli.pack import command
+from memsim.cli.running.pack import command
 from memsim.errors import InputError
 from memsim.weights.pack import open_pack
+from toy_checkpoints import TOY, UNTIED, source_tensors, write_checkpoint
 
 
 def run(*arguments):

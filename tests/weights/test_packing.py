@@ -11,17 +11,17 @@ from math import prod
 import numpy as np
 import pytest
 from safetensors.torch import save_file
-from toy_checkpoints import TOY, UNTIED, naive_dequantized, silent, source_tensors, write_checkpoint, write_config
 
 from memsim.errors import InputError
 from memsim.models.parts import matrices, part_names, vectors
 from memsim.weights import packing
-from memsim.weights.checkpoint import hugging_face_name
 from memsim.weights.pack import open_pack, verify_part
 from memsim.weights.pack_writer import pack_bytes
 from memsim.weights.packing import pack_checkpoint
 from memsim.weights.quantize import dequantize
+from memsim.weights.readers.hugging_face import hugging_face_name
 from memsim.weights.tensor_file import map_file, view
+from toy_checkpoints import TOY, UNTIED, naive_dequantized, silent, source_tensors, write_checkpoint, write_config
 from toy_families import FAMILY_CHANGES, family_config
 
 

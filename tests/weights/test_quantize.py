@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from toy_checkpoints import naive_dequantized
 
 from memsim.errors import InputError
 from memsim.weights.quantize import Grid, dequantize, quantize
+from toy_checkpoints import naive_dequantized
 
 group_sizes = st.sampled_from([32, 64])
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 100))

@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_checkpoints import TOY, UNTIED, silent, write_checkpoint
 
 from memsim.models.parts import matrices, part_names, vectors
 from memsim.weights.packing import pack_checkpoint
 from memsim.weights.quantize import dequantize
 from memsim.weights.synthetic import write_synthetic
 from memsim.weights.tensor_file import map_file, view
+from toy_checkpoints import TOY, UNTIED, silent, write_checkpoint
 
 # Wide enough for statistics, with rows and columns that fill neither panels nor groups.
 WIDE = replace(TOY, vocab_size=1003, hidden_size=200, intermediate_size=300, num_attention_heads=25)

@@ -19,7 +19,8 @@ import threading
 _role, _k, _mode, _marker = os.environ["MEMSIM_FULL_DISK"].split(":", 3)
 _K = int(_k)
 _STAYS = _mode == "stays" and _K > 0
-_MINE = {"command": "memsim"}.get(_role, f"memsim.runtime.{_role}") in sys.orig_argv
+_PROGRAMS = {"command": "memsim", "worker": "memsim.execution.worker", "tokenize": "memsim.data.tokenize"}
+_MINE = _PROGRAMS[_role] in sys.orig_argv
 # Not a disk; or the directories in which Numba tries whether it could write before it reads compiled kernels.
 _IGNORED = ("/sys/", "/proc/", "/dev/", os.path.abspath(os.environ.get("NUMBA_CACHE_DIR", "/dev/")))
 _lock = threading.Lock()

@@ -1,0 +1,1 @@
+"""What short runs teach about this machine."""

@@ -1,0 +1,1 @@
+"""Commands that set runs side by side."""

@@ -1,0 +1,206 @@
+"""``memsim profile``: what decompression costs, what each layer costs, what holds memory."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memsim.bench.runs import timed_run
+from memsim.calibration.measure_steps import throw_away
+from memsim.cli import complete
+from memsim.cli.measuring.profile_decompression import decompression
+from memsim.cli.progress import stage
+from memsim.errors import UsageError
+from memsim.models.lora import LoraConfig
+from memsim.models.presets import PRESETS
+from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.reports.layers import PHASES, LayerRow, layer_rows
+from memsim.reports.run_files import RunFiles, open_run
+from memsim.reports.timeline import Timeline, planned_timeline, spans, timeline
+from memsim.result_file import emit_json
+from memsim.runtime.config import RunConfig
+from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.optimizers import OptimizerConfig
+from memsim.units import MIB, format_bytes, is_decimal, parse_bytes
+from memsim.weights.dimensions import find_dimensions
+
+_BAR_WIDTH = 30
+
+_MODEL = click.option(
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    shell_complete=complete.models,
+    help=f"A preset ({', '.join(PRESETS)}) or DIR.",
+)
+_SCHEDULE = click.option(
+    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps and recomputes."
+)
+_SEQ_LEN = click.option(
+    "--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="Tokens in a sequence."
+)
+_THREADS = click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="0 takes every processor.")
+_PLOT = click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it as SVG into FILE.")
+_JSON = click.option("--json", "json_path", metavar="PATH|-", help="Write the rows as JSON to PATH, or to stdout.")
+_RUN = click.argument("run", required=False, metavar="[RUN_DIR]", type=click.Path(path_type=Path))
+
+
+@click.group(name="profile")
+def command() -> None:
+    """Show where time and memory of a step go: in decompression, by layer, by value."""
+
+
+command.add_command(decompression)
+
+
+@command.command(name="layers", context_settings={"show_default": True})
+@_RUN
+@_MODEL
+@_SCHEDULE
+@_SEQ_LEN
+@click.option("--steps", type=click.IntRange(1), default=3, metavar="N", help="Steps to run; the median one is shown.")
+@click.option("--budget", default="1GB", metavar="SIZE", help="Cap of the run.")
+@click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="Compute path.")
+@_THREADS
+@_PLOT
+@_JSON
+def layers(
+    run: Path | None, model: str, schedule: str, seq_len: int, steps: int, budget: str, compute: str, threads: int,
+    plot: Path | None, json_path: str | None,
+) -> None:  # fmt: skip
+    """Show time by phase and the highest footprint of embedding, every block and head.
+
+    Of a run that `memsim run` left in RUN_DIR; without it, of a capped run made now with the other options.
+    """
+    config = RunConfig(
+        budget_bytes=parse_bytes(budget),
+        decimal=is_decimal(budget),
+        model=model,
+        schedule=schedule,
+        seq_len=seq_len,
+        steps=steps,
+        compute=compute,
+        threads=threads,
+    )
+    with _recorded(run, config) as files:
+        rows, decimal, result = layer_rows(files), files.decimal, files.result
+    if plot is not None:
+        from memsim.reports.plots import plot_layers
+
+        plot_layers(plot, rows, _unit(decimal))
+    if json_path is not None:
+        about = {"model": result.model, "schedule": result.schedule, "seq_len": result.seq_len}
+        emit_json({"command": "profile layers", **about, "parts": [asdict(row) for row in rows]}, json_path)
+    if json_path != "-":
+        click.echo(_layers_text(rows, decimal))
+
+
+@contextmanager
+def _recorded(directory: Path | None, config: RunConfig) -> Iterator[RunFiles]:
+    """Yield the run in ``directory``, or one that is made now and thrown away."""
+    if directory is not None:
+        yield open_run(directory)
+        return
+    with throw_away() as temporary:
+        stage(f"running {config.steps} steps of {config.model}, {config.schedule}, seq {config.seq_len}")
+        timed_run(replace(config, out=temporary / "run"), stage)
+        yield open_run(temporary / "run")
+
+
+def _layers_text(rows: Sequence[LayerRow], decimal: bool) -> str:
+    head = "".join(f"{phase + ', ms':>15}" for phase in (*PHASES, "all"))
+    lines = [f"{'part':<12}{head}{'peak footprint':>18}{'live, planned':>18}"]
+    for row in rows:
+        seconds = [*(row.seconds.get(phase, 0.0) for phase in PHASES), row.total_s]
+        peak = "unknown" if row.peak_footprint_bytes is None else format_bytes(row.peak_footprint_bytes, decimal)
+        cells = "".join(f"{1e3 * value:>15.2f}" for value in seconds)
+        lines.append(f"{row.part:<12}{cells}{peak:>18}{format_bytes(row.planned_bytes, decimal):>18}")
+    lines.append(f"all parts: {sum(row.total_s for row in rows):.3f} s; times are of the median step")
+    return "\n".join(lines)
+
+
+@command.command(name="memory", context_settings={"show_default": True})
+@_RUN
+@_MODEL
+@_SCHEDULE
+@_SEQ_LEN
+@_THREADS
+@_PLOT
+@_JSON
+def memory(
+    run: Path | None, model: str, schedule: str, seq_len: int, threads: int, plot: Path | None, json_path: str | None
+) -> None:
+    """Show memory over a step and the values that are alive at its peak.
+
+    With RUN_DIR, the planned and the measured memory of that run; without it, nothing runs and the plan is shown.
+    """
+    if run is not None:
+        files = open_run(run)
+        line, held, decimal = timeline(files), list(files.plan.held), files.decimal
+        cap = files.result.budget_bytes
+    else:
+        line, held = _planned(model, schedule, seq_len, threads or len(os.sched_getaffinity(0)))
+        cap, decimal = None, True
+    if plot is not None:
+        from memsim.reports.plots import plot_memory
+
+        plot_memory(plot, line, cap, _unit(decimal))
+    if json_path is not None:
+        emit_json(_memory_plain(line, held), json_path)
+    if json_path != "-":
+        click.echo(_memory_text(line, held, decimal))
+
+
+def _planned(model: str, schedule: str, seq_len: int, threads: int) -> tuple[Timeline, list[tuple[str, int]]]:
+    config, group_size, _ = find_dimensions(model)
+    if seq_len > config.max_position_embeddings:
+        raise UsageError(
+            f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.max_position_embeddings}"
+        )
+    setup = TrainingSetup(config, group_size, LoraConfig(), schedule, seq_len, OptimizerConfig(), threads=threads)
+    plan = plan_run(setup, "")
+    return planned_timeline(plan.program, plan.memory, 0), list(plan.memory.held)
+
+
+def _memory_plain(line: Timeline, held: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    def plain(sample: Any) -> dict[str, Any]:
+        node = sample.node
+        return {
+            "node": sample.index, "op": node.op, "part": node.part, "phase": node.phase,
+            "planned_bytes": sample.planned_bytes, "footprint_bytes": sample.footprint_bytes,
+        }  # fmt: skip
+
+    return {
+        "command": "profile memory",
+        "step": line.step + 1,
+        "planned_peak": plain(line.planned_peak),
+        "peak": plain(line.peak),
+        "held": dict(held),
+        "timeline": [plain(sample) for sample in line.samples],
+    }
+
+
+def _memory_text(line: Timeline, held: Sequence[tuple[str, int]], decimal: bool) -> str:
+    def size(n_bytes: int | None) -> str:
+        return "" if n_bytes is None else format_bytes(n_bytes, decimal)
+
+    cut = spans(line)
+    longest = max(max(span.planned_bytes, span.footprint_bytes or 0) for span in cut)
+    measured = any(span.footprint_bytes is not None for span in cut)
+    lines = [f"{'nodes':<12}{'from':<44}{'live, planned':>14}{'footprint' if measured else '':>12}"]
+    for span in cut:
+        bar = "#" * round(_BAR_WIDTH * span.planned_bytes / longest)
+        numbers = f"{size(span.planned_bytes):>14}{size(span.footprint_bytes):>12}"
+        lines.append(f"{f'{span.first}-{span.last}':<12}{span.begins!s:<44.43}{numbers}  {bar}")
+    peak = line.planned_peak
+    lines.append(f"planned peak {size(peak.planned_bytes)} at node {peak.index} ({peak.node}); alive there:")
+    lines += [f"  {name:<52}{size(n_bytes):>12}" for name, n_bytes in held]
+    return "\n".join(lines)
+
+
+def _unit(decimal: bool) -> tuple[str, int]:
+    return ("MB", 10**6) if decimal else ("MiB", MIB)

@@ -1,0 +1,99 @@
+"""``memsim simulate``: a step program on a device that is not here."""
+
+import sys
+from typing import Any
+
+import click
+
+from memsim.api.simulation import simulate
+from memsim.cli import complete
+from memsim.cli.predicting.verdict import killed, summary
+from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
+from memsim.errors import LimitError
+from memsim.models.presets import PRESETS
+from memsim.result_file import emit_json
+from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.simulator.simulate import MODES, Mode
+from memsim.units import is_decimal, parse_bytes
+
+
+@click.command(name="simulate", context_settings={"show_default": True})
+@click.option(
+    "--model",
+    default="qwen2.5-0.5b",
+    metavar="NAME|DIR",
+    shell_complete=complete.models,
+    help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
+)
+@click.option(
+    "--schedule", type=click.Choice(SCHEDULE_NAMES), default="mebp", help="What a step keeps, spills and recomputes."
+)
+@click.option(
+    "--device",
+    default="iphone-15-pro-max",
+    metavar="NAME|FILE",
+    shell_complete=complete.devices,
+    help="See `memsim devices`.",
+)
+@click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")
+@click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
+@click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
+@click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
+@scheme_options_without_task
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
+)
+@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
+@click.option(
+    "--paging",
+    type=click.Choice(["advised", "faults"]),
+    default="advised",
+    help="Whether a page-in asks for its file in advance, as memsim's runtime does, or faults its way through.",
+)
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+def command(
+    model: str,
+    schedule: str,
+    device: str,
+    budget: str | None,
+    mode: Mode,
+    seq_len: int,
+    steps: int,
+    optimizer: str,
+    accumulate: int,
+    paging: str,
+    json_path: str | None,
+    **scheme: Any,
+) -> None:
+    """Simulate a fine-tuning run on a phone or another device: would it survive, how long is a step.
+
+    Nothing runs: the step program is walked with the device's rates. Every figure is given with the device's numbers at
+    their nominal and, in brackets, with all of them at their worst and best at once. Exit code 3: killed.
+    """
+    simulated = simulate(
+        model,
+        schedule=schedule,
+        device=device,
+        budget_bytes=parse_bytes(budget) if budget else None,
+        mode=mode,
+        seq_len=seq_len,
+        steps=steps,
+        scheme=chosen_scheme(scheme),
+        optimizer=OptimizerConfig(optimizer),
+        accumulate=accumulate,
+        advised=paging == "advised",
+    )
+    if json_path is not None:
+        emit_json(simulated.result, json_path)
+    decimal = budget is None or is_decimal(budget)
+    if json_path != "-":
+        plan = simulated.plan
+        peak = plan.memory.peak_node
+        where = f"node {peak} ({plan.program.nodes[peak]})"
+        told = "no interpreter; what is touched stays"
+        click.echo(summary(simulated.result, simulated.simulation, mode, decimal, where, told))
+    if not simulated.fits:
+        complaint = killed(simulated.simulation.survival[mode], simulated.held_where_killed(), decimal)
+        click.echo(f"memsim: {complaint}", err=True)
+        sys.exit(LimitError.exit_code)

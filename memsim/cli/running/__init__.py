@@ -1,0 +1,1 @@
+"""Commands that make a run, or what it starts from or leaves."""

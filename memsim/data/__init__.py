@@ -1,0 +1,1 @@
+"""From text and examples to windows of (ids, labels): tokenizers run in processes of their own."""

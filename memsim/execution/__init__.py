@@ -1,0 +1,1 @@
+"""What the capped worker imports: sessions that really execute step programs."""

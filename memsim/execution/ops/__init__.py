@@ -1,0 +1,1 @@
+"""Execution of each family of ops."""

@@ -1,0 +1,1 @@
+"""Captures of memray, read back as traces that the simulator walks."""

@@ -1,0 +1,1 @@
+"""Checkpoints of every format, as sources of rows."""

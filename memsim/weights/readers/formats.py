@@ -1,0 +1,39 @@
+"""Which format a checkpoint has, and the one way to open any of them."""
+
+from pathlib import Path
+
+from memsim.weights.readers.gguf_model import open_gguf
+from memsim.weights.readers.hugging_face import CONFIG_FILE, is_checkpoint, open_checkpoint
+from memsim.weights.readers.source import TOKENIZER_FILES, Checkpoint
+
+_GGUF_SUFFIX = ".gguf"
+
+
+def is_source(path: Path) -> bool:
+    """Return whether ``path`` looks like a checkpoint: a Hugging Face or MLX directory, or a GGUF file."""
+    return is_checkpoint(path) or _is_gguf(path)
+
+
+def open_source(path: Path) -> Checkpoint:
+    """Check a checkpoint without reading any weight.
+
+    Raises:
+        InputError: A file is missing or malformed, a tensor is missing, or has the wrong shape or type.
+    """
+    return open_gguf(path) if _is_gguf(path) else open_checkpoint(path)
+
+
+def source_files(path: Path) -> list[Path]:
+    """Return the files of a checkpoint whose change means other weights, configuration or tokenizer.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    if _is_gguf(path):
+        return [path, *(beside for name in TOKENIZER_FILES if (beside := path.parent / name).is_file())]
+    names = {CONFIG_FILE, *TOKENIZER_FILES}
+    return [file for file in path.iterdir() if file.name in names or ".safetensors" in file.suffixes]
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == _GGUF_SUFFIX and path.is_file()

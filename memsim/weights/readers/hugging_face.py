@@ -1,0 +1,134 @@
+"""A Hugging Face directory, or an MLX one, as a source of weights: which file holds which tensor.
+
+Everything in it is untrusted: names of shards stay inside the directory, every needed tensor must be there with the
+type and shape that ``config.json`` implies, and reads are bounded by the checked headers.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from memsim.errors import InputError
+from memsim.json_file import read_object, shown
+from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.family import DECODER, Family
+from memsim.models.parts import matrices, part_names, vectors
+from memsim.weights.readers.mlx_tensor import mlx_tensor
+from memsim.weights.readers.plain_tensor import FLOAT_DTYPES, PlainTensor
+from memsim.weights.readers.source import Checkpoint, SourceTensor, eos_in
+from memsim.weights.tensor_file import TensorEntry, read_header
+
+CONFIG_FILE = "config.json"
+
+_WEIGHTS_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+MAX_CONFIG_BYTES = 4 << 20
+_MAX_INDEX_BYTES = 64 << 20
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+# How multimodal files begin the names of the text model, since transformers 4.52 and before.
+_MULTIMODAL = re.compile(r"^(model\.)?language_model\.")
+
+Found = Mapping[str, tuple[Path, TensorEntry]]
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Return whether ``directory`` looks like a Hugging Face model."""
+    return (directory / CONFIG_FILE).is_file()
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Check a Hugging Face directory without reading any tensor.
+
+    Raises:
+        InputError: A file is missing or malformed, a tensor is missing, or has the wrong shape or type.
+    """
+    where = directory / CONFIG_FILE
+    data = read_object(where, MAX_CONFIG_BYTES)
+    config = config_from_dict(data, str(where))
+    found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
+    tensors = {
+        (part, name): _checked(part, name, shape, config, found, directory)
+        for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
+    }
+    eos = data.get("eos_token_id")
+    return Checkpoint(directory, config, eos_in(eos[0] if isinstance(eos, list) and eos else eos, config), tensors)
+
+
+def hugging_face_name(part: str, name: str, family: Family = DECODER) -> str:
+    """Return Hugging Face's name for tensor ``name`` (with ``.weight`` or ``.bias``) of ``part``."""
+    module, _, kind = name.rpartition(".")
+    name = f"{family.names.get(module, module)}.{kind}"
+    if part.startswith("block_"):
+        return family.blocks.format(int(part.removeprefix("block_"))) + name
+    return name if name.startswith(("lm_head.", "classifier.")) else family.prefix + name
+
+
+def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield (part, name, shape) of every tensor of a model.
+
+    Args:
+        config: Untrusted dimensions.
+        n_found: How many tensors the files hold.
+        where: What the error message calls the origin of ``config``.
+
+    Raises:
+        InputError: More layers than tensors.
+    """
+    # A hostile layer count must not make a list of billions of parts.
+    if config.num_hidden_layers > n_found:
+        raise InputError(f"{where} names {config.num_hidden_layers} layers, but the files hold {n_found} tensors")
+    for part in part_names(config):
+        for name, shape in matrices(config, part).items():
+            yield part, f"{name}.weight", shape
+        for name, tensor_shape in vectors(config, part).items():
+            yield part, name, tensor_shape
+
+
+def _checked(
+    part: str, our_name: str, shape: tuple[int, ...], config: ModelConfig, found: Found, directory: Path
+) -> SourceTensor:
+    name = hugging_face_name(part, our_name, config.family)
+    if name not in found:
+        raise InputError(f"{directory} has no tensor {name!r}; is it a whole checkpoint of this architecture?")
+    path, entry = found[name]
+    if entry.dtype == "u32" and len(shape) == 2:
+        return mlx_tensor(name, (shape[0], shape[1]), found, directory)
+    if entry.shape != shape:
+        raise InputError(f"{path}: {name!r} has shape {list(entry.shape)}, but {CONFIG_FILE} implies {list(shape)}")
+    if entry.dtype not in FLOAT_DTYPES:
+        raise InputError(f"{path}: {name!r} is {entry.dtype}; memsim packs {', '.join(FLOAT_DTYPES)} and MLX's u32")
+    # A pack holds what a norm multiplies with.
+    offset = config.family.norm_offset if our_name.endswith("norm.weight") else 0.0
+    return PlainTensor(name, path, entry, offset)
+
+
+def _find_tensors(directory: Path) -> dict[str, tuple[Path, TensorEntry]]:
+    """Return every tensor of the directory as name -> (file, place)."""
+    single, index = directory / _WEIGHTS_FILE, directory / _INDEX_FILE
+    if single.exists():
+        return {name: (single, entry) for name, entry in read_header(single).items()}
+    if not index.exists():
+        raise InputError(
+            f"{directory} has neither {_WEIGHTS_FILE} nor {_INDEX_FILE}; "
+            f"save the model with save_pretrained(..., safe_serialization=True)"
+        )
+    found = {}
+    headers: dict[str, dict[str, TensorEntry]] = {}
+    for name, shard in _weight_map(index).items():
+        if shard not in headers:
+            headers[shard] = read_header(directory / shard)
+        if name not in headers[shard]:
+            raise InputError(f"{directory / shard} has no tensor {shown(name)}, which {_INDEX_FILE} says it holds")
+        found[name] = (directory / shard, headers[shard][name])
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_object(index, _MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index}: 'weight_map' must be an object")
+    for name, shard in weight_map.items():
+        # A plain file name only: no directory, no "..", no absolute path.
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise InputError(f"{index}: {shown(shard)}, the shard of {shown(name)}, is not a safetensors file name")
+    return weight_map

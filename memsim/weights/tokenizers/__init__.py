@@ -1,0 +1,1 @@
+"""The ``tokenizer.json`` of checkpoints that bring none."""
