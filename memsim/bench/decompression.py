@@ -17,7 +17,9 @@ from memsim.calibration.measure_steps import throw_away
 from memsim.errors import UsageError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
-from memsim.ir.loss_ops import HEAD_ROWS
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
+from memsim.ir.ops.loss import HEAD_ROWS
 from memsim.ir.program import Node, Program, TensorType
 from memsim.ir.serialize import load_program
 from memsim.models.parts import packed_matrix
@@ -125,7 +127,7 @@ def _measure(config: RunConfig, way: Way, ablations: _Ablations) -> UnpackShare:
 
 
 def _check_way(way: Way, schedule: str, program: Program) -> None:
-    unpacks = any(node.op == "unpack_q4" for node in program.nodes)
+    unpacks = any(Effect.UNPACKS in effect_of(node) for node in program.nodes)
     if unpacks == (way == "fused"):
         what = "unpacks a block at a time" if unpacks else "never unpacks a whole block"
         raise UsageError(f"--schedule {schedule} {what}; it cannot stand for the {way} way of unpacking")
@@ -156,7 +158,7 @@ def _ablate(kernels: Contestant, shape: _Shape, compute: str) -> _Ablation:
 
 def _unpack_s(program: Program, node: Node, seconds: float, ablation: _Ablation | None) -> float:
     """Return what unpacking took of a node that took ``seconds``."""
-    if node.op == "unpack_q4":
+    if Effect.UNPACKS in effect_of(node):
         return seconds
     if ablation is None:
         return 0.0

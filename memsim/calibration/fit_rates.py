@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from memsim.calibration.op_costs import BYTES, FLOPS, LAUNCH, WEIGHTS, NodeSample, fit_line
-from memsim.planner.work import Kind
+from memsim.ir.work import Kind
 
 _LEAST_SHARE = 0.02
 """Of the time of products, what unpacking, and what arithmetic, takes at least: a fit that finds less found noise."""

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
-from memsim.planner.work import Kind, Work
+from memsim.ir.work import Kind
+from memsim.planner.work import Work
 from memsim.simulator.trace import StepTrace, TraceNode
 
 Features = tuple[float, ...]

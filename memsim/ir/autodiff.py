@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memsim.ir.builder import Builder
-from memsim.ir.gradients import RULES
 from memsim.ir.op import OpError
+from memsim.ir.ops import OPS
 from memsim.ir.program import Attr, Node, Program, Value
 
 
@@ -94,10 +94,11 @@ def differentiate(forward: Program, output: str, wrt: tuple[str, ...], seed: boo
             continue
         if not any(name in active for name in node.outputs):
             continue
-        if node.op not in RULES:
+        rule = OPS[node.op].gradient
+        if rule is None:
             raise OpError(f"{node.op} has no backward rule")
         derivation.builder.part = node.part
-        RULES[node.op](derivation, node)
+        rule(derivation, node)
     gradients = {name: derivation.grads[name] for name in wrt}
     nodes = eliminate_dead(tuple(derivation.builder.nodes), set(gradients.values()))
     frozen = set(forward.inputs[1:])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from memsim.ir.op import OpError
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.ir.program import Attr, Node, Program, Repeat, Space, TensorType, Value
 
 

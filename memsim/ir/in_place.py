@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.ir.program import Program, Space, Value
 
 

@@ -39,9 +39,14 @@ class TensorType:
     dtype: str = "f32"
 
     @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
     def n_bytes(self) -> int:
         """Size in bytes."""
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
+        return self.size * ITEM_BYTES[self.dtype]
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

@@ -13,7 +13,7 @@ from typing import Any
 from memsim.errors import InputError
 from memsim.files import atomic_write
 from memsim.ir.op import OpError
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.ir.program import ITEM_BYTES, Node, Program, Repeat, Space, TensorType, Value
 from memsim.ir.verify import verify
 

@@ -1,7 +1,7 @@
 """What a legal program is. Run on every program that is lowered or loaded from a file."""
 
 from memsim.ir.op import OpError
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.ir.program import Program, Space
 
 

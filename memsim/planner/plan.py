@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import LimitError
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Program, Space
 from memsim.planner.arena import align, assign_offsets
 from memsim.planner.liveness import LiveRange, arena_ranges
@@ -81,10 +83,16 @@ def plan_memory(program: Program) -> MemoryPlan:
         pinned_bytes=always["pinned"],
         staging_bytes=always["staging"],
         mapped_bytes=_mapped_peak(program),
-        together_bytes=max((int(n.attrs["together_bytes"]) for n in program.nodes if n.op == "page_in"), default=0),
+        together_bytes=most_together(program),
         read_ahead_bytes=read_ahead_bytes(program),
         held=_held(program, ranges, always, peak),
     )
+
+
+def most_together(program: Program) -> int:
+    """Return the most packed bytes that a page-in wants resident: its own part's and the next one's."""
+    page_ins = (node for node in program.nodes if Effect.PAGES_IN in effect_of(node))
+    return max((int(node.attrs["together_bytes"]) for node in page_ins), default=0)
 
 
 def _pinned(program: Program) -> dict[str, int]:
@@ -99,11 +107,11 @@ def _mapped_peak(program: Program) -> int:
     live: dict[int, int] = {}
     peak = 0
     for index, node in enumerate(program.nodes):
-        if node.op == "page_in":
+        if Effect.PAGES_IN in effect_of(node):
             owner |= dict.fromkeys(node.outputs, index)
             live[index] = int(node.attrs["reads_bytes"])
             peak = max(peak, sum(live.values()))
-        elif node.op == "evict":
+        elif Effect.EVICTS in effect_of(node):
             for name in node.inputs:
                 live.pop(owner.get(name, -1), None)
     return peak

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Program, Space
 
 READ_AHEAD = 2
@@ -41,7 +43,7 @@ def staging(programs: Iterable[Program]) -> Staging:
             if program.values[name].space is Space.SCRATCH:
                 window = max(window, program.values[name].n_bytes)
         for node in program.nodes:
-            if node.op in ("spill", "store"):
+            if effect_of(node) & Effect.COPIES_OUT:
                 largest_write = max(largest_write, sum(program.values[name].n_bytes for name in node.outputs))
     return staging_for(window, largest_write)
 
@@ -53,11 +55,10 @@ def staging_for(largest_in_place: int, largest_write: int) -> Staging:
 
 def scratch_reads(program: Program, in_place: bool) -> list[tuple[int, str]]:
     """Return (node, SCRATCH value) for each node that changes one in place, or for each that copies one out."""
-    copying = ("restore", "load")
     found = []
     for index, node in enumerate(program.nodes):
-        # A store names what it overwrites; rows are gathered one by one.
-        if node.op not in ("store", "load_rows") and (node.op not in copying) == in_place:
+        effect = effect_of(node)
+        if not effect & (Effect.REPLACES | Effect.GATHERS) and (not effect & Effect.COPIES_IN) == in_place:
             names = (name for name in node.inputs if program.values[name].space is Space.SCRATCH)
             found += [(index, name) for name in names]
     return found

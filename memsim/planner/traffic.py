@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Node, Program, Space
 
 
@@ -39,12 +41,13 @@ class Traffic:
 def node_traffic(program: Program, node: Node) -> Traffic:
     """Return what one execution of ``node`` moves."""
     scratch = sum(program.values[name].n_bytes for name in node.outputs if program.values[name].space is Space.SCRATCH)
-    if node.op == "page_in":
+    effect = effect_of(node)
+    if Effect.PAGES_IN in effect:
         return Traffic(paged_in_bytes=int(node.attrs["reads_bytes"]))
-    if node.op in ("load", "load_rows"):  # matrices that are trained are weights all the same
+    if effect & (Effect.LOADS | Effect.GATHERS):  # matrices that are trained are weights all the same
         weights = [program.values[name] for name in node.outputs if program.values[name].type.dtype == "bf16"]
         return Traffic(paged_in_bytes=sum(value.n_bytes for value in weights))
-    if node.op == "spill":
+    if Effect.SPILLS in effect:
         return Traffic(spilled_bytes=scratch, written_bytes=scratch)
     if node.op == "embedding_q4":
         ids, q, scales = (program.values[name] for name in node.inputs)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from memsim.files import atomic_write
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Node
 from memsim.planner.traffic import node_traffic
 from memsim.reports.run_files import RunFiles
@@ -68,19 +70,21 @@ def trace_events(runs: Sequence[RunFiles], found: Sequence[Verdict]) -> Iterator
 def measured_slices(run: RunFiles) -> Iterator[Slice]:
     """Yield what was executed; the mapped weights are those that the program has paged in and not evicted."""
     program = run.program
-    owner = {name: node.outputs[0] for node in program.nodes if node.op == "page_in" for name in node.outputs}
+    page_ins = [node for node in program.nodes if Effect.PAGES_IN in effect_of(node)]
+    owner = {name: node.outputs[0] for node in page_ins for name in node.outputs}
     mapped: dict[str, int] = {}
     paged_in = 0
     for event in run.events():
         node = program.nodes[event.node]
         counters = {} if event.footprint_bytes is None else {"footprint": event.footprint_bytes}
-        if node.op == "page_in":
+        effect = effect_of(node)
+        if Effect.PAGES_IN in effect:
             paged_in += node_traffic(program, node).paged_in_bytes
             mapped[node.outputs[0]] = int(node.attrs["reads_bytes"])
-        elif node.op == "evict":
+        elif Effect.EVICTS in effect:
             for name in node.inputs:
                 mapped.pop(owner.get(name, ""), None)
-        if node.op in ("page_in", "evict"):
+        if effect & (Effect.PAGES_IN | Effect.EVICTS):
             counters |= {"page cache: weights in use": sum(mapped.values()), "page-ins": paged_in}
         yield Slice(event.step, event.node, node, 1e6 * event.start_s, 1e6 * event.seconds, counters)
 

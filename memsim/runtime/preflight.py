@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memsim.errors import UsageError
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.models.lora import with_our_names
 from memsim.models.scheme import Scheme, check_length, with_classifier
 from memsim.planner.plan import check_budget
@@ -123,7 +125,7 @@ def _search(
 
 def _choose_compute(config: RunConfig, plan: RunPlan, kernels: Prepared) -> str:
     """Return the compute path: bf16 is for products with packed weights, which some schedules do not have."""
-    unpacks = any(node.op in ("unpack_q4", "unpack_bf16") for node in plan.train.program.nodes)
+    unpacks = any(Effect.UNPACKS in effect_of(node) for node in plan.train.program.nodes)
     if config.compute == "bf16" and unpacks:
         raise UsageError(
             f"--compute bf16 needs packed products; {config.schedule} with --scheme {config.scheme} unpacks to f32, "

@@ -4,9 +4,10 @@
 """
 
 from memsim.ir.program import Program
+from memsim.ir.tangents import tangent_of
 from memsim.models.parts import block_part
 from memsim.schedules.emitter import Env
-from memsim.schedules.tangents import tangent_of, with_tangents
+from memsim.schedules.tangents import with_tangents
 from memsim.schedules.zeroth_order_lowering import ZeroOrderLowering
 
 _ROWS = 2  # of x, and of its tangent

@@ -5,13 +5,9 @@ what looks at a sequence is told the number of lanes, and a product with adapter
 """
 
 from memsim.ir.builder import Builder
+from memsim.ir.ops import OPS
+from memsim.ir.ops.zeroth_order import lane_slot
 from memsim.ir.program import Program, TensorType
-from memsim.ir.zeroth_order_ops import lane_slot
-
-_LOOK_AT_SEQUENCES = (
-    *("rope", "attention", "add_table_rows", "take_rows"),
-    *("linear_cross_entropy_q4", "cross_entropy"),
-)
 
 
 def lane_axis(name: str) -> int:
@@ -49,6 +45,6 @@ def in_lanes(program: Program, lanes: int, own_adapters: bool) -> Program:
             kind = stacked(kind, lane_axis(name), lanes)
         builder.input(name, kind, value.space, value.source)
     for node in program.nodes:
-        told = node.op in _LOOK_AT_SEQUENCES or (own_adapters and "lora_scale" in node.attrs)
+        told = OPS[node.op].sees_sequence or (own_adapters and "lora_scale" in node.attrs)
         builder.emit(node.op, node.inputs, node.outputs, **node.attrs, **({"lanes": lanes} if told else {}))
     return builder.build(program.outputs)

@@ -16,6 +16,8 @@ are live at its peaks). No rule depends on the model.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Node, Program, Repeat, Space, TensorType, Value
 from memsim.models.graph import ModelGraph
 from memsim.models.parts import block_part, head_matrix, matrices, part_tensors
@@ -85,9 +87,9 @@ def _hold(program: Program, graph: ModelGraph) -> Program:
     nodes: list[Node] = []
     inside: dict[str, None] = {}
     for node in program.nodes:
-        if node.op == "page_in":
+        if Effect.PAGES_IN in effect_of(node):
             inside = {}
-        if node.part.startswith("block_") and node.op == "evict" and node.phase == "backward":
+        if node.part.startswith("block_") and Effect.EVICTS in effect_of(node) and node.phase == "backward":
             node = replace(node, inputs=tuple(dict.fromkeys((*node.inputs, *inside))))
         inside |= {name: None for name in node.outputs if program.values[name].space is Space.ARENA}
         nodes.append(node)

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Program, Space
 from memsim.models.graph import ModelGraph
 from memsim.models.parts import block_part
 from memsim.planner.arena import align
 from memsim.planner.liveness import arena_ranges
+from memsim.planner.plan import most_together
 from memsim.schedules.choices import Choices
 from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
@@ -124,7 +127,7 @@ def probe(
         time_ps=int(time_ps[outside].sum()),
         n_nodes=int(outside.sum()),
         pinned_bytes=_pinned(program) - sum(block.pinned_bytes for block in blocks),
-        together_bytes=max(int(node.attrs["together_bytes"]) for node in program.nodes if node.op == "page_in"),
+        together_bytes=most_together(program),
     )
     return Probe(frame, blocks)
 
@@ -137,7 +140,7 @@ def _nodes_by_part(program: Program, parts: Sequence[str]) -> dict[str, list[int
 
 
 def _restored(program: Program, nodes: Sequence[int]) -> tuple[int, ...]:
-    restores = (program.nodes[index] for index in nodes if program.nodes[index].op == "restore")
+    restores = (program.nodes[index] for index in nodes if Effect.RESTORES in effect_of(program.nodes[index]))
     return tuple(program.values[node.inputs[0]].n_bytes for node in restores)
 
 

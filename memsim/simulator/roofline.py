@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from memsim.planner.work import Kind, Work
+from memsim.ir.work import Kind
+from memsim.planner.work import Work
 from memsim.simulator.device import Numbers
 
 

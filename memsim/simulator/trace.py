@@ -9,10 +9,13 @@ from itertools import accumulate
 
 import numpy as np
 
+from memsim.ir.op import Effect
+from memsim.ir.ops import effect_of
 from memsim.ir.program import Node, Program, Space
+from memsim.ir.work import Kind
 from memsim.planner.plan import MemoryPlan
 from memsim.planner.traffic import node_traffic
-from memsim.planner.work import Kind, Work, node_kind, node_work
+from memsim.planner.work import Work, node_kind, node_work
 
 _TOUCH_BYTES = 4096
 """Arena pages are resident from the first touch; the smallest page of any device."""
@@ -117,10 +120,11 @@ def trace_step(
 def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]) -> TraceNode:
     """Return what node ``index`` does while ``held`` bytes are; ``sizes`` are ``file_sizes(program)``."""
     node = program.nodes[index]
+    effect = effect_of(node)
     traffic = node_traffic(program, node)
     inputs = [program.values[name] for name in node.inputs]
     scratch_in = sum(value.n_bytes for value in inputs if value.space is Space.SCRATCH)
-    mapped = [value for value in inputs if value.space is Space.MAPPED] if node.op == "evict" else []
+    mapped = [value for value in inputs if value.space is Space.MAPPED] if Effect.EVICTS in effect else []
     file = str(node.attrs.get("part", ""))
     return TraceNode(
         index=index,
@@ -130,14 +134,20 @@ def trace_node(program: Program, index: int, held: int, sizes: Mapping[str, int]
         kind=node_kind(node),
         work=node_work(program, node),
         anonymous_bytes=held,
-        page_in=_page_in(program, node, sizes[file]) if node.op == "page_in" else None,
-        prefetch=FileRead(file, sizes[file], sizes[file]) if node.op == "prefetch" else None,
+        page_in=_page_in(program, node, sizes[file]) if Effect.PAGES_IN in effect else None,
+        prefetch=FileRead(file, sizes[file], sizes[file]) if Effect.ASKS_AHEAD in effect else None,
         written_bytes=traffic.written_bytes,
-        # `store` replaces the whole of what it is given, `load_rows` reads no more than it defines.
-        restored_bytes={"store": 0, "load_rows": traffic.paged_in_bytes}.get(node.op, scratch_in),
+        restored_bytes=_restored_bytes(effect, scratch_in, traffic.paged_in_bytes),
         evicted_bytes=sum(value.n_bytes for value in mapped),
         evicted_files=tuple(dict.fromkeys(value.source.partition("/")[0] for value in mapped)),
     )
+
+
+def _restored_bytes(effect: Effect, scratch_in_bytes: int, gathered_bytes: int) -> int:
+    """Return what a node reads of the scratch values among its inputs: all, nothing, or the rows that it defines."""
+    if Effect.REPLACES in effect:
+        return 0
+    return gathered_bytes if Effect.GATHERS in effect else scratch_in_bytes
 
 
 def _page_in(program: Program, node: Node, file_bytes: int) -> FileRead:
@@ -153,7 +163,7 @@ def file_sizes(program: Program) -> dict[str, int]:
     return {
         str(node.attrs["part"]): sum(program.values[name].n_bytes for name in node.outputs)
         for node in program.nodes
-        if node.op == "page_in"
+        if Effect.PAGES_IN in effect_of(node)
     }
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
+from memsim.ir.work import Kind
 from memsim.models.graph import ModelGraph
 from memsim.models.presets import preset
 from memsim.planner.plan import plan_memory
-from memsim.planner.work import Kind, Work
+from memsim.planner.work import Work
 from memsim.schedules.published_lowering import PASSES, lower_published
 from memsim.simulator.device import Device, Numbers
 from memsim.simulator.pagecache import PageCache

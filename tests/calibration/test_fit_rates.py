@@ -6,7 +6,7 @@ import pytest
 
 from memsim.calibration.fit_rates import StepSamples, fit_rates
 from memsim.calibration.op_costs import BYTES, FLOPS, LAUNCH, WEIGHTS, NodeSample
-from memsim.planner.work import Kind
+from memsim.ir.work import Kind
 
 LAUNCH_S, BETWEEN_S = 2e-5, 5e-5
 RATES = {

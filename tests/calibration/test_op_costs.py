@@ -2,7 +2,8 @@ import pytest
 
 from memsim.calibration.op_costs import NodeSample, features, fit_costs
 from memsim.errors import InputError
-from memsim.planner.work import Kind, Work
+from memsim.ir.work import Kind
+from memsim.planner.work import Work
 from memsim.simulator.trace import FileRead, StepTrace, trace_program
 from phones import node, toy_plan
 

@@ -10,7 +10,7 @@ from memsim.data.windows import Batches
 from memsim.execution.kernels import KERNELS, compute_paths, load_kernels
 from memsim.execution.session import Session
 from memsim.execution.storage.arrays import SeparateArrays
-from memsim.ir.opset import OPS
+from memsim.ir.ops import OPS
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import TrainingSetup, plan_run

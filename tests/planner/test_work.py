@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memsim.ir.op import OpError
-from memsim.ir.opset import OPS
+from memsim.ir.gradients import of_input
+from memsim.ir.op import Op, OpError, OpTable
+from memsim.ir.ops import joined
+from memsim.ir.ops.product import PRODUCT_ROWS
 from memsim.ir.program import Attr, Node, Program, TensorType, Value
+from memsim.ir.work import ELEMENTWISE, Kind
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
-from memsim.planner.work import PRODUCT_ROWS, WORK, Kind, Work, node_kind, node_work, step_work
+from memsim.planner.work import Work, node_kind, node_work, step_work
 from memsim.schedules.choices import SCHEDULES
 from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig
@@ -36,10 +39,16 @@ def _work(op: str, inputs: list[TensorType], outputs: list[TensorType], **attrs:
     return node_work(Program(values, node.inputs, node.outputs, (node,)), node)
 
 
-def test_every_op_has_a_row() -> None:
-    assert not set(OPS) - set(WORK)
-    with pytest.raises(OpError, match="no row"):
-        node_kind(Node("conv", (), ()))
+def test_a_row_without_work_or_given_twice_is_refused() -> None:
+    table = OpTable()
+    with pytest.raises(TypeError, match="work"):
+        table.op("conv")  # type: ignore[call-arg]
+    table.op("conv", work=ELEMENTWISE)(lambda i, attrs: [i[0]])
+    with pytest.raises(OpError, match="conv has two rows"):
+        joined([table, table])
+    undeclared = OpTable(conv=Op(name="conv", shape=None, work=ELEMENTWISE, gradient=of_input))
+    with pytest.raises(OpError, match="needs a shape rule"):
+        joined([undeclared])
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import pytest
 
 from memsim.ir.program import Program, Space
+from memsim.ir.work import Kind
 from memsim.models.graph import ModelGraph
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS
 from memsim.planner.plan import plan_memory
-from memsim.planner.work import Kind, node_kind, node_work, step_work
+from memsim.planner.work import node_kind, node_work, step_work
 from memsim.schedules.choices import mebp
 from memsim.schedules.lowering import lower, lower_evaluation
 from memsim.schedules.optimizers import OptimizerConfig

@@ -11,7 +11,7 @@ from memsim.data.windows import Batches
 from memsim.errors import WorkerError
 from memsim.execution.session import Session
 from memsim.execution.storage.arrays import PlannedArena, allocate_arena
-from memsim.ir.loss_ops import head_work_floats
+from memsim.ir.ops.loss import head_work_floats
 from memsim.ir.program import Program
 from memsim.models.lora import LoraConfig, n_trainable
 from memsim.models.presets import PRESETS

@@ -1,6 +1,7 @@
 import pytest
 
-from memsim.planner.work import Kind, Work
+from memsim.ir.work import Kind
+from memsim.planner.work import Work
 from memsim.simulator.roofline import op_time
 from phones import numbers
 

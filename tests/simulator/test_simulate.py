@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from memsim.ir.work import Kind
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.planner.traffic import step_traffic
-from memsim.planner.work import Kind, Work
+from memsim.planner.work import Work
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device import Device
 from memsim.simulator.pagecache import PageCache

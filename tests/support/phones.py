@@ -3,9 +3,10 @@
 from dataclasses import fields
 from typing import Any
 
+from memsim.ir.work import Kind
 from memsim.models.lora import LoraConfig
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
-from memsim.planner.work import Kind, Work
+from memsim.planner.work import Work
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device import UNITS, Device, Numbers, Quantity, Rule, Source
 from memsim.simulator.trace import TraceNode

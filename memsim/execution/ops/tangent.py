@@ -12,7 +12,7 @@ import numpy as np
 import memsim_kernels as k
 from memsim.execution.kernel_call import NO_BIAS, Attrs, Kernel
 from memsim.execution.storage.mapped_weights import Array
-from memsim.ir.tangent_ops import TANGENT_ROWS
+from memsim.ir.ops.tangent import TANGENT_ROWS
 
 
 def _halves(array: Array) -> tuple[Array, Array]:

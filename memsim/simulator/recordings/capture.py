@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError
+from memsim.ir.work import Kind
 from memsim.json_decode import decode
-from memsim.planner.work import Kind, Work
+from memsim.planner.work import Work
 from memsim.simulator.record import limit_result
 from memsim.simulator.recordings.capture_file import read_capture
 from memsim.simulator.simulate import Mode, Simulation

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from memsim.ir.op import Attrs, OpTable, integer, require
 from memsim.ir.program import TensorType
+from memsim.ir.work import ELEMENTWISE, STORAGE
 
 ZEROTH_ORDER_OPS = OpTable()
 
@@ -17,7 +18,7 @@ def lane_slot(rank: int) -> int:
     return -(-rank // 32) * 32 if rank > 32 else max(2, 1 << (rank - 1).bit_length())
 
 
-@ZEROTH_ORDER_OPS.op("perturb")
+@ZEROTH_ORDER_OPS.op("perturb", work=ELEMENTWISE)
 def _perturb(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """The tensors of each lane, w + s z: (seed u32 [2], [scale f64 [1]], n tensors) -> n tensors and a workspace.
 
@@ -36,7 +37,7 @@ def _perturb(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [*stacked, TensorType((max(kind.n_bytes for kind in tensors) // 4,))]
 
 
-@ZEROTH_ORDER_OPS.op("estimate")
+@ZEROTH_ORDER_OPS.op("estimate", work=STORAGE)
 def _estimate(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Projected gradients f64 [directions] from the statistics f64 [3 lanes] of perturbed losses.
 
@@ -48,7 +49,7 @@ def _estimate(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [TensorType((directions,), "f64")]
 
 
-@ZEROTH_ORDER_OPS.op("accept")
+@ZEROTH_ORDER_OPS.op("accept", work=STORAGE)
 def _accept(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Rho f64 [1] or its opposite or 0: which of w - lr g, w + lr g and w has the lowest loss.
 
@@ -58,7 +59,7 @@ def _accept(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [i[2]]
 
 
-@ZEROTH_ORDER_OPS.op("zo_update")
+@ZEROTH_ORDER_OPS.op("zo_update", work=ELEMENTWISE)
 def _zo_update(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """New tensors (and state) and a workspace, from (step f64 [1], seed u32 [2], rho f64 [], n tensors, [state]).
 
