@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import memsim
+from memsim.cap.child import child_command, start_child
 from memsim.errors import WorkerError
+from memsim.files import last_line
 
 REST_S = 0.05
 """Between two turns: the threads of the one before stop spinning (GNU's OpenMP: up to some ten milliseconds)."""
@@ -103,15 +104,12 @@ class Contestant:
     def __init__(self, module: str, arguments: list[str], environment: Mapping[str, str]) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._name = module
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            # The package's own directory first on the import path, whatever the user's directory holds.
-            cwd=Path(memsim.__file__).parent.parent,
-            env={**environment, **_BOUND},
+        self._process = start_child(
+            child_command(module, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            text=True,
+            env={**environment, **_BOUND},
         )
         self.peak_rss_bytes = 0
 
@@ -155,18 +153,13 @@ class Contestant:
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
-            line = ""
+            line = b""
         if not line:
             code = self._process.wait()
-            raise WorkerError(f"{self._name} ended ({code}): {self._last_words() or 'without a word'}")
+            raise WorkerError(f"{self._name} ended ({code}): {last_line(self._stderr) or 'without a word'}")
         reply: dict[str, Any] = json.loads(line)
         return reply
-
-    def _last_words(self) -> str:
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - 4096))
-        return self._stderr.read().decode(errors="replace").strip().rpartition("\n")[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import memsim
+from memsim.cap.child import child_command, start_child
 from memsim.errors import WorkerError
 
 INTERVAL_S = 0.002
@@ -27,12 +27,8 @@ class PeakWatch:
     """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "memsim.cap.watch", str(os.getpid())],
-            cwd=Path(memsim.__file__).parent.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        command = child_command("memsim.cap.watch", os.getpid())
+        self._process = start_child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def __enter__(self) -> Self:
         return self

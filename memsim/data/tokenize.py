@@ -18,12 +18,11 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-import memsim
-from memsim.cap.confine import die_with_parent
+from memsim.cap.child import child_command, start_child
 from memsim.data.text import jsonl_texts, open_regular, pieces, utf8_chunks
 from memsim.data.windows import Ids, check_length
 from memsim.errors import InputError, WorkerError
-from memsim.files import atomic_write, temporary_file
+from memsim.files import atomic_write, last_line, temporary_file
 
 DEFAULT_TEXT = "pydoc_data.topics"
 MAX_TOKENIZER_BYTES = 256 << 20
@@ -53,7 +52,6 @@ class TokenInfo:
 class _Job:
     """What the child is asked: paths are absolute, names are what messages call them."""
 
-    parent_pid: int
     source: str | None
     source_name: str
     tokenizer: str | None
@@ -93,7 +91,6 @@ def prepare_tokens(
     name = DEFAULT_TEXT if source is None else str(source)
     with atomic_write(out) as file:
         job = _Job(
-            parent_pid=os.getpid(),
             source=None if source is None else str(source.absolute()),
             source_name=name,
             tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
@@ -130,15 +127,11 @@ def run_child(
         WorkerError: It died.
     """
     fields: Any = job
-    command = [sys.executable, "-m", module, json.dumps(asdict(fields))]
-    # The directory that holds the package, and not the user's, goes first on the child's import path.
-    root = Path(memsim.__file__).parent.parent
+    command = child_command(module, json.dumps(asdict(fields)))
     last: dict[str, Any] = {}
     with (
         temporary_file() as stderr,
-        subprocess.Popen(
-            command, cwd=root, pass_fds=(job.out_fd,), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
-        ) as child,
+        start_child(command, pass_fds=(job.out_fd,), stdout=subprocess.PIPE, stderr=stderr) as child,
     ):
         try:
             assert child.stdout is not None
@@ -150,8 +143,7 @@ def run_child(
             child.kill()
             raise
         child.wait()
-        stderr.seek(0)
-        complaint = stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        complaint = last_line(stderr)
     if "error" in last:
         raise InputError(last["error"])
     if answer not in last:
@@ -162,7 +154,6 @@ def run_child(
 def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_tokens``."""
     job = _Job(**json.loads(sys.argv[1]))
-    die_with_parent(job.parent_pid)
     try:
         n_tokens = _tokenize(job)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""``python -m memsim.execution.kernel_process THREADS compile|f32|bf16 PARENT_PID`` fills Numba's cache, or weighs it.
+"""``python -m memsim.execution.kernel_process THREADS compile|f32|bf16`` fills Numba's cache, or weighs it.
 
 To weigh is to load what a worker of a compute path loads, and to print the own footprint. So nothing is imported here
 that a worker does not need.
@@ -6,7 +6,6 @@ that a worker does not need.
 
 import sys
 
-from memsim.cap.confine import die_with_parent
 from memsim.cap.footprint import process_footprint
 from memsim.execution.compile_cache import forbid_compilation
 
@@ -14,7 +13,6 @@ from memsim.execution.compile_cache import forbid_compilation
 def main() -> None:
     """Compile every kernel and print the fastest compute path and all; or load one and print this footprint."""
     threads, task = int(sys.argv[1]), sys.argv[2]
-    die_with_parent(int(sys.argv[3]))
     if task == "compile":
         from memsim.execution.kernels import compute_paths, fastest_compute
 

@@ -42,7 +42,6 @@ class WorkerJob:
     """The worker's orders, a JSON file.
 
     Attributes:
-        parent_pid: The worker dies with this process.
         group: The worker's own cgroup, to read its footprint from; None without one.
         data_limit_bytes: Set RLIMIT_DATA for this footprint once the kernels are loaded; None where a cgroup caps.
         eval_every: Evaluate after every so many steps; 0 only at the end.
@@ -62,7 +61,6 @@ class WorkerJob:
         first_step: Steps that are done already; their state is in ``checkpoints``.
     """
 
-    parent_pid: int
     group: str | None
     data_limit_bytes: int | None
     threads: int

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memsim.cap.confine import EXIT_OUT_OF_MEMORY, die_with_parent, limit_data
+from memsim.cap.confine import EXIT_OUT_OF_MEMORY, limit_data
 from memsim.cap.footprint import GroupFootprint, NodeFootprint, process_footprint
 from memsim.errors import DivergedError, MemsimError, WorkerError
 from memsim.execution.compile_cache import forbid_compilation
@@ -32,7 +32,6 @@ def main() -> None:
     messages = Messages(int(sys.argv[2]))
     try:
         job = read_job(Path(sys.argv[1]))
-        die_with_parent(job.parent_pid)
         with forbid_compilation():
             _train(job, messages)
     except MemoryError:

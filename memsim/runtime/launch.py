@@ -1,7 +1,6 @@
 """A worker with its orders: started under the open cap, and followed to its end."""
 
 import json
-import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,6 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
     """Return the worker's orders, but for what only the open cap knows."""
     config, pack, plan, out = ready.config, ready.pack, ready.plan, directory.path
     return WorkerJob(
-        parent_pid=os.getpid(),
         group=None,
         data_limit_bytes=None,
         threads=ready.setup.threads,

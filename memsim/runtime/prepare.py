@@ -3,14 +3,11 @@
 import hashlib
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import memsim
+from memsim.cap.child import ask_child
 from memsim.errors import InputError, WorkerError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.files import cache_dir, write_text
@@ -116,15 +113,11 @@ def _sources() -> list[Path]:
 
 
 def _child(threads: int, task: str) -> str:
-    command = [sys.executable, "-m", "memsim.execution.kernel_process", str(threads), task, str(os.getpid())]
-    # The package's own directory first on the import path, whatever the user's directory holds.
-    root = Path(memsim.__file__).parent.parent
-    done = subprocess.run(command, cwd=root, env=kernel_environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
+    code, output, complaint = ask_child("memsim.execution.kernel_process", threads, task, env=kernel_environment())
+    if code:
         what = "compile the kernels" if task == "compile" else f"load the {task} kernels"
-        raise WorkerError(f"cannot {what}: {last or f'exit code {done.returncode}'}")
-    return done.stdout
+        raise WorkerError(f"cannot {what}: {complaint or f'exit code {code}'}")
+    return output
 
 
 def worker_baseline(kernels_bytes: int, n_nodes: int) -> int:

@@ -4,12 +4,11 @@
 ``replay_seeds`` starts it with the kernels that a run's worker has, so that the bits are the same.
 """
 
-import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
 
-import memsim
+from memsim.cap.child import ask_child
 from memsim.errors import InputError, MemsimError, WorkerError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.ir.serialize import PlacedProgram
@@ -46,25 +45,14 @@ def replay_seeds(log: Path, model: str | None, out: Path, progress: Progress) ->
     checkpoint = checkpoint_of(model or header.model) if header.trains.trains_matrices else None
     prepare_kernels(1, progress)
     progress("replaying")
-    command = [
-        sys.executable,
-        "-m",
-        "memsim.runtime.replay_seeds",
-        *map(str, map(Path.absolute, (log, pack.directory, out))),
-    ]
-    done = subprocess.run(
-        [*command, name, *([str(checkpoint)] if checkpoint else [])],
-        cwd=Path(memsim.__file__).parent.parent,
-        env=kernel_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+    paths = map(Path.absolute, (log, pack.directory, out))
+    code, output, last = ask_child(
+        "memsim.runtime.replay_seeds", *paths, name, *([checkpoint] if checkpoint else []), env=kernel_environment()
     )
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
-        known = done.returncode == InputError.exit_code and last.startswith("memsim: ")
+    if code:
+        known = code == InputError.exit_code and last.startswith("memsim: ")
         raise (InputError(last.removeprefix("memsim: ")) if known else WorkerError(f"cannot replay {log}: {last}"))
-    return int(done.stdout)
+    return int(output)
 
 
 def main() -> None:

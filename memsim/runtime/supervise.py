@@ -2,12 +2,11 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import memsim
+from memsim.cap.child import child_command, start_child
 from memsim.cap.monitor import Monitor
 from memsim.cap.open import Cap
 from memsim.execution.compile_cache import kernel_environment
@@ -52,14 +51,12 @@ def supervise(
         Exception: Whatever ``admit`` raised; the worker is gone then.
     """
     read_end, write_end = os.pipe()
-    command = cap.command([sys.executable, "-m", "memsim.execution.worker", str(job), str(write_end)])
+    command = cap.command(child_command("memsim.execution.worker", job, write_end))
     with temporary_file() as stderr, os.fdopen(read_end, "rb") as pipe, ExitStack() as files:
         writer = files.enter_context(EventWriter(events, append=True)) if events else None
         try:
-            worker = subprocess.Popen(
+            worker = start_child(
                 command,
-                # The package's own directory first on the import path, whatever the user's directory holds.
-                cwd=Path(memsim.__file__).parent.parent,
                 env=kernel_environment(),
                 stdin=subprocess.PIPE,
                 stdout=stderr,

@@ -1,8 +1,6 @@
 """One point: memsim's own command in a process of its own, on processors of its own if it is a real run."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import memsim
+from memsim.cap.child import child_command, start_child
 from memsim.errors import InputError, MemsimError
 from memsim.files import last_line, temporary_file
 from memsim.result_file import MAX_RECORD_BYTES
@@ -90,22 +88,23 @@ def _directory(scratch: Path) -> Iterator[Path]:
 
 
 def _wait_for(arguments: list[str], files: tuple[int, ...]) -> Done:
-    command = [sys.executable, "-m", "memsim.sweep.child", str(os.getpid()), *arguments]
+    command = child_command("memsim", *arguments)
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     started = time.monotonic()
     with temporary_file() as stdout, temporary_file() as stderr:
-        done = subprocess.run(
+        with start_child(
             command,
-            # The package's own directory first on the import path, whatever the user's directory holds.
-            cwd=Path(memsim.__file__).parent.parent,
-            env=environment,
-            stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
+            env=environment,
             pass_fds=files,
             start_new_session=True,  # Ctrl-C reaches the sweep alone, whose end ends this
-            check=False,
-        )
+        ) as done:
+            try:
+                done.wait()
+            except BaseException:
+                done.kill()
+                raise
         seconds = time.monotonic() - started
         stdout.seek(0)
         output = stdout.read(MAX_RECORD_BYTES + 1)

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -217,14 +216,14 @@ def test_a_word_level_tokenizer_without_an_end_token(tmp_path: Path, prepare: An
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     # The child writes to a descriptor that it inherits; /dev/full is one whose every write fails.
     with Path("/dev/full").open("wb") as full:
-        job = tokenize._Job(os.getpid(), str(text_file(tmp_path, TEXT)), "a.txt", None, full.fileno(), 256, None)
+        job = tokenize._Job(str(text_file(tmp_path, TEXT)), "a.txt", None, full.fileno(), 256, None)
         with pytest.raises(InputError, match=r"cannot tokenize a\.txt: No space left on device"):
             tokenize.run_child("memsim.data.tokenize", job, "n_tokens")
 
 
 def test_a_crash_is_a_worker_error(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
-        job = tokenize._Job(os.getpid(), str(text_file(tmp_path, TEXT)), "a.txt", None, out.fileno(), "many", None)  # type: ignore
+        job = tokenize._Job(str(text_file(tmp_path, TEXT)), "a.txt", None, out.fileno(), "many", None)  # type: ignore
         with pytest.raises(WorkerError, match=r"tokenizes a\.txt died \(1\): TypeError: "):
             tokenize.run_child("memsim.data.tokenize", job, "n_tokens")
 

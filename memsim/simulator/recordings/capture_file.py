@@ -3,13 +3,12 @@
 import signal
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-import memsim
+from memsim.cap.child import child_command, start_child
 from memsim.errors import InputError
 from memsim.json_file import open_regular, parse_json, shown
 
@@ -33,11 +32,9 @@ def read_capture(path: Path, task: str) -> Iterator[Any]:
     """
     expected = _expected_records(path)
     limit_s = _LEAST_S + path.stat().st_size // _BYTES_PER_S
-    command = [sys.executable, "-m", "memsim.simulator.recordings.capture_process", task]
-    command += [str(path.absolute()), str(_MEMORY_BYTES), str(limit_s)]
-    root = Path(memsim.__file__).parent.parent
-    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=root, stdin=nowhere, stdout=pipe, stderr=nowhere) as child:
+    module = "memsim.simulator.recordings.capture_process"
+    command = child_command(module, task, path.absolute(), _MEMORY_BYTES, limit_s)
+    with start_child(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         timer = threading.Timer(limit_s, child.kill)
         timer.start()
         try:
