@@ -101,7 +101,7 @@ def regions(
         rule: What it counts.
         unpacks: Values of ``Choices.unpack`` to look at.
         bounds: How much to look at.
-        progress: Called with (done, total) before each token tile of each choice for the whole step.
+        progress: Called with (done, total) before each token tile of each choice for the whole step, and at the end.
     """
     n_blocks = graph.config.num_hidden_layers
     # The first block of a kind, if there is one that is not the model's first: that one is a case of its own.
@@ -130,6 +130,7 @@ def regions(
             if has_state:
                 held = replace(tiled, state="pinned")
                 yield replace(region, whole=held, pinned_bytes=pinned + state_bytes, extra_ps=state_ps)
+    progress(1, 1)
 
 
 def mlp_tiles(n_tokens: int) -> tuple[int | None, ...]:
