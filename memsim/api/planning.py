@@ -91,6 +91,7 @@ def plan(
     accumulate: int = 1,
     threads: int = 0,
     progress: Progress | None = None,
+    searching: Callable[[int, int], None] | None = None,
 ) -> Planned:
     """Find the fastest training step that fits a budget; nothing is run and no weight is read.
 
@@ -105,6 +106,7 @@ def plan(
         accumulate: Sequences whose gradients are summed in a step.
         threads: Kernel threads; 0 takes every processor.
         progress: Called with what is being done.
+        searching: Called with (done, total) while schedules are looked at.
 
     Returns:
         The plan, also when nothing fits.
@@ -124,15 +126,21 @@ def plan(
     n_threads = _threads(threads, target, here)
     setup = training_setup(config, group_size, "auto", seq_len, scheme, optimizer, accumulate, n_threads)
     packed, unpacked = _needs_here(n_threads, say) if here else (device_app(numbers, target.rule),) * 2
-    say("looking for the fastest schedule that fits")
-    searched = search(setup, numbers, target.rule, packed, PACKED if here else None)
-    found = searched.fastest(budget)
 
     def needs_of(choices: Choices) -> Needs:
         return unpacked if choices.unpack == "block" else packed
 
+    say("looking for the fastest schedule that fits")
+    unpacks = PACKED if here else None
+    searched = search(setup, numbers, target.rule, packed, unpacks, needs_of=needs_of, progress=searching or _unseen)
+    found = searched.fastest(budget)
+    say("looking for the longest sequence that fits")
     result = planned_result(name, searched, found, target, needs_of, budget)
     return Planned(model, result, budget, target, remark, searched, found)
+
+
+def _unseen(done: int, total: int) -> None:
+    pass
 
 
 def _threads(asked: int, device: Device, here: bool) -> int:

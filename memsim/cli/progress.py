@@ -47,6 +47,31 @@ class _Lines:
             click.echo(f"{self._task}: {done}{label}", err=True)
 
 
+@contextmanager
+def count_progress(task: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that shows how far a job has come: a bar on a terminal, a line each quarter elsewhere."""
+    if not sys.stderr.isatty():
+        said = [0]
+
+        def line(done: int, total: int) -> None:
+            if 4 * done // total > said[0]:
+                said[0] = 4 * done // total
+                click.echo(f"{task}: {25 * said[0]} %", err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(task, total=None)
+
+        def update(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+
+        yield update
+
+
 def stage(text: str) -> None:
     """Say what is being done, when it may take over a second."""
     click.echo(f"{text} ...", err=True)

@@ -7,6 +7,7 @@ nodes name values by number.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,17 @@ def _load(lines: Iterator[Any]) -> PlacedProgram:
     n_values, n_nodes, arena_bytes = (_count(header[key]) for key in ("n_values", "n_nodes", "arena_bytes"))
     if max(n_values, n_nodes) > _MAX_ITEMS:
         raise ValueError(f"{n_values} values and {n_nodes} nodes are too many")
-    values, offsets = _values([next(lines) for _ in range(n_values)], arena_bytes)
+    if not n_nodes:
+        raise ValueError("it has no node")
+    rows = list(islice(lines, n_values))
+    if len(rows) < n_values:
+        raise ValueError(f"it ends after {len(rows)} of {n_values} values")
+    values, offsets = _values(rows, arena_bytes)
     names = list(values)
     ops = {op: op for op in OPS}
-    nodes = tuple(_node(next(lines), names, ops) for _ in range(n_nodes))
+    nodes = tuple(_node(line, names, ops) for line in islice(lines, n_nodes))
+    if len(nodes) < n_nodes:
+        raise ValueError(f"it ends after {len(nodes)} of {n_nodes} nodes")
     repeat = None if header["repeat"] is None else Repeat(*(_count(item) for item in header["repeat"]))
     inputs, outputs = (tuple(names[_count(i)] for i in header[key]) for key in ("inputs", "outputs"))
     program = Program(values, inputs, outputs, nodes, repeat)

@@ -13,20 +13,19 @@ def verify(program: Program) -> None:
     """
     defined = set(program.inputs)
     for index, node in enumerate(program.nodes):
-        where = f"node {index} ({node})"
         if node.op not in OPS:
-            raise OpError(f"{where}: unknown op")
+            raise OpError(f"{_where(program, index)}: unknown op")
         for name in (*node.inputs, *node.outputs):
             if name not in program.values:
-                raise OpError(f"{where}: {name} is not declared")
+                raise OpError(f"{_where(program, index)}: {name} is not declared")
         for name in node.inputs:
             if name not in defined:
-                raise OpError(f"{where}: {name} is read before it is defined")
+                raise OpError(f"{_where(program, index)}: {name} is read before it is defined")
         for name in node.outputs:
             if name in defined:
-                raise OpError(f"{where}: {name} is defined twice")
+                raise OpError(f"{_where(program, index)}: {name} is defined twice")
             defined.add(name)
-        _check_types(program, index, where)
+        _check_types(program, index)
     missing = [name for name in program.outputs if name not in defined]
     if missing:
         raise OpError(f"outputs never defined: {', '.join(missing)}")
@@ -34,7 +33,11 @@ def verify(program: Program) -> None:
     _check_repeat(program)
 
 
-def _check_types(program: Program, index: int, where: str) -> None:
+def _where(program: Program, index: int) -> str:
+    return f"node {index} ({program.nodes[index]})"
+
+
+def _check_types(program: Program, index: int) -> None:
     node = program.nodes[index]
     rule = OPS[node.op].shape
     if rule is None:
@@ -42,10 +45,11 @@ def _check_types(program: Program, index: int, where: str) -> None:
     try:
         expected = rule([program.values[name].type for name in node.inputs], node.attrs)
     except (OpError, ValueError, IndexError, KeyError) as error:
-        raise OpError(f"{where}: {error}") from error
+        raise OpError(f"{_where(program, index)}: {error}") from error
     actual = [program.values[name].type for name in node.outputs]
     if actual != expected:
-        raise OpError(f"{where}: outputs are {', '.join(map(str, actual))}, not {', '.join(map(str, expected))}")
+        are, due = (", ".join(map(str, types)) for types in (actual, expected))
+        raise OpError(f"{_where(program, index)}: outputs are {are}, not {due}")
 
 
 def _check_aliases(program: Program) -> None:
@@ -54,7 +58,7 @@ def _check_aliases(program: Program) -> None:
     for index, node in enumerate(program.nodes):
         for name in node.inputs:
             if name in overwritten:
-                raise OpError(f"node {index} ({node}): {name} was overwritten by node {overwritten[name]}")
+                raise OpError(f"{_where(program, index)}: {name} was overwritten by node {overwritten[name]}")
         for name in node.outputs:
             value = program.values[name]
             if not value.alias_of:
@@ -62,10 +66,10 @@ def _check_aliases(program: Program) -> None:
             target = program.values.get(value.alias_of)
             if target is None or value.alias_of not in node.inputs:
                 raise OpError(
-                    f"node {index} ({node}): {name} overwrites {value.alias_of}, which the node does not read"
+                    f"{_where(program, index)}: {name} overwrites {value.alias_of}, which the node does not read"
                 )
             if target.type != value.type or target.space != value.space:
-                raise OpError(f"node {index} ({node}): {name} and {value.alias_of} differ in type or space")
+                raise OpError(f"{_where(program, index)}: {name} and {value.alias_of} differ in type or space")
             overwritten[value.alias_of] = index
     for name in program.outputs:
         if name in overwritten:
@@ -86,4 +90,4 @@ def _check_repeat(program: Program) -> None:
         for name in program.nodes[index].inputs:
             value = program.values[name]
             if name in inside and value.space is Space.ARENA and program.root(name) in inside:
-                raise OpError(f"node {index} ({program.nodes[index]}): {name} holds the last micro-batch only")
+                raise OpError(f"{_where(program, index)}: {name} holds the last micro-batch only")

@@ -23,6 +23,8 @@ from memsim.runtime.prepare import (
     worker_needs,
 )
 from memsim.schedules.catalog import check_scheme
+from memsim.schedules.choices import Choices
+from memsim.search.needs import Needs
 from memsim.search.plan_file import plan_for
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
@@ -115,11 +117,21 @@ def _search(
     compute = kernels.fastest if config.compute == "auto" else config.compute
     if compute not in kernels.footprint_bytes:
         raise no_such_compute(compute)
-    needs = worker_needs(kernels.footprint_bytes[compute])
-    searched = search(setup, device.at("nominal"), device.rule, needs, PACKED, model_hash=model_hash)
+    needs, unpacked = (worker_needs(kernels.footprint_bytes[path]) for path in (compute, "f32"))
+
+    def needs_of(choices: Choices) -> Needs | None:
+        """Count as the run will: products of unpacked weights are in f32, which a run in bf16 does not have."""
+        if choices.unpack != "block":
+            return needs
+        return None if config.compute == "bf16" else unpacked
+
+    rates = device.at("nominal")
+    searched = search(setup, rates, device.rule, needs, PACKED, model_hash=model_hash, needs_of=needs_of)
     found = searched.fastest(config.budget_bytes)
-    if found is None:
-        raise nothing_fits(searched, config.budget_bytes, config.decimal)
+    if found is None:  # as `admit` takes any schedule that is a reading's error above the budget
+        found = searched.smallest()
+        if config.plan_check and found.need_bytes > config.budget_bytes + READING_ERROR_BYTES:
+            raise nothing_fits(searched, config.budget_bytes, config.decimal)
     return found
 
 

@@ -64,7 +64,11 @@ def keep_sets(graph: ModelGraph, index: int, numbers: Numbers, max_sets: int = M
     n_bytes = sum((unit.n_bytes * on for unit, on in zip(ways, taken, strict=True) if not unit.spilled), 0 * masks)
     moving_s = sum((unit.moving_s * on for unit, on in zip(ways, taken, strict=True)), 0.0 * masks)
     time_s = moving_s + _recomputing_s(graph, index, ways, taken, seconds)
-    best = _corners(masks[valid], n_bytes[valid], np.round(time_s[valid] * 1e12).astype(np.int64), max_sets)
+    # Whatever the rates: the input on disk and nothing else, with which a block holds least, and everything in memory.
+    least, everything = 1 << 1, sum(1 << bit for bit, unit in enumerate(ways) if not unit.spilled)
+    ends = np.isin(masks[valid], (least, everything))
+    time_ps = np.round(time_s[valid] * 1e12).astype(np.int64)
+    best = _corners(masks[valid], n_bytes[valid], time_ps, ends, max_sets)
     return [_chosen(ways, int(mask)) for mask in best]
 
 
@@ -149,19 +153,21 @@ def _recomputing_s(
     return total_s
 
 
-def _corners(masks: Integers, n_bytes: Integers, time_ps: Integers, limit: int) -> Integers:
-    """Return the sets that no other one beats, at most ``limit`` of them."""
+def _corners(masks: Integers, n_bytes: Integers, time_ps: Integers, ends: Bools, limit: int) -> Integers:
+    """Return the sets that no other one beats, and ``ends``; at most ``limit`` of them."""
     order = np.lexsort((masks, time_ps, n_bytes))
-    masks, n_bytes, time_ps = masks[order], n_bytes[order], time_ps[order]
+    masks, n_bytes, time_ps, ends = masks[order], n_bytes[order], time_ps[order], ends[order]
     before = np.minimum.accumulate(np.concatenate(([np.iinfo(np.int64).max], time_ps[:-1])))
-    better = time_ps < before
-    masks, n_bytes, time_ps = masks[better], n_bytes[better], time_ps[better]
+    better = (time_ps < before) | ends
+    masks, n_bytes, time_ps, ends = masks[better], n_bytes[better], time_ps[better], ends[better]
     while len(masks) > max(limit, 2):
         # How far above the line between its neighbours a set lies: the lowest are worth most, the ends stay.
-        share = (n_bytes[1:-1] - n_bytes[:-2]) / (n_bytes[2:] - n_bytes[:-2])
+        width = np.maximum(n_bytes[2:] - n_bytes[:-2], 1)
+        share = (n_bytes[1:-1] - n_bytes[:-2]) / width
         excess = time_ps[1:-1] - (time_ps[:-2] + share * (time_ps[2:] - time_ps[:-2]))
-        drop = int(np.argmax(excess)) + 1
+        drop = int(np.argmax(np.where(ends[1:-1], -np.inf, excess))) + 1
         masks, n_bytes, time_ps = (np.delete(values, drop) for values in (masks, n_bytes, time_ps))
+        ends = np.delete(ends, drop)
     return masks[:limit]
 
 

@@ -1,5 +1,6 @@
 """The longest sequence with which a step fits a budget."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from memsim.models.parts import block_part
@@ -23,26 +24,59 @@ def longest_sequence(setup: TrainingSetup, needs: Needs, budget_bytes: int) -> i
     n_blocks = setup.config.num_hidden_layers
     few = shortened(setup.graph(), [0, *([min(1, n_blocks - 1)] * (_FEW - 1))]).config
     low, high = 0, setup.config.longest_sequence
-    if _need(replace(setup, config=few, n_tokens=high), needs, n_blocks)[0] <= budget_bytes:
-        low = high
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = _need(replace(setup, config=few, n_tokens=middle), needs, n_blocks)[0] <= budget_bytes
-        low, high = (middle, high) if fits else (low, middle)
+    need = _Needed(replace(setup, config=few), needs, n_blocks)
+    low = high if need(high) <= budget_bytes else _last_that_fits(need, budget_bytes, high)
     while low:
-        _, tile = _need(replace(setup, config=few, n_tokens=low), needs, n_blocks)
-        if _total(replace(setup, n_tokens=low), needs, n_blocks, tile) <= budget_bytes:
+        if _total(replace(setup, n_tokens=low), needs, n_blocks, need.tile(low)) <= budget_bytes:
             break
         low -= -(-low // _MARGIN)
     return low
 
 
-def _need(setup: TrainingSetup, needs: Needs, n_blocks: int) -> tuple[int, int | None]:
-    """Return the smallest budget for a step, were there ``n_blocks``, and the token tile of the MLP with which."""
-    return min(
-        ((_total(setup, needs, n_blocks, tile), tile) for tile in mlp_tiles(setup.n_tokens)[-2:]),
-        key=lambda found: found[0],
-    )
+class _Needed:
+    """The smallest budget for a step of so many tokens, were there ``n_blocks``."""
+
+    def __init__(self, setup: TrainingSetup, needs: Needs, n_blocks: int) -> None:
+        self._setup, self._needs, self._n_blocks = setup, needs, n_blocks
+        self._known: dict[int, tuple[int, int | None]] = {}
+
+    def __call__(self, n_tokens: int) -> int:
+        """Return it in bytes."""
+        return self._least(n_tokens)[0]
+
+    def tile(self, n_tokens: int) -> int | None:
+        """Return the token tile of the MLP with which."""
+        return self._least(n_tokens)[1]
+
+    def _least(self, n_tokens: int) -> tuple[int, int | None]:
+        if n_tokens not in self._known:
+            setup = replace(self._setup, n_tokens=n_tokens)
+            tiles = mlp_tiles(n_tokens)[-2:]
+            each = ((_total(setup, self._needs, self._n_blocks, tile), tile) for tile in tiles)
+            self._known[n_tokens] = min(each, key=lambda found: found[0])
+        return self._known[n_tokens]
+
+
+def _last_that_fits(need: Callable[[int], int], budget_bytes: int, high: int) -> int:
+    """Return a number below ``high``, which does not fit, that fits where the next one does not; 0 if none fits.
+
+    Bytes are almost a line of tokens: a guess is made on the line through what is known, and in the middle where two
+    such guesses have moved the same end.
+    """
+    low = 1
+    if need(low) > budget_bytes:
+        return 0
+    same = 0  # guesses in a row that fit, or with a minus that do not
+    while high - low > 1:
+        if abs(same) > 1:
+            middle, same = (low + high) // 2, 0
+        else:
+            share = (budget_bytes - need(low)) / (need(high) - need(low))
+            middle = min(max(low + round(share * (high - low)), low + 1), high - 1)
+        fits = need(middle) <= budget_bytes
+        low, high = (middle, high) if fits else (low, middle)
+        same = max(same, 0) + 1 if fits else min(same, 0) - 1
+    return low
 
 
 def _total(setup: TrainingSetup, needs: Needs, n_blocks: int, tile: int | None) -> int:

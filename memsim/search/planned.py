@@ -5,14 +5,14 @@ from dataclasses import replace
 
 from memsim.host import host_info, versions
 from memsim.models.lora import n_trainable
-from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.planner.run_plan import plan_run
 from memsim.results import Band, PlannedResult, PlanPoint, Result
 from memsim.schedules.choices import SCHEDULES, Choices
 from memsim.schedules.record import record_choices
 from memsim.search.longest import longest_sequence
 from memsim.search.needs import Needs
 from memsim.search.probe import node_seconds
-from memsim.search.search import AUTO, Candidate, Found, Search
+from memsim.search.search import AUTO, Candidate, Found, Search, plan_needs
 from memsim.simulator.device import Device
 from memsim.simulator.simulate import simulate
 from memsim.simulator.trace import trace_program
@@ -38,7 +38,7 @@ def planned_result(
         budget_bytes: The budget.
     """
     setup = searched.setup
-    points = [_candidate_point(candidate) for candidate in searched.candidates]
+    points = [_candidate_point(candidate) for candidate in searched.front()]
     bands = _bands(found, device, searched.needs) if found else None
     planned = PlannedResult(
         device=device.name,
@@ -47,7 +47,7 @@ def planned_result(
         bound=found.bound if found else None,
         step_s=bands[0] if bands else None,
         footprint_bytes=bands[1] if bands else None,
-        named=tuple(_named_point(setup, name, device, needs_of) for name in SCHEDULES),
+        named=tuple(_named_point(searched, name, device, needs_of) for name in SCHEDULES),
         front=tuple(points),
         smallest_budget_bytes=searched.smallest().need_bytes,
         longest_seq_len=longest_sequence(setup, searched.needs, budget_bytes),
@@ -90,13 +90,14 @@ def _found_point(found: Found) -> PlanPoint:
     return PlanPoint(schedule=AUTO, need_bytes=found.need_bytes, peak_bytes=peak, step_s=found.time_s)
 
 
-def _named_point(setup: TrainingSetup, name: str, device: Device, needs_of: NeedsOf) -> PlanPoint:
-    plan = plan_run(replace(setup, schedule=name, choices=None), "")
-    memory = plan.memory
+def _named_point(searched: Search, name: str, device: Device, needs_of: NeedsOf) -> PlanPoint:
+    if name in searched.named:
+        return replace(_found_point(searched.named[name]), schedule=name)
+    plan = plan_run(replace(searched.setup, schedule=name, choices=None), "")
     return PlanPoint(
         schedule=name,
-        need_bytes=needs_of(plan.choices).total(memory.peak_bytes, memory.file_floor_bytes, plan.n_nodes),
-        peak_bytes=memory.peak_bytes,
+        need_bytes=plan_needs(plan, needs_of(plan.choices)),
+        peak_bytes=plan.memory.peak_bytes,
         step_s=float(node_seconds(plan.train.program, device.at("nominal"), device.rule).sum()),
     )
 

@@ -1,7 +1,9 @@
 """All schedules that are looked at, as mixtures of ways to treat a block under a few choices for the whole step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 from memsim.models.graph import ModelGraph
 from memsim.models.parts import block_part
@@ -20,6 +22,11 @@ _TILE_STEP = 32
 _TILED = 128
 """What the schedule ``tiled`` takes, whose place this is up to ``_TILED_TOKENS``."""
 _TILED_TOKENS = 2048
+
+ADAPTERS = ("paged", "pinned")
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
 
 Key = tuple[int, str]
 """Whether a block is the first one (0) or not (1), and its kind."""
@@ -77,7 +84,13 @@ class Region:
 
 
 def regions(
-    graph: ModelGraph, optimizer: OptimizerConfig, numbers: Numbers, rule: Rule, unpacks: Sequence[str], bounds: Bounds
+    graph: ModelGraph,
+    optimizer: OptimizerConfig,
+    numbers: Numbers,
+    rule: Rule,
+    unpacks: Sequence[str],
+    bounds: Bounds,
+    progress: Progress = lambda done, total: None,
 ) -> Iterator[Region]:
     """Yield the optimal mixtures under every choice for the whole step.
 
@@ -88,6 +101,7 @@ def regions(
         rule: What it counts.
         unpacks: Values of ``Choices.unpack`` to look at.
         bounds: How much to look at.
+        progress: Called with (done, total) before each token tile of each choice for the whole step, and at the end.
     """
     n_blocks = graph.config.num_hidden_layers
     # The first block of a kind, if there is one that is not the model's first: that one is a case of its own.
@@ -95,25 +109,28 @@ def regions(
     sets = {kind: keep_sets(graph, index, numbers, bounds.max_sets) for kind, index in kinds.items()}
     types = [graph.config.layer_type(index) for index in range(n_blocks)]
     has_state = optimizer.state_size(1) > 0
-    for unpack in unpacks:
-        for adapters in ("paged", "pinned"):
-            known: dict[tuple[Key, BlockChoices], BlockCost] = {}
-            for tile in bounds.tiles or mlp_tiles(graph.n_tokens):
-                whole = Choices((), unpack, bounds.heads[0], adapters, "block", tile, prefetch=True)
-                prober = _Prober(graph, optimizer, numbers, rule, whole)
-                costs = {key: prober.block_costs(key, kinds, sets[key[1]], known) for key in _keys(types)}
-                frames = [prober.frame(kinds, sets, head) for head in bounds.heads]
-                keys = [(min(index, 1), kind) for index, kind in enumerate(types)]
-                front = optimal_mixtures([costs[key] for key in keys], frames)
-                pinned = frames[0].pinned_bytes + sum(costs[key][0].pinned_bytes for key in keys)
-                each = tuple(sets[kind] for kind in types)
-                own = tuple(costs[key] for key in keys)
-                region = Region(whole, front, bounds.heads, each, own, tuple(frames), pinned, 0)
-                yield region
-                if has_state:
-                    ps, more = prober.pinning_state(kinds, sets)
-                    held = replace(whole, state="pinned")
-                    yield replace(region, whole=held, pinned_bytes=pinned + more, extra_ps=ps)
+    tiles = bounds.tiles or mlp_tiles(graph.n_tokens)
+    for number, (unpack, adapters) in enumerate(product(unpacks, ADAPTERS)):
+        whole = Choices((), unpack, bounds.heads[0], adapters, "block", None, prefetch=True)
+        prober = _Prober(graph, optimizer, numbers, rule, whole)
+        frames = [prober.frame(kinds, head) for head in bounds.heads]
+        state_ps, state_bytes = prober.pinning_state(kinds) if has_state else (0, 0)
+        known: dict[tuple[Key, BlockChoices], BlockCost] = {}
+        for done, tile in enumerate(tiles):
+            progress(number * len(tiles) + done, len(unpacks) * len(ADAPTERS) * len(tiles))
+            costs = {key: prober.block_costs(key, kinds, sets[key[1]], tile, known) for key in _keys(types)}
+            keys = [(min(index, 1), kind) for index, kind in enumerate(types)]
+            front = optimal_mixtures([costs[key] for key in keys], frames)
+            pinned = frames[0].pinned_bytes + sum(costs[key][0].pinned_bytes for key in keys)
+            each = tuple(sets[kind] for kind in types)
+            own = tuple(costs[key] for key in keys)
+            tiled = replace(whole, mlp_tile=tile)
+            region = Region(tiled, front, bounds.heads, each, own, tuple(frames), pinned, 0)
+            yield region
+            if has_state:
+                held = replace(tiled, state="pinned")
+                yield replace(region, whole=held, pinned_bytes=pinned + state_bytes, extra_ps=state_ps)
+    progress(1, 1)
 
 
 def mlp_tiles(n_tokens: int) -> tuple[int | None, ...]:
@@ -129,28 +146,34 @@ def _keys(types: Sequence[str]) -> dict[Key, None]:
 
 
 class _Prober:
-    """Lowers small models under choices for the whole step."""
+    """Lowers small models under choices for the whole step.
+
+    What a block costs does not depend on what others save, so those that only stand beside it keep everything: their
+    programs are the shortest. Nor does what is around the blocks depend on the tiles of their MLP.
+    """
 
     def __init__(
         self, graph: ModelGraph, optimizer: OptimizerConfig, numbers: Numbers, rule: Rule, whole: Choices
     ) -> None:
         self._graph, self._optimizer, self._numbers, self._rule, self._whole = graph, optimizer, numbers, rule, whole
+        self._beside = BlockChoices(frozenset(graph.residuals), frozenset())
 
     def block_costs(
         self,
         key: Key,
         kinds: dict[str, int],
         sets: Sequence[BlockChoices],
+        tile: int | None,
         known: dict[tuple[Key, BlockChoices], BlockCost],
     ) -> list[BlockCost]:
         """Return what each of ``sets`` costs in a block of one key; ``known`` are those that no tile changes."""
         index, new = kinds[key[1]], [chosen for chosen in sets if (key, chosen) not in known]
         if key[0]:  # any number of them stand side by side; the last block's own cost is the frame's
             graph = shortened(self._graph, [index] * (len(new) + 2))
-            found = list(self._probe(graph, (sets[0], *new, sets[0])).blocks[1:-1])
+            found = list(self._probe(graph, (self._beside, *new, self._beside), mlp_tile=tile).blocks[1:-1])
         else:
             graph = shortened(self._graph, [index] * 2)
-            found = [self._probe(graph, (chosen, sets[0])).blocks[0] for chosen in new]
+            found = [self._probe(graph, (chosen, self._beside), mlp_tile=tile).blocks[0] for chosen in new]
         costs = dict(zip(new, found, strict=True))
         inside = {name for node in self._graph.mlp().forward.nodes for name in node.outputs}
         if not self._graph.goes_back(block_part(index)):
@@ -158,13 +181,10 @@ class _Prober:
         known |= {(key, chosen): cost for chosen, cost in costs.items() if (chosen.keep | chosen.spill) & inside}
         return [costs[chosen] if chosen in costs else known[key, chosen] for chosen in sets]
 
-    def frame(self, kinds: dict[str, int], sets: dict[str, list[BlockChoices]], head: str) -> FrameCost:
+    def frame(self, kinds: dict[str, int], head: str) -> FrameCost:
         """Return what is around the blocks, the last block's own nodes (it asks for the head's pages) among it."""
-        kind, index = next(iter(kinds.items()))
-        two, found = (
-            self._probe(shortened(self._graph, [index] * count), (sets[kind][0],) * count, head=head)
-            for count in (2, 3)
-        )
+        index = next(iter(kinds.values()))
+        two, found = (self._few(index, count, head=head) for count in (2, 3))
         middle, last = found.blocks[1:]
         more = self._graph.config.num_hidden_layers - 3  # summed gradients: as many as there are blocks
         return replace(
@@ -175,17 +195,20 @@ class _Prober:
             n_nodes=found.frame.n_nodes + last.n_nodes - middle.n_nodes,
         )
 
-    def pinning_state(self, kinds: dict[str, int], sets: dict[str, list[BlockChoices]]) -> tuple[int, int]:
+    def pinning_state(self, kinds: dict[str, int]) -> tuple[int, int]:
         """Return what optimizer state costs more if it is pinned: (picoseconds, bytes) of the whole step."""
-        kind, index = next(iter(kinds.items()))
-        graph, blocks = shortened(self._graph, [index] * 3), (sets[kind][0],) * 3
-        paged, pinned = (self._probe(graph, blocks, state=state) for state in ("paged", "pinned"))
+        index = next(iter(kinds.values()))
+        paged, pinned = (self._few(index, 3, state=state) for state in ("paged", "pinned"))
         block, other = pinned.blocks[1], paged.blocks[1]
         n_blocks = self._graph.config.num_hidden_layers
         ps = n_blocks * (block.time_ps - other.time_ps) + pinned.frame.time_ps - paged.frame.time_ps
         more = n_blocks * (block.pinned_bytes - other.pinned_bytes)
         return ps, more + pinned.frame.pinned_bytes - paged.frame.pinned_bytes
 
-    def _probe(self, graph: ModelGraph, blocks: tuple[BlockChoices, ...], **changes: str) -> Probe:
-        choices = replace(self._whole, blocks=blocks, **changes)  # type: ignore[arg-type]
+    def _few(self, index: int, count: int, **changes: Any) -> Probe:
+        """Return a model of a few blocks that all keep everything."""
+        return self._probe(shortened(self._graph, [index] * count), (self._beside,) * count, **changes)
+
+    def _probe(self, graph: ModelGraph, blocks: tuple[BlockChoices, ...], **changes: Any) -> Probe:
+        choices = replace(self._whole, blocks=blocks, **changes)
         return probe(graph, choices, self._optimizer, self._numbers, self._rule)

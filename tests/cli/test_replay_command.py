@@ -10,11 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from memsim.cli.predicting.replay import command
+from memsim.cli.predicting.verdict import killed
 from memsim.errors import InputError, MemsimError, UsageError
+from memsim.ir.serialize import load_program
 from memsim.planner.plan import plan_memory
 from memsim.result_file import from_json
 from memsim.run_directory.events import read_events
+from memsim.simulator.device_file import find_device
 from memsim.simulator.recordings.recording import read_recording
+from memsim.simulator.simulate import simulate
 
 RECORDED = Path(__file__).parent.parent.parent / "traces" / "recorded-toy"
 CAPTURE = RECORDED / "memray.bin"
@@ -127,3 +131,32 @@ def test_neither_a_compiler_nor_memray_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(RECORDED)], capture_output=True, text=True, check=True)
     assert not {"numba", "llvmlite", "torch", "rich", "memray", "tokenizers"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("lines", [1, 100, 353, 500])
+def test_a_program_that_ends_early_is_one_line(tmp_path: Path, lines: int) -> None:
+    for name in ("memray.bin", "result.json", "events.jsonl"):
+        (tmp_path / name).write_bytes((RECORDED / name).read_bytes())
+    text = (RECORDED / "program.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "program.jsonl").write_text("".join(text[:lines]))
+    assert len(text) == 1 + 352 + 148
+    what = f"{lines - 1} of 352 values" if lines < 353 else f"{lines - 353} of 148 nodes"
+    assert f"is not a valid step program: it ends after {what}" in str(refused(tmp_path))
+
+
+def test_a_program_without_nodes_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "program.jsonl"
+    head = {"schema": "memsim.program/1", "model_hash": "", "arena_bytes": 0, "n_values": 0, "n_nodes": 0}
+    path.write_text(json.dumps(head | {"inputs": [], "outputs": [], "repeat": None}) + "\n")
+    with pytest.raises(InputError, match="it has no node"):
+        load_program(path)
+
+
+def test_advice_names_no_schedule_that_was_run() -> None:
+    recorded = run(RECORDED, "--budget", "41MB")
+    assert recorded.exit_code == 3
+    assert "Use --schedule tiled, shorten --seq-len" in recorded.stderr
+    simulation = read_recording(RECORDED)
+    survival = simulate(simulation.trace(), find_device("iphone-15-pro-max"), 1, 41_000_000).survival["foreground"]
+    assert "Use --schedule" not in killed(survival, (), "tiled", True)
+    assert "Shorten --seq-len, or raise the limit" in killed(survival, (), "tiled", True)

@@ -8,7 +8,7 @@ import click
 
 from memsim.api.planning import plan as find_plan
 from memsim.cli import complete
-from memsim.cli.progress import stage
+from memsim.cli.progress import count_progress, stage
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import InputError
 from memsim.models.presets import PRESETS
@@ -72,17 +72,19 @@ def command(
     """
     _check_directories({"--emit": emit, "--plot": plot, "--json": Path(json_path or "-")})
     trained = chosen_scheme(scheme)
-    planned = find_plan(
-        model,
-        budget_bytes=parse_bytes(budget) if budget else None,
-        device=device,
-        seq_len=seq_len,
-        scheme=trained,
-        optimizer=OptimizerConfig(optimizer),
-        accumulate=accumulate,
-        threads=threads,
-        progress=stage,
-    )
+    with count_progress("schedules looked at") as searching:
+        planned = find_plan(
+            model,
+            budget_bytes=parse_bytes(budget) if budget else None,
+            device=device,
+            seq_len=seq_len,
+            scheme=trained,
+            optimizer=OptimizerConfig(optimizer),
+            accumulate=accumulate,
+            threads=threads,
+            progress=stage,
+            searching=searching,
+        )
     decimal = budget is None or is_decimal(budget)
     result = planned.result
     if planned.remark:

@@ -1,11 +1,12 @@
 """``memsim replay``: a recorded run, or any memray capture, on a device that is not here."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from memsim.api.replaying import ReplayedCapture, ReplayedRun, replay
+from memsim.api.replaying import STEPS, ReplayedCapture, ReplayedRun, replay
 from memsim.cli import complete
 from memsim.cli.predicting.verdict import killed, summary
 from memsim.cli.progress import stage
@@ -14,14 +15,14 @@ from memsim.result_file import emit_json
 from memsim.results import Result
 from memsim.simulator.recordings.capture import MEMORY_ONLY, Capture
 from memsim.simulator.simulate import MODES, Mode
-from memsim.units import format_bytes, is_decimal, parse_bytes
+from memsim.units import MIB, format_bytes, is_decimal, parse_bytes
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 60
 
 
 @click.command(name="replay", context_settings={"show_default": True})
-@click.argument("recorded", type=click.Path(path_type=Path), metavar="RUN_DIR|CAPTURE")
+@click.argument("recorded", type=click.Path(path_type=Path), metavar="RUN_DIR|CAPTURE...", nargs=-1, required=True)
 @click.option(
     "--device",
     default="iphone-15-pro-max",
@@ -34,36 +35,42 @@ _COLUMNS = 60
 @click.option(
     "--steps",
     type=int,
-    default=20,
     metavar="N",
-    help="Optimizer steps in a row, of a recorded run: the device gets hot.",
+    help=f"Optimizer steps in a row, of a recorded run: the device gets hot.  [default: {STEPS}]",
 )
 @click.option(
     "--paging",
     type=click.Choice(["advised", "faults"]),
-    default="advised",
-    help="Whether a page-in of a recorded run asks for its file in advance or faults its way through.",
+    help="Whether a page-in of a recorded run asks for its file in advance or faults its way through.  "
+    "[default: advised]",
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
 def command(
-    recorded: Path, device: str, budget: str | None, mode: Mode, steps: int, paging: str, json_path: str | None
+    recorded: tuple[Path, ...],
+    device: str,
+    budget: str | None,
+    mode: Mode,
+    steps: int | None,
+    paging: str | None,
+    json_path: str | None,
 ) -> None:
     """Replay what was recorded on a phone or another device: would it survive, how long is a step.
 
     RUN_DIR is the directory of a `memsim run --record`: its memory comes from the memray capture, its work from the
-    step program. CAPTURE is any memray capture of any Python program: a memory verdict and timeline, no times. Every
+    step program. CAPTURE is any memray capture of any Python program: a memory verdict and timeline, no times; of a
+    run that followed its forks, give the captures of all its processes: they are added up on one timeline. Every
     figure is given with the device's numbers at their nominal and, in brackets, with all of them at their worst and
     best at once. Exit code 3: killed.
     """
     decimal = budget is None or is_decimal(budget)
-    stage(f"reading {recorded}")
+    stage(f"reading {', '.join(map(str, recorded))}")
     replayed = replay(
         recorded,
         device=device,
         budget_bytes=parse_bytes(budget) if budget else None,
         mode=mode,
         steps=steps,
-        advised=paging == "advised",
+        advised=None if paging is None else paging == "advised",
     )
     if json_path is not None:
         emit_json(replayed.result if isinstance(replayed, ReplayedRun) else replayed.record, json_path)
@@ -97,12 +104,16 @@ def _host(run: Result, n_steps: int, decimal: bool) -> str:
 def _complaint(replayed: ReplayedRun | ReplayedCapture, decimal: bool) -> str:
     """Say why it was killed."""
     survival = replayed.simulation.survival[replayed.mode]
-    if isinstance(replayed, ReplayedRun) or survival.killed_at is None:
-        return killed(survival, replayed.held_where_killed() if isinstance(replayed, ReplayedRun) else (), decimal)
+    if isinstance(replayed, ReplayedRun):
+        return killed(survival, replayed.held_where_killed(), replayed.result.schedule or "", decimal)
+    if survival.killed_at is None:
+        raise ValueError("the program survives")
     capture = replayed.capture
     over, limit = (format_bytes(n, decimal) for n in (-survival.margin_bytes, survival.limit.nominal))
     at_s = capture.timeline[survival.killed_at.index].seconds
     place = next(iter(capture.held), "nothing that memray could name")
+    if capture.processes > 1:
+        place = f"{place}, at that process's own peak"
     return (
         f"killed {at_s:.1f} s after tracking began; the peak is {over} over the {replayed.mode} limit of {limit}, and "
         f"its largest holder is {place}. Allocate less there, or raise the limit"
@@ -121,6 +132,8 @@ def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
         band = figures[name]
         return f"{size(band.nominal)} ({size(band.low)} to {size(band.high)})"
 
+    shared = ", what processes share counted in each" if capture.processes > 1 else ""
+    least = (10**6 if decimal else MIB) / 20  # what is not written as 0.0
     margin = survival.margin_bytes
     spare = f"{size(abs(margin))} {'to spare' if margin >= 0 else 'too much'}"
     rows = [
@@ -130,12 +143,35 @@ def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
         ("peak footprint", sizes("peak_footprint_bytes")),
         ("  app baseline", sizes("app_baseline_bytes")),
         ("  heap", f"{size(capture.peak_bytes)} since tracking began; memray counts a mapping whole"),
-        ("on the host", f"{size(capture.peak_rss_bytes)} resident, interpreter included"),
+        *_several(capture, size),
+        ("on the host", f"{size(capture.peak_rss_bytes)} resident, interpreter included{shared}"),
         ("heap in time", _bars(capture)),
-        *(("  held by", f"{size(n_bytes)}  {place}") for place, n_bytes in capture.held.items()),
+        *(("  held by", f"{size(n_bytes)}  {place}") for place, n_bytes in capture.held.items() if n_bytes >= least),
         ("scope", MEMORY_ONLY),
+        *_unread(capture),
     ]
     return "\n".join(f"{name:<18}{text}" for name, text in rows)
+
+
+def _several(capture: Capture, size: Callable[[float], str]) -> list[tuple[str, str]]:
+    """Say of several processes what is known of their sum, and what is not."""
+    if capture.processes == 1:
+        return []
+    text = (
+        f"of {capture.processes} processes at the moments that memray wrote; at most {size(capture.most_bytes)}, were "
+        f"all peaks at once. What a child inherits counts in its parent; pages copied on writing are not seen"
+    )
+    return [("", text)]
+
+
+def _unread(capture: Capture) -> list[tuple[str, str]]:
+    if capture.unread is None:
+        return [("not read", "captures of its forked children, if it had any: memray writes each beside it, NAME.PID")]
+    if not capture.unread:
+        return []
+    names, more = capture.unread[:3], len(capture.unread) - 3
+    text = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return [("not read", f"{text}: captures of forked children; give them too, and all are added up")]
 
 
 def _bars(capture: Capture) -> str:

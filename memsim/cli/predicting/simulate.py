@@ -94,6 +94,8 @@ def command(
         told = "no interpreter; what is touched stays"
         click.echo(summary(simulated.result, simulated.simulation, mode, decimal, where, told))
     if not simulated.fits:
-        complaint = killed(simulated.simulation.survival[mode], simulated.held_where_killed(), decimal)
+        complaint = killed(
+            simulated.simulation.survival[mode], simulated.held_where_killed(), simulated.result.schedule or "", decimal
+        )
         click.echo(f"memsim: {complaint}", err=True)
         sys.exit(LimitError.exit_code)

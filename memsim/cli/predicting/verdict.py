@@ -3,19 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 from memsim.results import Band, Result
+from memsim.schedules.choices import SCHEDULES
 from memsim.simulator.simulate import Mode, Simulation, Survival
 from memsim.units import format_bytes
 
 Held = Sequence[tuple[str, int]]
 """Names of values and their bytes."""
 
+_LARGER = tuple(name for name in SCHEDULES if name != "tiled")
+"""Schedules that need more than ``tiled`` does."""
 
-def killed(survival: Survival, held: Held, decimal: bool) -> str:
+
+def killed(survival: Survival, held: Held, schedule: str, decimal: bool) -> str:
     """Say where the limit is broken, by how much, by what, and what to do.
 
     Args:
         survival: Of the mode in which the app runs.
         held: What is live at the node that breaks it, largest first.
+        schedule: Of the run: what is advised is another one.
         decimal: Sizes in MB instead of MiB.
     """
     node = survival.killed_at
@@ -24,9 +29,10 @@ def killed(survival: Survival, held: Held, decimal: bool) -> str:
     largest = ", ".join(f"{name} {format_bytes(n_bytes, decimal)}" for name, n_bytes in held[:3])
     over, limit = (format_bytes(n_bytes, decimal) for n_bytes in (-survival.margin_bytes, survival.limit.nominal))
     peak = format_bytes(survival.limit.nominal - survival.margin_bytes, decimal)
+    advice = "Use --schedule tiled, shorten" if schedule in _LARGER else "Shorten"
     return (
         f"killed at node {node.index} ({node}) with {largest}; the peak is {over} over the {survival.mode} limit of "
-        f"{limit}. Use --schedule tiled, shorten --seq-len, or raise the limit to {peak}"
+        f"{limit}. {advice} --seq-len, or raise the limit to {peak}"
     )
 
 

@@ -43,13 +43,20 @@ class Capture:
         n_records: Allocations and frees.
         peak_bytes: High-water mark of the heap, which may lie between two moments.
         timeline: At most a few thousand moments; the one of the high-water mark is among them.
-        held: The largest holders at the high-water mark: where they were allocated, and bytes.
+        held: The largest holders at the high-water mark: where in the program they were allocated, and bytes; largest
+            first. Of several processes, at the mark of each.
+        processes: How many were captured.
+        most_bytes: What the heap can have been at most: of several processes, all high-water marks at once.
+        unread: Captures of children that lie beside it and were not read; None where there may be such.
     """
 
     n_records: int
     peak_bytes: int
     timeline: tuple[Moment, ...]
     held: Mapping[str, int]
+    processes: int = 1
+    most_bytes: int = 0
+    unread: tuple[str, ...] | None = ()
 
     @property
     def peak_rss_bytes(self) -> int:
@@ -72,6 +79,8 @@ class _Summary:
     records: int
     peak_bytes: int
     start_ms: int
+    pid: int
+    command_line: str
     snapshots: tuple[tuple[int], ...]
     held: tuple["_Holder", ...]
 
@@ -82,20 +91,58 @@ class _Holder:
     n_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessCapture:
+    """The capture of one process.
+
+    Attributes:
+        path: Its file.
+        start_ms: When tracking began, since the epoch.
+        pid: Of the process.
+        command_line: With which memray was started; forked children have their parent's.
+        capture: What it holds, by itself.
+    """
+
+    path: Path
+    start_ms: int
+    pid: int
+    command_line: str
+    capture: Capture
+
+
 def read_any_capture(path: Path) -> Capture:
     """Read a capture, untrusted, through memray's own aggregators.
 
     Raises:
         InputError: It is empty, cut short, no capture, or nothing was allocated.
     """
+    return read_process(path).capture
+
+
+def read_process(path: Path) -> ProcessCapture:
+    """Read a capture with what says which process it is of.
+
+    Raises:
+        InputError: As `read_any_capture`.
+    """
     (line,) = read_capture(path, "summary")
     summary = decode(_Summary, line, f"the summary of {path}")
     if not summary.records:
         raise InputError(f"{path} holds no allocation: its program ended before it allocated anything")
-    held: dict[str, int] = {}
-    for holder in summary.held:
-        held[holder.place] = held.get(holder.place, 0) + holder.n_bytes
-    return Capture(summary.records, summary.peak_bytes, _timeline(summary), held)
+    held = {holder.place: holder.n_bytes for holder in summary.held}
+    timeline, peak = _timeline(summary), summary.peak_bytes
+    unread: tuple[str, ...] | None = captures_beside(path)
+    if not unread and "--follow-fork" in summary.command_line.split():
+        unread = None
+    capture = Capture(summary.records, peak, timeline, held, most_bytes=peak, unread=unread)
+    return ProcessCapture(path, summary.start_ms, summary.pid, summary.command_line, capture)
+
+
+def captures_beside(path: Path) -> tuple[str, ...]:
+    """Return the names of the captures that forked children of the process of ``path`` left: ``NAME.PID``."""
+    prefix = f"{path.name}."
+    names = (other.name for other in path.absolute().parent.iterdir() if other.is_file())
+    return tuple(sorted(name for name in names if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()))
 
 
 def _timeline(summary: _Summary) -> tuple[Moment, ...]:
@@ -133,6 +180,9 @@ def capture_record(capture: Capture, simulation: Simulation, mode: Mode, budget:
         "app_baseline_bytes": asdict(simulation.figures["app_baseline_bytes"]),
         "heap_peak_bytes": capture.peak_bytes,
         "host_peak_rss_bytes": capture.peak_rss_bytes,
+        "heap_most_bytes": capture.most_bytes,
+        "processes": capture.processes,
+        "unread_captures": None if capture.unread is None else list(capture.unread),
         "n_records": capture.n_records,
         "limits": {name: asdict(limit_result(item)) for name, item in simulation.survival.items()},
         "held_at_peak": dict(capture.held),

@@ -5,17 +5,16 @@ is an object; if it has the key ``error``, the capture cannot be read.
 
 ``nodes`` prints ``[node, [[value, bytes], ...], [value, ...]]`` for each node that a recorded run executed, in order:
 what it allocated and what was freed after it. The first line is node -1: what was held before the first node.
-``summary`` prints the high-water mark, what held it, and the heap against time.
+``summary`` prints the high-water mark, what held it by place, whose capture it is, and the heap against time.
 """
 
-import heapq
 import json
 import resource
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from memsim.simulator.holders import largest_holders
 from memsim.simulator.recordings.frames import (
     MARK_BYTES,
     NODE_FILE,
@@ -89,25 +88,17 @@ def _owner(record: _Record, owners: dict[int, tuple[str, str]]) -> tuple[str, st
 
 def _summary(reader: Any) -> _Lines:
     meta = reader.metadata
-    held = heapq.nlargest(
-        MAX_HOLDERS, reader.get_high_watermark_allocation_records(merge_threads=True), key=lambda record: record.size
-    )
+    stacks = ((r.stack_trace(), r.size) for r in reader.get_high_watermark_allocation_records(merge_threads=True))
+    held = largest_holders(stacks, MAX_HOLDERS)
     yield {
         "records": meta.total_allocations,
         "peak_bytes": meta.peak_memory,
         "start_ms": round(meta.start_time.timestamp() * 1000),
+        "pid": meta.pid,
+        "command_line": meta.command_line,
         "snapshots": [[item.time, item.rss, item.heap] for item in reader.get_memory_snapshots()],
-        "held": [{"place": _place(record), "n_bytes": record.size} for record in held],
+        "held": [{"place": place, "n_bytes": n_bytes} for place, n_bytes in held],
     }
-
-
-def _place(record: _Record) -> str:
-    """Return where an allocation was made: ``function (file.py:12)``."""
-    frames = record.stack_trace(max_stacks=1)
-    if not frames:
-        return "outside Python"
-    function, file, line = frames[0]
-    return f"{function} ({Path(file).name}:{line})"
 
 
 if __name__ == "__main__":

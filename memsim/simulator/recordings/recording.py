@@ -157,7 +157,7 @@ def recorded_nodes(capture: Path, program: Program) -> Iterator[RecordedNode]:
     expected = _executions(program)
     for number, line in enumerate(lines):
         index, allocated, freed = _line(line, capture)
-        step, due = next(expected) if number else (-1, -1)
+        step, due = next(expected, (-1, -1)) if number else (-1, -1)
         if index != due:
             raise InputError(f"{capture} is not a recording of {PROGRAM_FILE}: node {index} runs where {due} should")
         for name, n_bytes in allocated:
@@ -170,7 +170,7 @@ def recorded_nodes(capture: Path, program: Program) -> Iterator[RecordedNode]:
 
 
 def _executions(program: Program) -> Iterator[tuple[int, int]]:
-    """Yield (step, node) without end."""
+    """Yield (step, node) without end; nothing of a program in which no node has its turn."""
     step = -1
     order = list(program.order())
     for position, index in cycle(enumerate(order)):
