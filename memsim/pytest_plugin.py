@@ -22,7 +22,8 @@ from memsim.units import MIB, format_bytes, parse_bytes, parse_share
 
 if TYPE_CHECKING:
     from memsim.cap.watch import PeakWatch
-    from memsim.runtime.config import RunConfig, RunOutcome
+    from memsim.runtime.config import RunConfig
+    from memsim.runtime.outcome import RunOutcome
 
     Finished = tuple[RunConfig, RunOutcome]
 

@@ -38,7 +38,7 @@ LAYERS: list[set[str]] = [
     {"units"},
     {"errors"},
     {""},  # the package itself: __version__
-    {"lazy"},
+    {"columns", "lazy", "progress_types"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.

@@ -24,8 +24,9 @@ from memsim.models.presets import preset
 from memsim.planner.run_plan import TrainingSetup
 from memsim.result_file import emit_json
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunProgress
+from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels, worker_needs
+from memsim.runtime.run_progress import RunProgress
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.search.plan_file import plan_for
 from memsim.search.rates import rates_of

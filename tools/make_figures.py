@@ -19,7 +19,8 @@ from memsim.json_file import read_object
 from memsim.reports.charts import text, ticks
 from memsim.reports.run_files import open_run
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunProgress
+from memsim.runtime.config import RunConfig
+from memsim.runtime.run_progress import RunProgress
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "traces" / "step-memory.json"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.config import RunConfig
+from memsim.runtime.outcome import RunOutcome
+from memsim.runtime.run_progress import RunProgress
 
 BASELINES = Path(__file__).parent.parent / "traces" / "baselines"
 SCHEDULES = ("mebp", "backprop", "tiled")

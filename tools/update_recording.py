@@ -16,7 +16,8 @@ from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, RESULT_FI
 from memsim.files import atomic_write
 from memsim.models.config import ModelConfig
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunProgress
+from memsim.runtime.config import RunConfig
+from memsim.runtime.run_progress import RunProgress
 from memsim.simulator.recordings.recording import read_recording
 from memsim.weights.synthetic import write_synthetic
 

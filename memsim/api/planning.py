@@ -1,13 +1,13 @@
 """``memsim.plan``: the fastest schedule that fits a budget, and what else there is."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.api.simulation import check_limits, training_setup
 from memsim.errors import LimitError, UsageError
 from memsim.models.scheme import Scheme
+from memsim.progress_types import StageProgress
 from memsim.results import Result
 from memsim.runtime.prepare import prepare_kernels, worker_needs
 from memsim.schedules.choices import Choices
@@ -21,8 +21,6 @@ from memsim.search.search import PACKED, Found, Search, search
 from memsim.simulator.device import Device
 from memsim.simulator.device_file import HOST
 from memsim.weights.dimensions import find_dimensions
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def plan(
     optimizer: OptimizerConfig | None = None,
     accumulate: int = 1,
     threads: int = 0,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     searching: Callable[[int, int], None] | None = None,
 ) -> Planned:
     """Find the fastest training step that fits a budget; nothing is run and no weight is read.
@@ -150,7 +148,7 @@ def _threads(asked: int, device: Device, here: bool) -> int:
     return asked or available
 
 
-def _needs_here(threads: int, progress: Progress) -> tuple[Needs, Needs]:
+def _needs_here(threads: int, progress: StageProgress) -> tuple[Needs, Needs]:
     """Return how budgets are counted on this machine for packed products, and for those of unpacked weights."""
     kernels = prepare_kernels(threads, progress)
     packed, unpacked = (kernels.footprint_bytes[compute] for compute in (kernels.fastest, "f32"))

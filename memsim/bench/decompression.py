@@ -5,7 +5,7 @@ unpack inside, each shape is timed whole and with its unpacking left out, in tur
 difference is the share of such a node's time in the run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import median
@@ -24,13 +24,12 @@ from memsim.ir.program import Node, Program, TensorType
 from memsim.ir.serialize import load_program
 from memsim.models.parts import packed_matrix
 from memsim.planner.work import node_work
+from memsim.progress_types import StageProgress
 from memsim.results import Band
 from memsim.run_directory.events import read_events
 from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels
 from memsim.simulator.unpack_share import HERE, PARTS, UnpackShare, Way, shares
-
-Progress = Callable[[str], None]
 
 _REPEATS = 7
 _MOST_MATRIX_ROWS = 16_384
@@ -74,7 +73,7 @@ class _Ablations:
 
 
 def measured_shares(
-    config: RunConfig, lengths: Sequence[int], ways: Mapping[Way, str], progress: Progress
+    config: RunConfig, lengths: Sequence[int], ways: Mapping[Way, str], progress: StageProgress
 ) -> Iterator[UnpackShare]:
     """Run every schedule at every length and yield the share of unpacking.
 

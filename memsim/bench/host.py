@@ -13,9 +13,10 @@ from statistics import fmean, median
 
 import psutil
 
-from memsim.calibration.measure_steps import MeasuredSteps, Progress, measure_steps, throw_away
+from memsim.calibration.measure_steps import MeasuredSteps, measure_steps, throw_away
 from memsim.calibration.op_costs import fit_costs
 from memsim.errors import MemsimError, UsageError
+from memsim.progress_types import StageProgress
 from memsim.runtime.config import RunConfig
 
 ROUNDS = 5
@@ -107,7 +108,7 @@ class HostValidation:
 
 
 def validate_host(
-    calibration: Sequence[HostCase], held_out: Sequence[HostCase], threads: int, progress: Progress
+    calibration: Sequence[HostCase], held_out: Sequence[HostCase], threads: int, progress: StageProgress
 ) -> HostValidation:
     """Run every case, fit what those of ``calibration`` took, and predict all.
 
@@ -151,7 +152,7 @@ def _interleaved(calibration: Sequence[HostCase], held_out: Sequence[HostCase]) 
 
 
 def _measure_all(
-    order: Sequence[HostCase], calibration: Set[HostCase], threads: int, progress: Progress
+    order: Sequence[HostCase], calibration: Set[HostCase], threads: int, progress: StageProgress
 ) -> dict[HostCase, list[MeasuredSteps] | MemsimError]:
     """Run every case once a round; one that fails is not tried again.
 

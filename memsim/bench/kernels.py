@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,9 +13,9 @@ from memsim.bench.timing import Timing, summarise
 from memsim.errors import UsageError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.models.presets import preset
+from memsim.progress_types import StageProgress
 from memsim.runtime.prepare import prepare_kernels
 
-Progress = Callable[[str], None]
 Seconds = dict[str, list[float]]
 
 KERNELS, TORCH, NUMPY = "memsim", "torch", "numpy"
@@ -118,7 +118,7 @@ def peer_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")}
 
 
-def bench_kernels(config: KernelsConfig, progress: Progress) -> KernelsReport:
+def bench_kernels(config: KernelsConfig, progress: StageProgress) -> KernelsReport:
     """Verify and time every row.
 
     Raises:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from memsim.calibration.measure_steps import Progress, finished_run, throw_away
+from memsim.calibration.measure_steps import finished_run, throw_away
 from memsim.errors import WorkerError
 from memsim.file_names import PROGRAM_FILE
 from memsim.ir.serialize import load_program
 from memsim.planner.work import step_work
+from memsim.progress_types import StageProgress
 from memsim.results import Result
 from memsim.runtime.config import RunConfig
 
@@ -20,7 +21,7 @@ class Done:
     flops: int
 
 
-def timed_run(config: RunConfig, progress: Progress) -> Done:
+def timed_run(config: RunConfig, progress: StageProgress) -> Done:
     """Run to the end.
 
     Raises:
@@ -31,7 +32,7 @@ def timed_run(config: RunConfig, progress: Progress) -> Done:
     return Done(result, step_work(load_program(config.out / PROGRAM_FILE).program).flops)
 
 
-def footprints(configs: Sequence[RunConfig], progress: Progress) -> list[Result]:
+def footprints(configs: Sequence[RunConfig], progress: StageProgress) -> list[Result]:
     """Run every configuration and return the records: peak footprint, baseline and working set are in them."""
     return [done.result for done in _all(configs, progress)]
 
@@ -50,7 +51,7 @@ class LossComparison:
     mean_difference: float
 
 
-def compare_losses(f32: RunConfig, bf16: RunConfig, progress: Progress) -> LossComparison:
+def compare_losses(f32: RunConfig, bf16: RunConfig, progress: StageProgress) -> LossComparison:
     """Run both and compare their losses step by step.
 
     Raises:
@@ -69,7 +70,7 @@ def compare_losses(f32: RunConfig, bf16: RunConfig, progress: Progress) -> LossC
     )
 
 
-def _all(configs: Sequence[RunConfig], progress: Progress) -> Iterator[Done]:
+def _all(configs: Sequence[RunConfig], progress: StageProgress) -> Iterator[Done]:
     with throw_away() as directory:
         for index, config in enumerate(configs):
             progress(f"{index + 1}/{len(configs)} {config.model}, seq {config.seq_len}, {config.compute}")

@@ -1,6 +1,6 @@
 """``bench step``: a whole capped training step against the measured roof and transformers with PEFT, in turns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
@@ -12,13 +12,12 @@ from memsim.bench.runs import timed_run
 from memsim.bench.timing import Timing, summarise
 from memsim.calibration.measure_steps import throw_away
 from memsim.execution.compile_cache import kernel_environment
+from memsim.progress_types import StageProgress
 from memsim.results import Result
 from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels
 from memsim.schedules.zeroth_order import METHODS
 from memsim.weights.cache import find_model
-
-Progress = Callable[[str], None]
 
 Ways = Mapping[str, Mapping[str, Any]]
 
@@ -67,7 +66,7 @@ class StepReport:
     peers: tuple[PeerStep, ...]
 
 
-def bench_step(config: RunConfig, rounds: int, progress: Progress) -> StepReport:
+def bench_step(config: RunConfig, rounds: int, progress: StageProgress) -> StepReport:
     """Run ``rounds`` times: our run of ``config.steps`` steps and one more, the roofs, one step of each peer.
 
     Raises:
@@ -98,7 +97,7 @@ def bench_step(config: RunConfig, rounds: int, progress: Progress) -> StepReport
 
 
 @contextmanager
-def peers(config: RunConfig, model: dict[str, Any], progress: Progress) -> Iterator[dict[str, Contestant]]:
+def peers(config: RunConfig, model: dict[str, Any], progress: StageProgress) -> Iterator[dict[str, Contestant]]:
     """Yield a process for each peer of ``config``'s schedule, its model built; without torch there are none."""
     if not torch_is_here():
         yield {}

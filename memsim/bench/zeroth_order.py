@@ -12,8 +12,9 @@ from pathlib import Path
 from memsim.bench.runs import timed_run
 from memsim.bench.step import PeerStep, peer_steps, peers
 from memsim.bench.timing import Timing, summarise
-from memsim.calibration.measure_steps import Progress, throw_away
+from memsim.calibration.measure_steps import throw_away
 from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.progress_types import StageProgress
 from memsim.results import Band, Result
 from memsim.runtime.config import RunConfig, scheme_of
 from memsim.runtime.prepare import prepare_kernels
@@ -98,7 +99,7 @@ class ZoReport:
     findings: tuple[Finding, ...]
 
 
-def bench_zo(config: RunConfig, rounds: int, device: Device, progress: Progress) -> ZoReport:
+def bench_zo(config: RunConfig, rounds: int, device: Device, progress: StageProgress) -> ZoReport:
     """Run ``rounds`` times: each of ``OURS`` for ``config.steps`` steps and one more, and one turn of each peer.
 
     Raises:
@@ -133,7 +134,7 @@ class _Gathered:
         self._last: Result | None = None
         self._read_bytes = 0
 
-    def run(self, config: RunConfig, contestant: tuple[str, bool], out: Path, progress: Progress) -> None:
+    def run(self, config: RunConfig, contestant: tuple[str, bool], out: Path, progress: StageProgress) -> None:
         schedule, cold = contestant
         before = _disk_blocks()
         own = replace(config, schedule=schedule, cold=cold, steps=config.steps + 1, out=out)

@@ -1,7 +1,7 @@
 """What the nodes of a capped run took: short runs of ``memsim run``'s own worker and cap, for their times alone."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
 from memsim.files import cache_dir
 from memsim.ir.serialize import load_program
 from memsim.planner.plan import plan_memory
+from memsim.progress_types import StageProgress
 from memsim.results import Result
 from memsim.run_directory.events import read_events
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunProgress
+from memsim.runtime.config import RunConfig
+from memsim.runtime.run_progress import RunProgress
 from memsim.simulator.trace import StepTrace, trace_program
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def throw_away() -> Iterator[Path]:
         yield Path(directory)
 
 
-def finished_run(config: RunConfig, progress: Progress) -> Result:
+def finished_run(config: RunConfig, progress: StageProgress) -> Result:
     """Run to the end.
 
     Raises:
@@ -61,7 +61,7 @@ def finished_run(config: RunConfig, progress: Progress) -> Result:
     return outcome.result
 
 
-def measure_steps(config: RunConfig, progress: Progress) -> MeasuredSteps:
+def measure_steps(config: RunConfig, progress: StageProgress) -> MeasuredSteps:
     """Run ``config``, which has a directory to write to and two steps or more, and read what its nodes took.
 
     Raises:

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 import click
 
-from memsim.cli.progress import BytesProgress, bytes_progress, stage
-from memsim.runtime.config import RunConfig, RunProgress, scheme_of
-from memsim.runtime.follow import NodeDone, StepDone
+from memsim.cli.progress import bytes_progress, stage
+from memsim.progress_types import BytesProgress
+from memsim.runtime.config import RunConfig, scheme_of
+from memsim.runtime.run_progress import NodeDone, RunProgress, StepDone
 from memsim.units import format_bytes
 
 SYNTHETIC = "synthetic weights: memory and time are real, loss is not"

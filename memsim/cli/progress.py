@@ -1,15 +1,13 @@
 """Progress on stderr: rich bars on a terminal, plain lines elsewhere."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
+from memsim.progress_types import BytesProgress
 from memsim.units import format_bytes
-
-BytesProgress = Callable[[str, int, int], None]
-"""Called with (label, bytes done, bytes in all)."""
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
 from memsim.result_file import read_result
 from memsim.results import Result
-from memsim.runtime.config import RunConfig, RunOutcome
+from memsim.runtime.config import RunConfig
 from memsim.runtime.config_checks import check, check_new
+from memsim.runtime.outcome import RunOutcome
 
 Run = Callable[[RunConfig], RunOutcome]
 

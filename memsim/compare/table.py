@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from memsim.columns import aligned
 from memsim.compare.record import Curve
 from memsim.units import format_bytes
 
@@ -41,11 +42,7 @@ def row(item: Curve, decimal: bool) -> tuple[str, ...]:
 def table(curves: Sequence[Curve], decimal: bool) -> str:
     """Return one line for each contender, the figures aligned."""
     rows = [_HEADER, *(row(item, decimal) for item in curves)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    lines = aligned(rows)
     if any(item.lr_at_edge for item in curves):
         lines.append("* the best rate is at the edge of its grid; a wider --lr-grid may find a better one")
     return "\n".join(lines)

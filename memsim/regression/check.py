@@ -10,12 +10,12 @@ from memsim.bench.contestant import Contestant
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
 from memsim.execution.compile_cache import kernel_environment
+from memsim.progress_types import StageProgress
 from memsim.regression.baseline import Baseline, from_run
 from memsim.regression.differences import Figure, Growth, Held, figures, grown, reading_error_bytes
 from memsim.runtime.config import RunConfig
 from memsim.runtime.prepare import prepare_kernels
 
-Progress = Callable[[str], None]
 TIME = "step_over_roof"
 """The name of a step's time, in what the measured roof does meanwhile: 1 is at the roof."""
 
@@ -44,7 +44,7 @@ class Check:
         return tuple(figure for figure in self.figures if figure.failed)
 
 
-def check(baseline: Baseline, tolerance: float, time_tolerance: float, progress: Progress) -> Check:
+def check(baseline: Baseline, tolerance: float, time_tolerance: float, progress: StageProgress) -> Check:
     """Run a baseline's configuration and compare.
 
     Args:
@@ -60,7 +60,7 @@ def check(baseline: Baseline, tolerance: float, time_tolerance: float, progress:
     return compare(measured, baseline, tolerance, time_tolerance)
 
 
-def measure(config: RunConfig, progress: Progress) -> Baseline:
+def measure(config: RunConfig, progress: StageProgress) -> Baseline:
     """Run ``config``, its files thrown away, between two measurements of the roof of its compute path.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from memsim.columns import aligned
 from memsim.regression.check import Check
 from memsim.regression.differences import Figure, Growth
 from memsim.units import format_bytes
@@ -25,14 +26,7 @@ def table(figures: Sequence[Figure], names: tuple[str, str] = ("baseline", "actu
             continue
         cells = [_shown(figure, figure.baseline), *([_shown(figure, figure.limit)] if limits else [])]
         rows.append((figure.name.removesuffix("_bytes"), *cells, _shown(figure, figure.actual), _verdict(figure)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, (0, len(rows[0]) - 1))
 
 
 def _shown(figure: Figure, value: float | None) -> str:

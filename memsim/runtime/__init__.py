@@ -7,8 +7,8 @@ from memsim.lazy import lazily as _lazily
 
 _PLACES = {
     "RunConfig": "memsim.runtime.config",
-    "RunOutcome": "memsim.runtime.config",
-    "RunProgress": "memsim.runtime.config",
+    "RunOutcome": "memsim.runtime.outcome",
+    "RunProgress": "memsim.runtime.run_progress",
     "run": "memsim.runtime.capped_run",
 }
 

@@ -16,14 +16,15 @@ from memsim.results import Enforcement, Result
 from memsim.run_directory.checkpoints import Checkpoints
 from memsim.run_directory.directory import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
 from memsim.run_directory.steps_file import History
-from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.config import RunConfig
 from memsim.runtime.config_checks import check, check_new
-from memsim.runtime.follow import Outcome
 from memsim.runtime.launch import launch, make_job
 from memsim.runtime.layout import accept, lay_out
+from memsim.runtime.outcome import Outcome, RunOutcome
 from memsim.runtime.preflight import Ready, make_ready
 from memsim.runtime.record import make_record
 from memsim.runtime.recording_cost import with_recording
+from memsim.runtime.run_progress import RunProgress
 
 FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
 """Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""

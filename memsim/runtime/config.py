@@ -1,6 +1,5 @@
-"""What a run was asked for, what draws it, and what it came to."""
+"""What a run was asked for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,8 +7,6 @@ from typing import Literal
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme
-from memsim.results import Result
-from memsim.runtime.follow import NodeDone, StepDone
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.search.plan_file import PlanFile
@@ -83,46 +80,6 @@ class RunConfig:
     checkpoint_every: int = 10
     zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
     lcsb_groups: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunProgress:
-    """Callbacks that draw a run; every one may do nothing.
-
-    Attributes:
-        stage: A part of the preparation begins.
-        packing: (label, bytes done, bytes in all) while weights are written.
-        planned: The plan is made: (planned footprint in bytes, weights' source).
-        node: A node is done; called at most ten times a second.
-        step: A step is done.
-        note: A line worth reading.
-    """
-
-    stage: Callable[[str], None] = lambda text: None
-    packing: Callable[[str, int, int], None] = lambda label, done, total: None
-    planned: Callable[[int, str], None] = lambda footprint_bytes, source: None
-    node: Callable[[NodeDone], None] = lambda node: None
-    step: Callable[[StepDone], None] = lambda step: None
-    note: Callable[[str], None] = lambda text: None
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """A finished run.
-
-    Attributes:
-        result: Its record, as written to ``result.json``.
-        directory: Its output directory.
-        message: What ended it, in one line; empty when it is done.
-        diverged: Whether that is a loss that is no number any more.
-        labels: Classes of the classifier that was trained; 0 without one.
-    """
-
-    result: Result
-    directory: Path
-    message: str
-    diverged: bool = False
-    labels: int = 0
 
 
 def scheme_of(config: RunConfig, labels: int = 0) -> Scheme:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Any, BinaryIO
 
@@ -17,9 +16,11 @@ from memsim.execution.protocol import GO, STOP, read_messages
 from memsim.ir.program import Program
 from memsim.planner.plan import what_takes_less
 from memsim.planner.traffic import Traffic, node_traffic
-from memsim.results import Evaluation, ExitReason, StepResult
+from memsim.results import Evaluation, StepResult
 from memsim.run_directory.events import Event, EventWriter
 from memsim.run_directory.steps_file import History
+from memsim.runtime.outcome import Outcome
+from memsim.runtime.run_progress import NodeDone, StepDone
 from memsim.units import format_bytes
 
 DRAW_S = 0.1
@@ -28,66 +29,6 @@ DRAW_S = 0.1
 
 class NotCompiled(WorkerError):
     """The worker found a kernel that was not in the cache, and ended rather than compile it inside the cap."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """One finished step, for drawing.
-
-    Attributes:
-        step: From 1.
-        footprint_bytes: The highest footprint so far.
-        rho: Projected gradients of a zeroth-order step.
-    """
-
-    step: int
-    result: StepResult
-    footprint_bytes: int
-    rho: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDone:
-    """One finished node, for drawing.
-
-    Attributes:
-        step: From 1.
-        position: Nodes of this step that are done, out of ``n_nodes``.
-        node: Its op, part and phase.
-    """
-
-    step: int
-    position: int
-    n_nodes: int
-    node: str
-    footprint_bytes: int
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What is known of a worker that has ended.
-
-    Attributes:
-        reason: The record's exit reason.
-        message: One line that says what ended it; empty when it is done.
-        diverged: Whether that is a loss that is no number any more.
-        baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
-        tracker_bytes: What memray and the frames that it records hold of it.
-        step_s: Median over the steps.
-        time_by_op_s: Of the median step.
-    """
-
-    reason: ExitReason = "error"
-    message: str = ""
-    diverged: bool = False
-    baseline_bytes: int | None = None
-    tracker_bytes: int = 0
-    peak_footprint_bytes: int = 0
-    peak_rss_bytes: int = 0
-    steps: list[StepResult] = field(default_factory=list)
-    evals: list[Evaluation] = field(default_factory=list)
-    step_s: float | None = None
-    time_by_op_s: dict[str, float] = field(default_factory=dict)
 
 
 class Follow:

@@ -15,11 +15,12 @@ from memsim.planner.separate import mapped_from_bytes
 from memsim.run_directory.directory import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.seed_log import SeedLog, header_of
 from memsim.run_directory.steps_file import History
-from memsim.runtime.config import RunProgress
-from memsim.runtime.follow import NotCompiled, Outcome, StepDone
+from memsim.runtime.follow import NotCompiled
+from memsim.runtime.outcome import Outcome
 from memsim.runtime.preflight import Ready, admit
 from memsim.runtime.prepare import forget_kernels
 from memsim.runtime.recording_cost import recorded_steps
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.runtime.supervise import supervise
 from memsim.schedules.zeroth_order import METHODS, estimator
 

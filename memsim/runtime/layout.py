@@ -16,11 +16,11 @@ from memsim.models.tiles import matrices_bytes
 from memsim.run_directory.checkpoints import N_KEPT
 from memsim.run_directory.directory import EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.settings_file import Identity, file_digest, write_run_file
-from memsim.runtime.config import RunProgress
 from memsim.runtime.preflight import Ready
 from memsim.runtime.prepare import (
     kernels_digest,
 )
+from memsim.runtime.run_progress import RunProgress
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from memsim.planner.plan import check_budget
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.separate import in_separate_arrays
 from memsim.runtime.classifier import classifier_labels
-from memsim.runtime.config import RunConfig, RunProgress, scheme_of
+from memsim.runtime.config import RunConfig, scheme_of
 from memsim.runtime.prepare import (
     Prepared,
     prepare_kernels,
@@ -22,6 +22,7 @@ from memsim.runtime.prepare import (
     worker_baseline,
     worker_needs,
 )
+from memsim.runtime.run_progress import RunProgress
 from memsim.schedules.catalog import check_scheme
 from memsim.schedules.choices import Choices
 from memsim.search.needs import Needs

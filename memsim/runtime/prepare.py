@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from memsim.errors import InputError, WorkerError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.files import cache_dir, write_text
 from memsim.host import host_info, versions
+from memsim.progress_types import StageProgress
 from memsim.search.needs import Needs, capped_process
-
-Progress = Callable[[str], None]
 
 WORKER_BYTES = 800_000
 NODE_BYTES = 1_850
@@ -55,7 +54,7 @@ def recorder_bytes(n_nodes: int) -> int:
     return _RECORDER_BYTES + _RECORDER_NODE_BYTES * n_nodes
 
 
-def prepare_kernels(threads: int, progress: Progress) -> Prepared:
+def prepare_kernels(threads: int, progress: StageProgress) -> Prepared:
     """Make sure that the kernels are in the cache, and know what they cost.
 
     Measured once for each version of the kernels, Python, NumPy, Numba and CPU, and remembered.

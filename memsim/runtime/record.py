@@ -5,7 +5,7 @@ from memsim.models.lora import n_trainable
 from memsim.results import Enforcement, ExitReason, Result
 from memsim.run_directory.steps_file import History, highest
 from memsim.runtime.config import task_name
-from memsim.runtime.follow import Outcome
+from memsim.runtime.outcome import Outcome
 from memsim.runtime.preflight import Ready
 from memsim.schedules.catalog import updates_by
 from memsim.schedules.record import record_choices

@@ -7,7 +7,7 @@ from statistics import median
 
 from memsim.execution.protocol import WorkerJob
 from memsim.results import RecordingResult, Result
-from memsim.runtime.follow import Outcome
+from memsim.runtime.outcome import Outcome
 
 
 def recorded_steps(steps: int) -> int:

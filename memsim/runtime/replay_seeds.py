@@ -14,15 +14,16 @@ from memsim.execution.compile_cache import kernel_environment
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.graph import ModelGraph
 from memsim.planner.plan import plan_memory
+from memsim.progress_types import StageProgress
 from memsim.run_directory.seed_log import SeedHeader, SeedStep, read_seed_log, step_key
-from memsim.runtime.prepare import Progress, prepare_kernels
+from memsim.runtime.prepare import prepare_kernels
 from memsim.schedules.catalog import lower_replay
 from memsim.staged_directory import locked, staged_directory
 from memsim.weights.cache import checkpoint_of, find_model
 from memsim.weights.pack import Pack, open_pack
 
 
-def replay_seeds(log: Path, model: str | None, out: Path, progress: Progress) -> int:
+def replay_seeds(log: Path, model: str | None, out: Path, progress: StageProgress) -> int:
     """Write what the run of ``log`` ended with into ``out``, as a run does.
 
     Args:

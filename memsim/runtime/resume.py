@@ -14,10 +14,12 @@ from memsim.run_directory.directory import LOGS, existing_directory
 from memsim.run_directory.settings_file import Identity, read_run_file
 from memsim.run_directory.steps_file import History
 from memsim.runtime.capped_run import carry_out
-from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.config import RunConfig
 from memsim.runtime.config_checks import check
 from memsim.runtime.layout import accept, lay_out
+from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.preflight import make_ready
+from memsim.runtime.run_progress import RunProgress
 
 KEEP_BITS = (
     *("steps", "budget_bytes", "decimal", "cold", "verify", "scratch", "enforcement", "plan_check", "checkpoint_every"),

@@ -15,8 +15,10 @@ from memsim.ir.program import Program
 from memsim.results import ExitReason
 from memsim.run_directory.events import EventWriter
 from memsim.run_directory.steps_file import History
-from memsim.runtime.follow import Follow, NodeDone, Outcome, StepDone
+from memsim.runtime.follow import Follow
 from memsim.runtime.interrupt import asking_first
+from memsim.runtime.outcome import Outcome
+from memsim.runtime.run_progress import NodeDone, StepDone
 
 
 def supervise(

@@ -16,6 +16,7 @@ from memsim.files import cache_dir
 from memsim.json_file import read_object
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.presets import PRESETS, preset
+from memsim.progress_types import BytesProgress
 from memsim.staged_directory import discard, locked
 from memsim.weights.pack import Pack, is_pack, open_pack
 from memsim.weights.packing import write_packed
@@ -29,10 +30,8 @@ DEFAULT_GROUP_SIZE = 32
 
 _PACKER_VERSION = 2  # raise it when the same checkpoint packs to other bytes
 
-Progress = Callable[[str, int, int], None]
 
-
-def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int, progress: Progress) -> Pack:
+def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int, progress: BytesProgress) -> Pack:
     """Return the synthetic pack of a model, written to the cache on first use.
 
     Args:
@@ -50,7 +49,7 @@ def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int,
     return _built_once(directory, progress, lambda: write_synthetic(directory, config, group_size, seed, progress))
 
 
-def find_model(name: str, progress: Progress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
+def find_model(name: str, progress: BytesProgress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
     """Return the pack that ``--model name`` means, and the model's name for people and records.
 
     A preset gives its synthetic weights, or those that memsim ships; a pack directory is opened; a Hugging Face or MLX
@@ -91,7 +90,7 @@ def checkpoint_of(name: str) -> Path | None:
     return path if is_source(path) and not is_pack(path) else None
 
 
-def local_source(name: str, progress: Progress) -> Path:
+def local_source(name: str, progress: BytesProgress) -> Path:
     """Return the absolute path that ``name`` means: one that exists, or what the hub has under that name.
 
     Raises:
@@ -101,7 +100,7 @@ def local_source(name: str, progress: Progress) -> Path:
     return fetch(name, progress) if is_hub_id(name) and not path.exists() else path
 
 
-def _open_path(path: Path, progress: Progress, group_size: int | None, seed: int) -> Pack:
+def _open_path(path: Path, progress: BytesProgress, group_size: int | None, seed: int) -> Pack:
     if path.suffix == ".json" and path.is_file():
         config = config_from_dict(read_object(path, MAX_CONFIG_BYTES), str(path))
         return cached_synthetic(path.stem, config, group_size or DEFAULT_GROUP_SIZE, seed, progress)
@@ -121,7 +120,7 @@ def _open_path(path: Path, progress: Progress, group_size: int | None, seed: int
     )
 
 
-def _cached_checkpoint(source: Path, group_size: int, progress: Progress) -> Pack:
+def _cached_checkpoint(source: Path, group_size: int, progress: BytesProgress) -> Pack:
     directory = _packs_dir() / f"{_slug(source.name)}-packed-{_digest(_fingerprint(source, group_size))}"
 
     def build() -> Pack:
@@ -139,7 +138,7 @@ def _fingerprint(source: Path, group_size: int) -> str:
     return json.dumps([_PACKER_VERSION, os.path.realpath(source), files, group_size])
 
 
-def _built_once(directory: Path, progress: Progress, build: Callable[[], Pack]) -> Pack:
+def _built_once(directory: Path, progress: BytesProgress, build: Callable[[], Pack]) -> Pack:
     """Open the pack in ``directory``, after building it if no process has, or if it is broken."""
     if pack := _usable(directory):
         return pack

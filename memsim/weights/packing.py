@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -14,6 +13,7 @@ from memsim.errors import InputError
 from memsim.files import atomic_write, require_free, write_text
 from memsim.json_file import open_regular
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.progress_types import BytesProgress
 from memsim.staged_directory import locked, staged_directory
 from memsim.units import format_bytes
 from memsim.weights.pack import Pack, open_pack
@@ -26,8 +26,6 @@ from memsim.weights.tensor_file import TensorFileWriter
 _CHUNK_WEIGHTS = 1 << 20  # 4 MiB of float32 rows, some five times that with all temporaries
 _KEPT_SCALES_BYTES = 64 << 20
 _MAX_TOKENIZER_BYTES = 128 << 20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class PackReport:
         return sqrt(sum(error.squared_error for error in self.errors) / total) if total else 0.0
 
 
-def pack_checkpoint(source: Path, out: Path, group_size: int, progress: Progress) -> PackReport:
+def pack_checkpoint(source: Path, out: Path, group_size: int, progress: BytesProgress) -> PackReport:
     """Quantise the checkpoint ``source`` into the pack ``out``.
 
     Args:
@@ -95,7 +93,7 @@ def _refuse_existing(out: Path) -> None:
         raise InputError(f"{out} exists already; choose another directory or delete it")
 
 
-def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: Progress) -> PackReport:
+def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: BytesProgress) -> PackReport:
     """Quantise an opened checkpoint into ``out``; call this while holding ``staging.locked(out)``.
 
     Raises:
@@ -129,9 +127,9 @@ def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: P
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Progress inside one tensor."""
+    """BytesProgress inside one tensor."""
 
-    progress: Progress
+    progress: BytesProgress
     label: str
     done_before: int
     total: int

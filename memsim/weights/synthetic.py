@@ -5,7 +5,6 @@ that a normalised activation stays near 1; the embedding, which may also be the 
 models are initialised with, so that logits stay near 0.02 sqrt(C).
 """
 
-from collections.abc import Callable
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from memsim.files import require_free
 from memsim.models.config import ModelConfig
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.progress_types import BytesProgress
 from memsim.staged_directory import staged_directory
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.pack_writer import PackWriter, pack_bytes
@@ -30,10 +30,8 @@ _NIBBLE_STD = sqrt(2 * sum(q * q for q in range(8)) / 16)
 _LOW_BITS = np.uint64(0x1111_1111_1111_1111)
 _ALL_BUT_SIGN = np.uint64(0x7777_7777_7777_7777)
 
-Progress = Callable[[str, int, int], None]
 
-
-def write_synthetic(out: Path, config: ModelConfig, group_size: int, seed: int, progress: Progress) -> Pack:
+def write_synthetic(out: Path, config: ModelConfig, group_size: int, seed: int, progress: BytesProgress) -> Pack:
     """Write a synthetic pack to ``out``, which must not exist; the same arguments give the same bytes.
 
     Args:

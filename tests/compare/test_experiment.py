@@ -13,7 +13,8 @@ from memsim.file_names import RESULT_FILE
 from memsim.host import host_info
 from memsim.result_file import write_result
 from memsim.results import Evaluation, ExitReason, Result, StepResult
-from memsim.runtime.config import RunConfig, RunOutcome
+from memsim.runtime.config import RunConfig
+from memsim.runtime.outcome import RunOutcome
 from memsim.schedules.zeroth_order import ZeroOrder
 
 TRAIN, VALIDATION, TEST = Path("train.txt"), Path("validation.txt"), Path("test.txt")

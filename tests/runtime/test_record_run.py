@@ -23,7 +23,7 @@ from memsim.errors import InputError, UsageError
 from memsim.planner.plan import plan_memory
 from memsim.planner.separate import in_separate_arrays
 from memsim.result_file import from_json
-from memsim.runtime.config import RunOutcome
+from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.recording_cost import recorded_steps
 from memsim.simulator.device_file import find_device
 from memsim.simulator.recordings.recording import read_recording

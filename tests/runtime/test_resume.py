@@ -29,9 +29,9 @@ from memsim.errors import InputError, UsageError
 from memsim.result_file import read_result
 from memsim.results import Result
 from memsim.run_directory.events import read_events
-from memsim.runtime.config import RunOutcome, RunProgress
-from memsim.runtime.follow import StepDone
+from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.resume import read_resumption, resume
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import Pack
 

@@ -37,7 +37,8 @@ from memsim.ir.serialize import load_program
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.result_file import read_result
 from memsim.run_directory.events import read_events
-from memsim.runtime.config import RunOutcome, RunProgress
+from memsim.runtime.outcome import RunOutcome
+from memsim.runtime.run_progress import RunProgress
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import MIB
 from memsim.weights.adapters import read_adapter

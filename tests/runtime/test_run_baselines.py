@@ -20,7 +20,7 @@ from memsim.regression.baseline import from_run, read_baseline
 from memsim.regression.check import Check, compare
 from memsim.regression.differences import MOVED, PLANNED, reading_error_bytes
 from memsim.results import Result
-from memsim.runtime.config import RunOutcome
+from memsim.runtime.outcome import RunOutcome
 from memsim.units import MIB
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from capped_runs import LORA, private_cache, run_toy
 from memsim.data.tokenize import prepare_tokens
-from memsim.runtime.config import RunOutcome
+from memsim.runtime.outcome import RunOutcome
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import open_pack
 from memsim.weights.packing import pack_checkpoint

@@ -15,7 +15,7 @@ from capped_runs import ADAPTER_FILES, RUN_FILES, files_in, private_cache, run_t
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.models.schemes import Head
-from memsim.runtime.config import RunOutcome
+from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.replay_seeds import replay_seeds
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.cache import find_model

@@ -30,8 +30,8 @@ from memsim.errors import LimitError, WorkerError
 from memsim.ir.serialize import load_program
 from memsim.result_file import read_result
 from memsim.run_directory.events import read_events
-from memsim.runtime.config import RunProgress
-from memsim.runtime.follow import NotCompiled, StepDone
+from memsim.runtime.follow import NotCompiled
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.runtime.supervise import exit_code
 from memsim.weights.pack import Pack
 

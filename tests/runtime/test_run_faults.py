@@ -26,9 +26,9 @@ from capped_runs import (
 )
 from disk_images import fill, small_disk
 from memsim.errors import InputError, MemsimError, WorkerError
-from memsim.runtime.config import RunOutcome, RunProgress
-from memsim.runtime.follow import StepDone
+from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.resume import read_resumption, resume
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.weights.pack import Pack
 
 pytestmark = pytest.mark.usefixtures("cache")

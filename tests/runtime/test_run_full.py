@@ -13,10 +13,9 @@ from capped_runs import cache, run_in_step, run_toy, workers, write_model
 from memsim.cli import main
 from memsim.errors import InputError, UsageError
 from memsim.runtime import layout
-from memsim.runtime.config import RunProgress
-from memsim.runtime.follow import StepDone
 from memsim.runtime.replay_seeds import replay_seeds
 from memsim.runtime.resume import read_resumption, resume
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.cache import find_model
 from memsim.weights.tensor_file import TensorFileWriter, TensorSpec

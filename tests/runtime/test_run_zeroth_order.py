@@ -8,10 +8,9 @@ import pytest
 
 from capped_runs import cache, run_in_step, run_toy, workers, write_model
 from memsim.errors import InputError, UsageError
-from memsim.runtime.config import RunProgress
-from memsim.runtime.follow import StepDone
 from memsim.runtime.replay_seeds import replay_seeds
 from memsim.runtime.resume import read_resumption, resume
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.recordings.recording import read_recording
 

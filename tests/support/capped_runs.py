@@ -17,8 +17,9 @@ import pytest
 from memsim.cap.open import ENFORCEMENTS, open_cap
 from memsim.models.lora import LoraConfig
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
-from memsim.runtime.follow import StepDone
+from memsim.runtime.config import RunConfig
+from memsim.runtime.outcome import RunOutcome
+from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.weights.pack import Pack
 from memsim.weights.synthetic import write_synthetic
 from toy import toy_config

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memsim.errors import UsageError
+from memsim.cli.json_option import json_option
 from memsim.regression.baseline import read_baseline, write_baseline
 from memsim.regression.check import Check, check
 from memsim.regression.describe import table, what_grew
@@ -33,7 +33,7 @@ _LIMIT_BROKEN = 3
     help="Growth in step time that passes, relative; time is taken in what the measured roof does meanwhile.",
 )
 @click.option("--update", is_flag=True, help="Store what was measured as the new baseline, and pass.")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the comparison to PATH, or to stdout.")
+@json_option("the comparison")
 def command(path: Path, tolerance: str, time_tolerance: str, update: bool, json_path: str | None) -> None:
     """Run the configuration of a baseline file again and compare footprint, traffic and time.
 
@@ -42,8 +42,6 @@ def command(path: Path, tolerance: str, time_tolerance: str, update: bool, json_
     values at the peak and the ops that grew.
     """
     share, time_share = parse_share(tolerance), parse_share(time_tolerance)
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise UsageError(f"cannot write {json_path}: its directory does not exist")
     baseline = read_baseline(path)
     found = check(baseline, share, time_share, lambda text: click.echo(f"{text} ...", err=True))
     if update:

@@ -9,6 +9,7 @@ import click
 
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
+from memsim.cli.json_option import json_option
 from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.scheme_options import schemes_options, settings_of_schemes
 from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_settings
@@ -23,7 +24,9 @@ from memsim.files import write_text
 from memsim.json_file import read_object
 from memsim.run_directory.directory import RUNS, new_directory
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.config import RunConfig
+from memsim.runtime.outcome import RunOutcome
+from memsim.runtime.run_progress import RunProgress
 from memsim.schedules.catalog import SCHEDULE_NAMES
 from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.simulator.device_file import find_device
@@ -116,7 +119,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
     metavar="DIR",
     help="Continue there: only --schedules, --scheme, --lr-grid and --seeds may differ.",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the record to PATH, or to stdout.")
+@json_option("the record")
 def command(
     model: str,
     schedules: str,
@@ -150,8 +153,6 @@ def command(
     seed. The default texts are parts of CPython's documentation that `tiny` has never seen; --task docs-agreement makes
     its examples of them. Written: compare.json, compare.svg and the record of every run.
     """
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
     contenders = parse_contenders(schedules, steps, grids, options["schemes"])
     settings = Settings(
         base=RunConfig(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from memsim.cli.json_option import json_option
 from memsim.file_names import EVENTS_FILE, RESULT_FILE
 from memsim.json_file import read_object
 from memsim.regression.baseline import is_baseline, peak_by_op, read_baseline
@@ -17,7 +18,7 @@ from memsim.results import Result
 @click.command(name="diff")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the comparison to PATH, or to stdout.")
+@json_option("the comparison")
 def command(a: Path, b: Path, json_path: str | None) -> None:
     """Show what run B does otherwise than run A.
 

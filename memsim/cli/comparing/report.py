@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from memsim.cli import complete
+from memsim.cli.json_option import json_option
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.files import write_text
@@ -42,7 +43,7 @@ from memsim.simulator.device_file import find_device
     metavar="FILE",
     help="Include the curves of `memsim profile decompression --json FILE`.",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write what was written, and verdicts, as JSON.")
+@json_option("what was written, and verdicts")
 def command(
     runs: tuple[Path, ...],
     out: Path | None,

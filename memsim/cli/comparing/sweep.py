@@ -14,7 +14,9 @@ import click
 import psutil
 
 from memsim.cli import cli
+from memsim.cli.json_option import file_option, json_option
 from memsim.cli.progress import stage
+from memsim.columns import aligned
 from memsim.errors import InputError, UsageError
 from memsim.result_file import emit_json
 from memsim.runtime.interrupt import asking_first
@@ -36,9 +38,7 @@ _MAX_WORKERS = 1024
     metavar="FILE",
     help="SQLite file of the rows; what it has is not done again.  [default: GRID with .sqlite]",
 )
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Picture (SVG).  [default: --out with .svg]"
-)
+@file_option("--plot", "Picture (SVG).  [default: --out with .svg]")
 @click.option(
     "--workers",
     type=int,
@@ -57,7 +57,7 @@ _MAX_WORKERS = 1024
     metavar="DIR",
     help="Where real runs write, on the machine that executes them; a disk, not tmpfs.  [default: beside --out]",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the rows, but for their records, to PATH or stdout.")
+@json_option("the rows, but for their records")
 def command(
     grid_file: Path,
     out: Path | None,
@@ -246,7 +246,5 @@ def _table(grid: Grid, rows: Sequence[Row]) -> list[str]:
 
     shown = [name for name in _AXIS_TITLES if any(getattr(row, name) is not None for row in rows)]
     head = [*(_AXIS_TITLES[name] for name in shown), "verdict", "peak", "working set", "step s"]
-    table = [head, *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    return lines + [f"failed: {row.command}: {row.error}" for row in rows if row.status == "failed"]
+    failed = [f"failed: {row.command}: {row.error}" for row in rows if row.status == "failed"]
+    return aligned([head, *map(cells, rows)], ()) + failed

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from memsim.cli import complete
+from memsim.cli.json_option import json_option
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.result_file import emit_json
@@ -16,7 +17,7 @@ from memsim.simulator.device_file import HOST, add_device, added, built_in, find
 
 
 @click.group(name="devices", invoke_without_command=True)
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the list as JSON to PATH, or to stdout.")
+@json_option("the list")
 @click.pass_context
 def command(context: click.Context, json_path: str | None) -> None:
     """List the devices of `memsim simulate`, show one with its sources, or measure this machine."""
@@ -38,7 +39,7 @@ def command(context: click.Context, json_path: str | None) -> None:
 @command.command(name="show")
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete.devices)
 @click.option("--toml", "as_toml", is_flag=True, help="Print the device's file, to start one of your own from.")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
+@json_option("the device")
 def show(name: str, as_toml: bool, json_path: str | None) -> None:
     """Show every number of a device: low, nominal, high, unit, confidence and source."""
     device = find_device(name)
@@ -53,7 +54,7 @@ def show(name: str, as_toml: bool, json_path: str | None) -> None:
 
 @command.command(name="add")
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE.toml")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
+@json_option("the device")
 def add(path: Path, json_path: str | None) -> None:
     """Check a device file and keep it under its name, for --device NAME."""
     device = add_device(path)
@@ -95,7 +96,7 @@ def _table(device: Device) -> str:
     default="auto",
     help="Products with packed weights in f32 or bf16; auto takes the faster.",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the device as JSON to PATH, or to stdout.")
+@json_option("the device")
 def calibrate(threads: int, compute: str, json_path: str | None) -> None:
     """Measure this machine as the device `host`, in under two minutes; leave it idle meanwhile."""
     from memsim.calibration.calibrate import calibrate as measure

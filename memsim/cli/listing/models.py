@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from memsim.cli.json_option import json_option
 from memsim.cli.scheme_options import scheme_options, scheme_settings
+from memsim.columns import aligned
 from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import n_trainable
@@ -27,7 +29,7 @@ _SEQ_LEN = 256
 
 @click.command(name="models", context_settings={"show_default": True})
 @scheme_options
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the list as JSON to PATH, or to stdout.")
+@json_option("the list")
 def command(json_path: str | None, **options: Any) -> None:
     """List model families and presets.
 
@@ -98,14 +100,7 @@ def _table(record: dict[str, Any]) -> str:
         size, trainable = format_bytes(preset["int4_bytes"]), f"{preset['trainable_parameters']:,}"
         peak = format_bytes(preset["planned_peak_bytes"])
         rows.append((preset["name"], preset["family"], *numbers, size, trainable, peak))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(rows, (0, 1))
     families = ", ".join(record["families"])
     lines.append(f"families: {families}; --model also takes packs and checkpoints (Hugging Face, MLX, GGUF) of these")
     return "\n".join(lines)

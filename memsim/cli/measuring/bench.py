@@ -14,9 +14,10 @@ from memsim.bench.runs import compare_losses, footprints
 from memsim.bench.step import bench_step
 from memsim.bench.zeroth_order import bench_zo
 from memsim.cli import complete
+from memsim.cli.json_option import json_option
 from memsim.cli.measuring.bench_text import footprint_text, kernels_text, step_text, zo_text
 from memsim.cli.progress import stage
-from memsim.errors import InputError, UsageError
+from memsim.errors import UsageError
 from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
 from memsim.runtime.config import RunConfig
@@ -43,7 +44,7 @@ _THREADS = click.option(
 _COMPUTE = click.option(
     "--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="Compute path; auto: the faster."
 )
-_JSON = click.option("--json", "json_path", metavar="PATH|-", help="Write the record to PATH, or to stdout.")
+_JSON = json_option("the record")
 
 
 @click.group(name="bench")
@@ -79,7 +80,6 @@ def kernels_command(
 
     Roofs are loops over registers. A wrong kernel ends the command with exit code 1 before anything is timed.
     """
-    _check_json(json_path)
     config = KernelsConfig(
         models=tuple(name.strip().lower() for name in models.split(",") if name.strip()),
         rows=rows,
@@ -156,7 +156,6 @@ def _step_config(
     model: str, schedule: str, seq_len: int, steps: int, compute: str, budget: str, threads: int,
     json_path: str | None,
 ) -> RunConfig:  # fmt: skip
-    _check_json(json_path)
     config = _config(model, schedule, seq_len, steps, compute, budget, threads)
     _warn_if_busy()
     return config
@@ -194,7 +193,6 @@ def footprint_command(
     json_path: str | None,
 ) -> None:  # fmt: skip
     """Measure the peak footprint of capped runs, at several lengths and models."""
-    _check_json(json_path)
     lengths = [_length(text) for text in seq_lens.split(",")]
     configs = [
         _config(model, schedule, seq_len, steps, compute, budget, threads)
@@ -222,7 +220,6 @@ def loss_command(
     json_path: str | None,
 ) -> None:  # fmt: skip
     """Train twice on the same text, in f32 and in bf16, and compare the losses step by step."""
-    _check_json(json_path)
     f32, bf16 = (
         replace(_config(model, schedule, seq_len, steps, compute, budget, threads), data=data)
         for compute in ("f32", "bf16")
@@ -235,11 +232,6 @@ def loss_command(
         f"difference of a step's losses: at most {report.largest_difference:.3%}, mean {report.mean_difference:.3%}"
     )
     _emit("bench loss", report, {"steps": steps, "data": data.name if data else None}, json_path, text)
-
-
-def _check_json(json_path: str | None) -> None:
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
 
 
 def _warn_if_busy() -> None:

@@ -5,22 +5,11 @@ from collections.abc import Callable
 from memsim.bench.kernels import KernelsReport, Row, Total
 from memsim.bench.step import StepReport
 from memsim.bench.zeroth_order import Finding, ZoReport
+from memsim.columns import aligned
 from memsim.results import Result
 from memsim.units import format_bytes
 
 Cells = list[tuple[str, ...]]
-
-
-def _aligned(rows: Cells, n_text: int) -> list[str]:
-    """Return the rows as lines, the first ``n_text`` columns to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < n_text else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -45,7 +34,7 @@ def kernels_text(report: KernelsReport) -> str:
     totals: Cells = [("compute", "weighted by FLOPs", "GFLOP/s", *shared)]
     totals += [(total.compute, total.op, *_ratios(total, report)) for total in report.totals]
     roofs = ", ".join(f"{name} {rate:,.0f}" for name, rate in report.roofs_gflop_per_s.items())
-    lines = [*_aligned(rows, 5), "", *_aligned(totals, 2), "", f"roofs, registers only, GFLOP/s: {roofs}"]
+    lines = [*aligned(rows, range(5)), "", *aligned(totals, range(2)), "", f"roofs, registers only, GFLOP/s: {roofs}"]
     return "\n".join(lines)
 
 
@@ -70,7 +59,7 @@ def step_text(report: StepReport, decimal: bool) -> str:
     )
     work = f"{run.model}, seq {run.seq_len}: {report.flops / 1e9:,.0f} GFLOP a step, {roofs}"
     without = [] if report.peers else ["no peers: install the extra `torch`"]
-    return "\n".join([*_aligned(rows, 1), work, *without])
+    return "\n".join([*aligned(rows, range(1)), work, *without])
 
 
 def footprint_text(runs: list[Result], decimal: bool) -> str:
@@ -85,7 +74,7 @@ def footprint_text(runs: list[Result], decimal: bool) -> str:
         )
         cells = (run.model, f"{run.schedule} {run.compute}", str(run.seq_len))
         rows.append((*cells, *(format_bytes(size or 0, decimal) for size in sizes), f"{run.step_s:.2f}"))
-    lines = _aligned(rows, 2)
+    lines = aligned(rows, range(2))
     for model in dict.fromkeys(run.model for run in runs):
         own = [run for run in runs if run.model == model]
         first, last = min(own, key=lambda run: run.seq_len or 0), max(own, key=lambda run: run.seq_len or 0)
@@ -113,8 +102,8 @@ def zo_text(report: ZoReport, decimal: bool) -> str:
     first = report.runs[0].run
     where = f"{first.model}, seq {first.seq_len}; simulated: {report.device}"
     without = [] if report.peers else ["no peers: install the extra `torch`"]
-    findings = _aligned([_finding(item, size) for item in report.findings], 1)
-    return "\n".join([*_aligned(rows, 2), "", "mezo's", *findings, where, *without])
+    findings = aligned([_finding(item, size) for item in report.findings], range(1))
+    return "\n".join([*aligned(rows, range(2)), "", "mezo's", *findings, where, *without])
 
 
 def _finding(finding: Finding, size: Callable[[float], str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import click
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
 from memsim.cli import complete
+from memsim.cli.json_option import file_option, json_option
 from memsim.cli.measuring.profile_decompression import decompression
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
@@ -44,8 +45,8 @@ _SEQ_LEN = click.option(
     "--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="Tokens in a sequence."
 )
 _THREADS = click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="0 takes every processor.")
-_PLOT = click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it as SVG into FILE.")
-_JSON = click.option("--json", "json_path", metavar="PATH|-", help="Write the rows as JSON to PATH, or to stdout.")
+_PLOT = file_option("--plot", "Draw it as SVG into FILE.")
+_JSON = json_option("the rows")
 _RUN = click.argument("run", required=False, metavar="[RUN_DIR]", type=click.Path(path_type=Path))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from memsim.cli import complete
+from memsim.cli.json_option import file_option, json_option
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
@@ -54,8 +55,8 @@ from memsim.weights.dimensions import find_dimensions
 )
 @click.option("--budget", default="4GB", metavar="SIZE", help="Cap of each run.")
 @click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="Here; 0 takes every processor.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curves as SVG into FILE.")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the record to PATH, or to stdout.")
+@file_option("--plot", "Draw the curves as SVG into FILE.")
+@json_option("the record")
 def decompression(
     model: str, lengths: str, devices: tuple[str, ...], measure: bool, schedule: str, naive: str, compute: str,
     steps: int, budget: str, threads: int, plot: Path | None, json_path: str | None,

@@ -8,9 +8,9 @@ import click
 
 from memsim.api.planning import plan as find_plan
 from memsim.cli import complete
+from memsim.cli.json_option import file_option, json_option
 from memsim.cli.progress import count_progress, stage
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
-from memsim.errors import InputError
 from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
 from memsim.results import PlannedResult, PlanPoint, Result
@@ -48,9 +48,9 @@ _BAR = 40
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
-@click.option("--emit", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan for `memsim run --plan`.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw seconds against budget as SVG.")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@file_option("--emit", "Write the plan for `memsim run --plan`.")
+@file_option("--plot", "Draw seconds against budget as SVG.")
+@json_option("the result record")
 def command(
     model: str,
     seq_len: int,
@@ -70,7 +70,6 @@ def command(
     or paged, as is fastest by the device's rates. Peaks are the planner's, exact. Exit code 3: nothing fits; the
     message says the smallest budget and the longest sequence that would.
     """
-    _check_directories({"--emit": emit, "--plot": plot, "--json": Path(json_path or "-")})
     trained = chosen_scheme(scheme)
     with count_progress("schedules looked at") as searching:
         planned = find_plan(
@@ -101,12 +100,6 @@ def command(
         raise planned.refusal(decimal)
     if emit is not None:
         planned.write(emit)
-
-
-def _check_directories(paths: dict[str, Path | None]) -> None:
-    for option, path in paths.items():
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"cannot write {option} {path}: its directory does not exist")
 
 
 def _summary(result: Result, trained: str, device: Device, found: Found | None, decimal: bool) -> str:

@@ -8,6 +8,7 @@ import click
 
 from memsim.api.replaying import STEPS, ReplayedCapture, ReplayedRun, replay
 from memsim.cli import complete
+from memsim.cli.json_option import json_option
 from memsim.cli.predicting.verdict import killed, summary
 from memsim.cli.progress import stage
 from memsim.errors import LimitError
@@ -44,7 +45,7 @@ _COLUMNS = 60
     help="Whether a page-in of a recorded run asks for its file in advance or faults its way through.  "
     "[default: advised]",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@json_option("the result record")
 def command(
     recorded: tuple[Path, ...],
     device: str,

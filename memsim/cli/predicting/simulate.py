@@ -7,6 +7,7 @@ import click
 
 from memsim.api.simulation import simulate
 from memsim.cli import complete
+from memsim.cli.json_option import json_option
 from memsim.cli.predicting.verdict import killed, summary
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import LimitError
@@ -51,7 +52,7 @@ from memsim.units import is_decimal, parse_bytes
     default="advised",
     help="Whether a page-in asks for its file in advance, as memsim's runtime does, or faults its way through.",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
+@json_option("the result record")
 def command(
     model: str,
     schedule: str,

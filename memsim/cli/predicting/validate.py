@@ -9,6 +9,7 @@ import click
 
 from memsim.bench.host import CALIBRATION, HELD_OUT
 from memsim.cli import complete
+from memsim.cli.json_option import json_option
 from memsim.result_file import emit_json
 from memsim.simulator.device_file import find_device
 from memsim.simulator.published_figures import DEVICE, REPETITIONS, SEQ_LEN, SOURCE, Measurement
@@ -38,7 +39,7 @@ CAVEAT = (
 )
 @click.option("--held-out", default=HELD_OUT, metavar="LIST", help="With --host: runs that are only predicted.")
 @click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="With --host; 0 takes every processor.")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write everything as JSON to PATH, or to stdout.")
+@json_option("everything")
 def command(device: str, host: bool, calibration: str, held_out: str, threads: int, json_path: str | None) -> None:
     """Predict the published table of MeBP and MeZO, and print every error.
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from memsim.cli.json_option import json_option
 from memsim.cli.progress import bytes_progress
-from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
 from memsim.units import format_bytes
@@ -25,7 +25,7 @@ from memsim.weights.packing import PackReport, pack_checkpoint
     show_default=True,
     help="Weights of a row that share one scale.",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the result as JSON to PATH, or to stdout.")
+@json_option("the result")
 def command(source: str, out: Path, group_size: str, json_path: str | None) -> None:
     """Quantise the checkpoint SOURCE to INT4 and write it to the new directory OUT.
 
@@ -35,8 +35,6 @@ def command(source: str, out: Path, group_size: str, json_path: str | None) -> N
     it, or made from the metadata of a GGUF file (byte-level BPE of Qwen and Llama 3, SentencePiece). SOURCE is streamed
     by rows, so that packing takes under 300 MB of memory for a matrix of any size.
     """
-    if json_path not in (None, "-") and not Path(json_path).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
     with bytes_progress("packing") as progress:
         report = pack_checkpoint(local_source(source, progress), out, int(group_size), progress)
     if report.pack.tokenizer is None:

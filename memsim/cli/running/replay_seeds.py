@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from memsim.cli.json_option import json_option
 from memsim.cli.progress import stage
-from memsim.errors import InputError
 from memsim.result_file import emit_json
 from memsim.runtime.replay_seeds import replay_seeds
 
@@ -16,15 +16,13 @@ from memsim.runtime.replay_seeds import replay_seeds
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New directory for the adapter."
 )
 @click.option("--model", metavar="NAME|PATH", help="The run's model, if it has moved.  [default: as the log names it]")
-@click.option("--json", "json_path", metavar="PATH|-", help="Write what was done to PATH, or to stdout.")
+@json_option("what was done")
 def command(log: Path, out: Path, model: str | None, json_path: str | None) -> None:
     """Make the adapter of a zeroth-order run again, to the bit, from the seeds and projected gradients that it logged.
 
     A run with a zeroth-order schedule writes SEEDS.JSONL beside its adapter: some fifty bytes a step.
     No forward is run.
     """
-    if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_path}: its directory does not exist")
     steps = replay_seeds(log, model, out, stage)
     if json_path is not None:
         emit_json({"command": "replay-seeds", "log": log.name, "steps": steps}, json_path)

@@ -12,16 +12,18 @@ from click.core import ParameterSource
 from memsim.cap.open import ENFORCEMENTS
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
+from memsim.cli.json_option import file_option, json_option
 from memsim.cli.scheme_options import scheme_options, scheme_settings
 from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_settings
-from memsim.errors import InputError, UsageError
+from memsim.errors import UsageError
 from memsim.json_file import shown
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.result_file import emit_json
 from memsim.results import RecordingResult, Result
 from memsim.runtime.capped_run import run
-from memsim.runtime.config import RunConfig, RunOutcome, scheme_of
+from memsim.runtime.config import RunConfig, scheme_of
+from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
 from memsim.runtime.resume import resume as resume_run
 from memsim.runtime.supervise import exit_code
@@ -170,10 +172,8 @@ def _options(settings: Sequence[str]) -> list[str]:
     is_flag=True,
     help="Record the run with memray, for `memsim replay`: memray.bin, one allocation a value, each named.",
 )
-@click.option("--json", "json_path", metavar="PATH|-", help="Write the result record to PATH, or to stdout.")
-@click.option(
-    "--save-baseline", type=click.Path(path_type=Path), metavar="FILE", help="Store the run for `memsim check`."
-)
+@json_option("the result record")
+@file_option("--save-baseline", "Store the run for `memsim check`.")
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
 def command(
     budget: str | None,
@@ -221,9 +221,6 @@ def command(
 
     Ctrl-C finishes the step, saves it and ends; a second Ctrl-C ends at once. `memsim run --resume DIR` goes on.
     """
-    for path in (json_path if json_path != "-" else None, save_baseline):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise InputError(f"cannot write {path}: its directory does not exist")
     if resume is not None:
         going_on = read_resumption(resume, _changes(budget), allow_different_bits)
         with drawn(going_on.config) as progress:
