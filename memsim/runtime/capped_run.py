@@ -1,7 +1,6 @@
 """One capped fine-tuning run, seen from the parent: plan, refuse or launch, watch, record."""
 
 import shlex
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -14,6 +13,7 @@ from memsim.results import Enforcement, Result
 from memsim.runtime.cap import open_cap
 from memsim.runtime.checkpoints import Checkpoints
 from memsim.runtime.directories import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
+from memsim.runtime.finished import FINISHED
 from memsim.runtime.follow import Outcome
 from memsim.runtime.history import History
 from memsim.runtime.job import WorkerJob
@@ -24,9 +24,6 @@ from memsim.runtime.recording_cost import with_recording
 from memsim.runtime.run_checks import check, check_new
 from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
 from memsim.runtime.run_record import make_record
-
-FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
-"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
 
 
 def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:
