@@ -42,8 +42,11 @@ class TreePeak:
         """Return what a process held between two readings beyond what it holds now, by the kernel's mark.
 
         The mark counts resident pages, those of files too. They are taken off as they are at both ends; when there are
-        fewer now than before, the mark may be of pages of files that are mapped no longer, and says nothing.
+        fewer now than before, the mark may be of pages of files that are mapped no longer, and says nothing. Nor does
+        it in a tree that did not stand still, where nobody knows what of it is shared.
         """
+        if not now.stood_still:
+            return 0
         reading, before = now.processes[member], self._last.processes.get(member)
         if before is not None and (
             reading.mark_bytes <= before.mark_bytes or reading.beside_bytes < before.beside_bytes - MIB
