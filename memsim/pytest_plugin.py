@@ -159,8 +159,8 @@ class _Footprints:
         call = getattr(item, "callspec", None)
         node = item.stash.get(_NODE, item.nodeid)
         # A marker of one set of parameters (`pytest.param(marks=...)`) names that set's own file.
-        shared = call is not None and growth not in call.marks
-        file, tolerance = growth_of(growth, node, str(call.id) if shared else None, self._tolerance)
+        parameters = None if call is None or growth in call.marks else str(call.id)
+        file, tolerance = growth_of(growth, node, parameters, self._tolerance)
         return Asked(limit_bytes, file, tolerance)
 
     def _begin(self) -> "PeakWatch":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_each_test_measures_what_it_measures_alone(tmp_path: Path, arguments: tu
     for name, mib in {"test_forked": 4, "test_pool": 25, "test_commands": 4, "test_raises": 2}.items():
         assert peaks[name] < mib * MIB, name
     assert "5 largest of 31 measured tests" in output
-    assert "80.0 MiB  test_mixed.py::test_after_them_over_the_limit" in output
+    assert re.search(r"\b(79|80|81)\.\d MiB  test_mixed.py::test_after_them_over_the_limit", output)
 
 
 def test_tests_within_their_limits_pass(tmp_path: Path) -> None:
