@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from memsim.regression.peaks import file_of
+
 MIB = 1 << 20
 
 TESTS = """
@@ -221,6 +223,10 @@ def test_what_a_marker_cannot_mean_ends_the_session_before_any_test(
     done = run_text(tmp_path, text)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert complaint in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_test_outside_of_the_root_directory_has_a_file() -> None:
+    assert file_of("::TestA::test_b[c::d]", None, "c::d") == "TestA/test_b[c%3a%3ad].json"
 
 
 def test_what_could_not_be_measured_fails_and_the_next_test_is_measured(tmp_path: Path) -> None:

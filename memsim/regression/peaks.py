@@ -31,14 +31,14 @@ def file_of(test: str, name: str | None, parameters: str | None) -> str:
     """
     if name is None:
         path, _, inside = test.partition("::")
-        parts = [*path.split("/"), *_split(inside)]
+        parts = [*filter(None, path.split("/")), *_split(inside)]  # outside of the root directory it has no path
     else:
         parts = name.split("/")
         if parameters is not None:
             parts[-1] += f"[{parameters}]"
     parts = [_UNSAFE.sub(lambda match: f"%{ord(match[0]):02x}", part) for part in parts]
     if any(part in ("", ".", "..") for part in parts):
-        raise UsageError(f"{name!r} cannot be the name of a file below the directory of baselines")
+        raise UsageError(f"{name or test!r} cannot be the name of a file below the directory of baselines")
     if any(len(part) > _LONGEST for part in parts):
         raise UsageError(f"{parts[-1][:40]}... is longer than the {_LONGEST} characters that a file's name may have")
     return f"{'/'.join(parts)}.json"
