@@ -7,3 +7,6 @@ StageProgress = Callable[[str], None]
 
 BytesProgress = Callable[[str, int, int], None]
 """Called with (label, bytes done, bytes in all)."""
+
+CountProgress = Callable[[int, int], None]
+"""Called with (parts done, parts in all)."""

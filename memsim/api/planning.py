@@ -7,7 +7,7 @@ from pathlib import Path
 from memsim.api.simulation import check_limits, training_setup
 from memsim.errors import LimitError, UsageError
 from memsim.models.scheme import Scheme
-from memsim.progress_types import StageProgress
+from memsim.progress_types import CountProgress, StageProgress
 from memsim.results import Result
 from memsim.runtime.prepare import prepare_kernels, worker_needs
 from memsim.schedules.choices import Choices
@@ -89,7 +89,7 @@ def plan(
     accumulate: int = 1,
     threads: int = 0,
     progress: StageProgress | None = None,
-    searching: Callable[[int, int], None] | None = None,
+    searching: CountProgress | None = None,
 ) -> Planned:
     """Find the fastest training step that fits a budget; nothing is run and no weight is read.
 

@@ -1,34 +1,60 @@
-"""``python -m memsim.cap.watch PID``: the peak of a process and its descendants, between lines of standard input.
+"""The peak of this process and its descendants between two moments, measured by a process beside it."""
 
-A process of its own, since a thread of the watched one would wait for its interpreter lock just when it matters. The
-first line of each two begins, the second answers with the peak since then, in bytes; in between it sleeps.
-"""
-
+import json
 import os
-import select
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from memsim.cap.child import child_command, start_child
 from memsim.errors import WorkerError
 
-INTERVAL_S = 0.002
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """What was taken between ``begin`` and ``end``.
+
+    Attributes:
+        peak_bytes: The peak, with what the kernel's marks say of the time between two samples.
+        sampled_bytes: The highest sample.
+    """
+
+    peak_bytes: int
+    sampled_bytes: int
 
 
 class PeakWatch:
-    """The other end: measures what this process holds beyond what it held, and all that its children hold.
+    """A context manager: ``begin`` takes what is held then as the zero, ``end`` answers.
 
-    A context manager. ``start`` begins anew, ``peak_bytes`` answers.
+    It serves the process that made it: a fork of that process may not ask.
+
+    Attributes:
+        pid: The process that made it, which is watched.
+        marks: Whether the kernel's high-water mark could be reset at the last ``begin``.
     """
 
     def __init__(self) -> None:
-        command = child_command("memsim.cap.watch", os.getpid())
-        self._process = start_child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        """Start the watching process.
+
+        Raises:
+            WorkerError: This is not Linux, or it cannot be started.
+        """
+        if sys.platform != "linux":
+            raise WorkerError(f"footprints are measured on Linux, not on {sys.platform}")
+        self.pid = os.getpid()
+        self.marks = True
+        try:
+            self._process = start_child(
+                child_command("memsim.cap.watch_process", self.pid),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the tests, not for what measures them
+            )
+        except OSError as error:
+            raise WorkerError(f"cannot start the process that watches footprints: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -36,85 +62,36 @@ class PeakWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        if os.getpid() == self.pid:
+            self._process.kill()
+            self._process.communicate()
 
-    def start(self) -> None:
-        """Take what is held now as the zero of this process.
-
-        Raises:
-            WorkerError: The watching process ended.
-        """
-        self._ask()
-
-    def peak_bytes(self) -> int:
-        """Return the peak since ``start``.
+    def begin(self) -> None:
+        """Take what is held now as the zero.
 
         Raises:
-            WorkerError: The watching process ended.
+            WorkerError: The watching process ended, or cannot measure.
         """
-        return self._ask()
+        self.marks = bool(self._ask("begin")["marks"])
 
-    def _ask(self) -> int:
+    def end(self) -> Peak:
+        """Return the peak since ``begin``; until the next ``begin``, nothing is measured.
+
+        Raises:
+            WorkerError: The watching process ended, or cannot measure.
+        """
+        return Peak(**self._ask("end"))
+
+    def _ask(self, word: str) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         answer = b""
         with suppress(BrokenPipeError):
-            self._process.stdin.write(b"\n")
+            self._process.stdin.write(f"{word}\n".encode())
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         if not answer:
-            raise WorkerError(f"the process that watches footprints ended ({self._process.wait()})")
-        return int(answer)
-
-
-def anonymous_bytes(pid: int) -> int:
-    """Return the anonymous memory of a process that is in RAM, 0 when it has gone; some microseconds."""
-    try:
-        _, resident, shared, _ = Path(f"/proc/{pid}/statm").read_bytes().split(None, 3)
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * _PAGE_BYTES
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes that descend from ``pid`` but for this one."""
-    found = []
-    for task in _children_files(pid):
-        with suppress(OSError):
-            for child in map(int, task.read_text().split()):
-                if child != os.getpid():
-                    found += [child, *descendants(child)]
-    return found
-
-
-def _children_files(pid: int) -> list[Path]:
-    with suppress(OSError):
-        return [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
-    return []
-
-
-def main() -> None:
-    """Watch until standard input ends."""
-    watched = int(sys.argv[1])
-    while os.read(0, 1):
-        zero = anonymous_bytes(watched)
-        _answer(0)
-        peak = zero
-        while not select.select([0], [], [], INTERVAL_S)[0]:
-            peak = max(peak, _held(watched))
-        if not os.read(0, 1):
-            return
-        _answer(max(peak, _held(watched)) - zero)
-
-
-def _held(watched: int) -> int:
-    return anonymous_bytes(watched) + sum(map(anonymous_bytes, descendants(watched)))
-
-
-def _answer(n_bytes: int) -> None:
-    sys.stdout.write(f"{max(0, n_bytes)}\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+            raise WorkerError(f"the process that watches footprints ended ({self._process.wait()}); nothing measured")
+        plain: dict[str, Any] = json.loads(answer)
+        if "error" in plain:
+            raise WorkerError(plain["error"])
+        return plain

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import click
 
-from memsim.progress_types import BytesProgress
+from memsim.progress_types import BytesProgress, CountProgress
 from memsim.units import format_bytes
 
 
@@ -46,7 +46,7 @@ class _Lines:
 
 
 @contextmanager
-def count_progress(task: str) -> Iterator[Callable[[int, int], None]]:
+def count_progress(task: str) -> Iterator[CountProgress]:
     """Yield a callback that shows how far a job has come: a bar on a terminal, a line each quarter elsewhere."""
     if not sys.stderr.isatty():
         said = [0]

@@ -1,7 +1,6 @@
 """One capped fine-tuning run, seen from the parent: plan, refuse or launch, watch, record."""
 
 import shlex
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -18,6 +17,7 @@ from memsim.run_directory.directory import ADAPTER, LOGS, RUNS, RunDirectory, ne
 from memsim.run_directory.steps_file import History
 from memsim.runtime.config import RunConfig
 from memsim.runtime.config_checks import check, check_new
+from memsim.runtime.finished import FINISHED
 from memsim.runtime.launch import launch, make_job
 from memsim.runtime.layout import accept, lay_out
 from memsim.runtime.outcome import Outcome, RunOutcome
@@ -25,9 +25,6 @@ from memsim.runtime.preflight import Ready, make_ready
 from memsim.runtime.record import make_record
 from memsim.runtime.recording_cost import with_recording
 from memsim.runtime.run_progress import RunProgress
-
-FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
-"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
 
 
 def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:

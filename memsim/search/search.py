@@ -14,11 +14,12 @@ from memsim.models.parts import block_part
 from memsim.planner.plan import LIBRARY_FLOOR_BYTES
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.staging import most_read_ahead, staging_for
+from memsim.progress_types import CountProgress
 from memsim.schedules.choices import Choices
 from memsim.search.front import Front, least_mixtures
 from memsim.search.named import in_range, planned_by_name
 from memsim.search.needs import Needs
-from memsim.search.space import Bounds, Progress, Region, regions
+from memsim.search.space import Bounds, Region, regions
 from memsim.simulator.device import Numbers, Rule
 
 TOLERANCE = 1e-3
@@ -153,7 +154,7 @@ def search(
     tolerance: float = TOLERANCE,
     model_hash: str = "",
     needs_of: NeedsOf | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: CountProgress = lambda done, total: None,
 ) -> Search:
     """Search all schedules of a setup.
 

@@ -1,12 +1,13 @@
 """All schedules that are looked at, as mixtures of ways to treat a block under a few choices for the whole step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from memsim.models.graph import ModelGraph
 from memsim.models.parts import block_part
+from memsim.progress_types import CountProgress
 from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.search.front import Front, optimal_mixtures
@@ -24,9 +25,6 @@ _TILED = 128
 _TILED_TOKENS = 2048
 
 ADAPTERS = ("paged", "pinned")
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do."""
 
 Key = tuple[int, str]
 """Whether a block is the first one (0) or not (1), and its kind."""
@@ -90,7 +88,7 @@ def regions(
     rule: Rule,
     unpacks: Sequence[str],
     bounds: Bounds,
-    progress: Progress = lambda done, total: None,
+    progress: CountProgress = lambda done, total: None,
 ) -> Iterator[Region]:
     """Yield the optimal mixtures under every choice for the whole step.
 
