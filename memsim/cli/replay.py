@@ -60,7 +60,7 @@ def command(
     replayed = replay(
         recorded,
         device=device,
-        budget_bytes=parse_bytes(budget) if budget else None,
+        budget_bytes=parse_bytes(budget) if budget is not None else None,
         mode=mode,
         steps=steps,
         advised=paging == "advised",

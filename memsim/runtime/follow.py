@@ -70,7 +70,7 @@ class Outcome:
     Attributes:
         reason: The record's exit reason.
         message: One line that says what ended it; empty when it is done.
-        diverged: Whether that is a loss that is no number any more.
+        diverged: Whether that is a loss, or an update, that is not finite.
         baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
         tracker_bytes: What memray and the frames that it records hold of it.
         step_s: Median over the steps.
@@ -236,7 +236,7 @@ class Follow:
 
         Raises:
             NotCompiled: A kernel was not in the cache.
-            DivergedError: The loss was not finite any more, before there was any checkpoint.
+            DivergedError: The loss was not finite in the first step. Of a run that did any there is a record.
             WorkerError: The worker reported another error before there was any checkpoint.
         """
         outcome = self.outcome
@@ -251,7 +251,7 @@ class Follow:
         if self._error is not None and outcome.reason == "error":
             if NOT_COMPILED in self._error:
                 raise NotCompiled(self._error)
-            if not self._history.saved_step:
+            if not self._history.saved_step and not (self._diverged and outcome.steps):
                 raise (DivergedError if self._diverged else WorkerError)(self._error)
             outcome.message, outcome.diverged = self._error, self._diverged
         elif outcome.reason != "done":

@@ -18,7 +18,7 @@ from memsim.runtime.compile_cache import kernel_environment
 from memsim.runtime.prepare import Progress, prepare_kernels
 from memsim.runtime.seed_log import SeedHeader, SeedStep, read_seed_log, step_key
 from memsim.schedules.catalog import lower_replay
-from memsim.weights.cache import checkpoint_of, find_model
+from memsim.weights.cache import checkpoint_of, find_model, identifier
 from memsim.weights.pack import Pack, open_pack
 from memsim.weights.staging import locked, staged_directory
 
@@ -42,13 +42,14 @@ def replay_seeds(log: Path, model: str | None, out: Path, progress: Progress) ->
     if out.exists():
         raise InputError(f"--out {out} exists; choose a directory that does not")
     header, _ = read_seed_log(log)
-    pack, name = find_model(model or header.model, lambda *_: None)
-    checkpoint = checkpoint_of(model or header.model) if header.trains.trains_matrices else None
+    source = identifier(model or header.model)
+    pack, _ = find_model(source, lambda *_: None)
+    checkpoint = checkpoint_of(source) if header.trains.trains_matrices else None
     prepare_kernels(1, progress)
     progress("replaying")
     command = [sys.executable, "-m", "memsim.runtime.replay", *map(str, map(Path.absolute, (log, pack.directory, out)))]
     done = subprocess.run(
-        [*command, name, *([str(checkpoint)] if checkpoint else [])],
+        [*command, source, *([str(checkpoint)] if checkpoint else [])],
         cwd=Path(memsim.__file__).parent.parent,
         env=kernel_environment(),
         capture_output=True,
@@ -72,9 +73,10 @@ def main() -> None:
         sys.exit(InputError.exit_code)
 
 
-def _replay(log: Path, pack: Pack, out: Path, name: str, checkpoint: Path | None = None) -> int:
+def _replay(log: Path, pack: Pack, out: Path, base_model: str, checkpoint: Path | None = None) -> int:
     from memsim.runtime.kernels import load_kernels
     from memsim.runtime.session import Session
+    from memsim.runtime.state_file import not_finite
     from memsim.weights.formats import open_source
 
     header, steps = read_seed_log(log)
@@ -95,7 +97,9 @@ def _replay(log: Path, pack: Pack, out: Path, name: str, checkpoint: Path | None
             _check_step(header, first, step, number, n_estimates, log)
             session.replay_step(number, step.rho)
             count += 1
-        session.write_trained(directory, name)
+        if (name := not_finite(session)) is not None:
+            raise InputError(f"{log}: its updates end in {name} that is not finite; the run diverged")
+        session.write_trained(directory, base_model)
     return count
 
 

@@ -10,6 +10,7 @@ from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme
 from memsim.results import Result
 from memsim.runtime.follow import NodeDone, StepDone
+from memsim.runtime.settings import check_settings
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.search.plan_file import PlanFile
@@ -17,7 +18,7 @@ from memsim.search.plan_file import PlanFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """What ``memsim run`` was asked for.
+    """What ``memsim run`` was asked for, checked when it is made (``runtime.settings`` describes every setting).
 
     Attributes:
         budget_bytes: The cap, interpreter included.
@@ -84,6 +85,14 @@ class RunConfig:
     zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
     lcsb_groups: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse values that can never work, and settings that would be ignored.
+
+        Raises:
+            UsageError: The message names the option.
+        """
+        check_settings(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunProgress:
@@ -114,7 +123,7 @@ class RunOutcome:
         result: Its record, as written to ``result.json``.
         directory: Its output directory.
         message: What ended it, in one line; empty when it is done.
-        diverged: Whether that is a loss that is no number any more.
+        diverged: Whether that is a loss, or an update, that is not finite.
         labels: Classes of the classifier that was trained; 0 without one.
     """
 
