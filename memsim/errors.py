@@ -3,7 +3,7 @@
 MemsimError             1  anything below, caught once, in ``memsim.cli``
 ├── InputError          1  a file or a machine that cannot serve: missing, corrupt, full
 ├── WorkerError         1  the capped process died for a reason that is not a limit
-│   └── DivergedError   1  because its loss is no number any more
+│   └── DivergedError   1  because a loss, or what it trains, is not finite
 ├── UsageError          2  a value on the command line that can never work
 └── LimitError          3  a limit was broken: plan refused, killed at the cap, thrashing
 """
@@ -24,7 +24,7 @@ class WorkerError(MemsimError):
 
 
 class DivergedError(WorkerError):
-    """Training diverged: a loss is not finite."""
+    """Training diverged: a loss, or what is trained, is not finite."""
 
 
 class UsageError(MemsimError):

@@ -1,6 +1,7 @@
 """Files: atomic writes, private caches, and the checks to make before a large write."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -106,13 +107,24 @@ def cache_dir() -> Path:
     return directory
 
 
+def unescaped(field: str) -> str:
+    """Return a path of ``/proc/mounts`` or ``mountinfo`` as it is.
+
+    The kernel writes a space, a tab, a line end and a backslash as three octal digits, and every other byte, such as
+    those of letters beyond ASCII, as it is.
+    """
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
 def file_system(path: Path) -> str:
     """Return the type of the file system that holds ``path`` (``ext4``, ``tmpfs``, ...), from ``/proc/mounts``."""
     target = os.path.realpath(path)
     best, kind = "", "unknown"
-    for line in Path("/proc/mounts").read_text().splitlines():
-        fields = line.split()
-        mount = fields[1].encode().decode("unicode_escape")
+    for line in os.fsdecode(Path("/proc/mounts").read_bytes()).split("\n"):
+        if not line:
+            continue
+        fields = line.split(" ")
+        mount = unescaped(fields[1])
         inside = target == mount or target.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, fields[2]

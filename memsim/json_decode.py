@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from memsim.errors import InputError
+from memsim.errors import InputError, UsageError
 from memsim.json_file import shown
 
 _MAX_TEXT = 4096
@@ -45,7 +45,10 @@ def decode(kind: type[T], value: object, where: str) -> T:
                 arguments[name] = decoded
         elif spec.default is MISSING and spec.default_factory is MISSING:
             raise InputError(f"{where} has no field {name!r}")
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except UsageError as error:  # of a dataclass that checks its own values
+        raise InputError(f"{where}: {error}") from None
 
 
 @cache
@@ -59,6 +62,8 @@ def _decode(hint: Any, value: object, where: str) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
+        if len(scalars := set(arguments) - {NoneType}) > 1:
+            return _decode_either(scalars, value, where)
         return _decode(next(kind for kind in arguments if kind is not NoneType), value, where)
     if origin is Literal:
         if value not in arguments:
@@ -71,6 +76,14 @@ def _decode(hint: Any, value: object, where: str) -> Any:
     if origin is dict:
         return dict(_decode_items(arguments[1], value, where))
     return _decode_scalar(hint, value, where) if hint in _SCALARS else decode(hint, value, where)
+
+
+def _decode_either(kinds: set[Any], value: object, where: str) -> Any:
+    """Decode what may be of several kinds of scalar, or a list of texts: as the one that it is in JSON."""
+    kind: Any = tuple[str, ...] if isinstance(value, list) else type(value)
+    if kind not in kinds:
+        raise InputError(f"{where} must be a number, true, false, a text or a list of texts, not {shown(value)}")
+    return _decode(kind, value, where)
 
 
 def _decode_items(hint: Any, value: object, where: str) -> Iterator[tuple[str, Any]]:

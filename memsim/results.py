@@ -13,6 +13,7 @@ Weights = Literal["synthetic", "packed"]
 PageCache = Literal["warm", "cold"]
 Enforcement = Literal["cgroup2", "systemd", "cgroup1", "rlimit+watchdog", "watchdog"]
 Verdict = Literal["fits", "warned", "at risk", "killed"]
+SettingValue = bool | int | float | str | tuple[str, ...] | None
 ExitReason = Literal["done", "refused", "killed_at_cap", "thrashing", "killed", "interrupted", "error"]
 
 
@@ -184,6 +185,37 @@ class RecordingResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a run was asked for: unlike the rest of its record, this names paths of its machine.
+
+    Attributes:
+        settings: Every setting that means something to the run, by its place in ``RunConfig`` (``optimizer.lr``).
+        files: SHA-256 of each file that it read: ``data``, ``eval_data``, ``task``, and the files of token ids.
+        started: When its first command began: ISO 8601, UTC.
+        commands: Its command lines, those that went on with it last; a call from Python leaves none.
+    """
+
+    settings: dict[str, SettingValue]
+    files: dict[str, str]
+    started: str
+    commands: tuple[str, ...] = ()
+
+    def rows(self) -> dict[str, str]:
+        """Return all of it for people: what it is, and its value."""
+        rows = {name: _told(value) for name, value in sorted(self.settings.items())}
+        rows |= {f"sha256 of {name}": digest for name, digest in sorted(self.files.items())}
+        return rows | {"started": self.started, "command": "; ".join(self.commands) or "a call from Python"}
+
+
+def _told(value: SettingValue) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return (
+        "not given" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine that measured: nothing in it names a user, a host or a path.
 
@@ -225,6 +257,8 @@ class Result:
         simulated: What only a simulation knows: the device, its limits, and bands.
         planned: What only a plan knows: what else there is.
         recording: What recording cost, if the run was recorded.
+        message: What ended the run, in one line, if it is not done.
+        request: What the run was asked for; not in a baseline, which has settings of its own.
         versions: Distribution name to version.
     """
 
@@ -267,6 +301,8 @@ class Result:
     simulated: SimulatedResult | None = None
     planned: PlannedResult | None = None
     recording: RecordingResult | None = None
+    message: str | None = None
+    request: Request | None = None
     host: Host
     versions: dict[str, str]
 

@@ -8,7 +8,9 @@ MIB = 1 << 20
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30}
 _BY_LOWER = {unit.lower(): unit for unit in _UNITS}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_SIZE = re.compile(rf"\s*({_NUMBER})\s*([A-Za-z]*)\s*")
+_SHARE = re.compile(rf"\s*({_NUMBER}(?:[eE][+-]?[0-9]+)?)\s*(%?)\s*")
 
 
 def parse_bytes(text: str) -> int:
@@ -32,9 +34,14 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(n_bytes: float, decimal: bool = False) -> str:
-    """Return ``n_bytes`` for people: in MiB (``612.4 MiB``), or in MB when ``decimal``."""
-    unit, size = ("MB", 10**6) if decimal else ("MiB", MIB)
-    return f"{n_bytes / size:,.1f} {unit}"
+    """Return ``n_bytes`` for people: in MiB (``612.4 MiB``), or in MB when ``decimal``.
+
+    What would be 0.0 of them is in KiB or KB, or in bytes.
+    """
+    large, small = ("MB", "KB") if decimal else ("MiB", "KiB")
+    if not n_bytes or abs(n_bytes) >= 0.05 * _UNITS[large]:
+        return f"{n_bytes / _UNITS[large]:,.1f} {large}"
+    return f"{n_bytes / _UNITS[small]:,.1f} {small}" if abs(n_bytes) >= _UNITS[small] else f"{n_bytes:,.0f} B"
 
 
 def is_decimal(text: str) -> bool:
@@ -48,11 +55,8 @@ def parse_share(text: str) -> float:
     Raises:
         UsageError: Not a number, below 0, or above 10,000%.
     """
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest or not 0 <= share <= 100:
+    match = _SHARE.fullmatch(text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= share <= 100:
         raise UsageError(f"{text[:40]!r} is not a share; write a percentage such as 2%")
     return share

@@ -88,9 +88,9 @@ def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path: Path, monke
 
 
 def _mounts(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
-    real: Callable[..., str] = Path.read_text
+    real: Callable[..., bytes] = Path.read_bytes
     monkeypatch.setattr(
-        Path, "read_text", lambda self, *a, **k: table if str(self) == "/proc/mounts" else real(self, *a, **k)
+        Path, "read_bytes", lambda self: os.fsencode(table) if str(self) == "/proc/mounts" else real(self)
     )
 
 
@@ -99,6 +99,14 @@ def test_file_system_takes_the_longest_mount(monkeypatch: pytest.MonkeyPatch) ->
     assert files.file_system(Path("/memory")) == "ext4"
     assert files.file_system(Path("/mem/x")) == "tmpfs"
     assert files.file_system(Path("/mem/disk two/x")) == "xfs"
+
+
+@pytest.mark.parametrize("name", ["größe", "память", "back\\slash \ttab", "not-utf8-\udcff"])
+def test_a_mount_of_any_name_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    # As the kernel writes it: four characters in octal, every other byte as it is.
+    written = name.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+    _mounts(monkeypatch, f"a / ext4 rw 0 0\nb /{written} tmpfs rw 0 0\n")
+    assert files.file_system(Path(f"/{name}/x")) == "tmpfs"
 
 
 def test_the_last_mount_on_a_directory_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ FIELDS = [
     *("planned_peak_bytes", "planned_mapped_bytes", "planned_working_set_bytes", "planned_footprint_bytes"),
     "file_floor_bytes",
     *("peak_rss_bytes", "kernel_peak_bytes", "step_s", "steps", "evals", "time_by_op_s", "peak_by_value"),
-    *("planned_step_s", "choices", "simulated", "planned", "recording", "host", "versions"),
+    *("planned_step_s", "choices", "simulated", "planned", "recording", "message", "request", "host", "versions"),
 ]
 STEP_FIELDS = [
     *("loss", "accuracy", "step_s", "peak_footprint_bytes"),
@@ -184,7 +184,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_file, "MAX_RECORD_BYTES", 100)
     result_file.write_result(tmp_path / "result.json", RECORD)
-    with pytest.raises(InputError, match=r"is larger than 0\.0 MiB, too large for a result record"):
+    with pytest.raises(InputError, match=r"is larger than 100 B, too large for a result record"):
         read_result(tmp_path / "result.json")
 
 

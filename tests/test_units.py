@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsim.errors import UsageError
-from memsim.units import MIB, format_bytes, is_decimal, parse_bytes
+from memsim.units import MIB, format_bytes, is_decimal, parse_bytes, parse_share
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,9 @@ def test_a_bare_number_is_refused_with_both_readings() -> None:
         parse_bytes("512")
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1e9B", "1 GB 2", "one GB", "nanGB", "1,5GB"])
+@pytest.mark.parametrize(
+    "text", ["", "GB", "-1GB", "1e9B", "1 GB 2", "one GB", "nanGB", "1,5GB", "\u0661\u0662GB", "\uff11GB"]
+)
 def test_what_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size"):
         parse_bytes(text)
@@ -58,3 +60,31 @@ def test_format_bytes() -> None:
 def test_answers_use_the_unit_of_the_question() -> None:
     assert is_decimal("1GB")
     assert not is_decimal("512MiB")
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "decimal", "text"),
+    [
+        (0, True, "0.0 MB"),
+        (1, True, "1 B"),
+        (1000, True, "1.0 KB"),
+        (1024, False, "1.0 KiB"),
+        (999, True, "999 B"),
+        (49_999, True, "50.0 KB"),
+        (60_000, True, "0.1 MB"),
+        (-1000, True, "-1.0 KB"),
+    ],
+)
+def test_a_small_size_is_never_shown_as_nothing(n_bytes: int, decimal: bool, text: str) -> None:
+    assert format_bytes(n_bytes, decimal) == text
+
+
+@pytest.mark.parametrize("text", ["", "%", "-1%", "\u0661%", "1_0%", "nan", "2%%", "10001%"])
+def test_what_is_not_a_share_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a share"):
+        parse_share(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("2%", 0.02), (" 0.5 ", 0.5), ("1e-3", 1e-3), ("10000%", 100.0)])
+def test_a_share_is_a_number_or_a_percentage(text: str, share: float) -> None:
+    assert parse_share(text) == share

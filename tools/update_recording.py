@@ -10,11 +10,13 @@ import re
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from memsim.file_names import CAPTURE_FILE, EVENTS_FILE, PROGRAM_FILE, RESULT_FILE
 from memsim.files import atomic_write
 from memsim.models.config import ModelConfig
+from memsim.result_file import read_result, write_result
 from memsim.runtime.capped_run import run
 from memsim.runtime.config import RunConfig
 from memsim.runtime.run_progress import RunProgress
@@ -87,6 +89,8 @@ def main() -> None:
         run_directory = record(Path(directory))
         before = read_recording(run_directory)
         scrub(run_directory / CAPTURE_FILE)
+        result = run_directory / RESULT_FILE
+        write_result(result, replace(read_result(result), request=None))  # it names paths
         after = read_recording(run_directory)
         if (before.nodes, before.before) != (after.nodes, after.before):
             raise SystemExit("scrubbing changed the recording")

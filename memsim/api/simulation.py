@@ -9,6 +9,7 @@ from memsim.models.scheme import Scheme, check_length, with_classifier
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Result
+from memsim.runtime.settings import SETTING
 from memsim.schedules.catalog import SCHEDULE_NAMES, check_scheme
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device_file import find_device
@@ -19,7 +20,6 @@ from memsim.simulator.trace import trace_program
 from memsim.weights.dimensions import find_dimensions
 
 MAX_STEPS = 100_000
-_MAX_SEQ_LEN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ def simulate(
         UsageError: A value that can never work, or does not fit the model.
         InputError: The model or the device cannot be read.
     """
-    for option, value, most in (("--seq-len", seq_len, _MAX_SEQ_LEN), ("--steps", steps, MAX_STEPS)):
-        if not 1 <= value <= most:
-            raise UsageError(f"{option} {value} must be from 1 to {most}")
+    SETTING["seq_len"].check(seq_len)
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps} must be from 1 to {MAX_STEPS}")
     check_limits(budget_bytes, mode)
     if schedule not in SCHEDULE_NAMES:
         raise UsageError(f"no schedule {schedule!r}; choose from {', '.join(SCHEDULE_NAMES)}")
@@ -133,10 +133,8 @@ def training_setup(
     check_scheme(schedule, scheme)
     if scheme.labels and config.family.causal and scheme.name != "head":
         raise UsageError(f"--labels belongs to --scheme head, not to {scheme.name}, unless the model is RoBERTa")
-    if not 1 <= accumulate <= 1024:
-        raise UsageError(f"--accumulate {accumulate} must be from 1 to 1024")
-    if seq_len < 1:
-        raise UsageError(f"--seq-len {seq_len} is below 1")
+    SETTING["accumulate"].check(accumulate)
+    SETTING["seq_len"].check(seq_len)
     check_length(scheme, config, seq_len)
     config = with_classifier(config, scheme)
     return TrainingSetup(

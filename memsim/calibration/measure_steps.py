@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -58,7 +58,7 @@ def finished_run(config: RunConfig, progress: StageProgress) -> Result:
         raise type(error)(f"{config.model}, seq {config.seq_len}: {error}") from error
     if outcome.result.exit_reason != "done":
         raise WorkerError(f"{config.model}, seq {config.seq_len} ended: {outcome.message}")
-    return outcome.result
+    return replace(outcome.result, request=None)  # which names a directory that is thrown away
 
 
 def measure_steps(config: RunConfig, progress: StageProgress) -> MeasuredSteps:

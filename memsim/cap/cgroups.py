@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memsim.cap.footprint import parent_pid, start_time
 from memsim.cap.group import PROC, Group, Unavailable, owned_name, read_control, write_control
+from memsim.files import unescaped
 
 _NAME = re.compile(r"memsim-(\d+)-(\d+)(?:-\d+|-parent)?")
 _PARENT_SUFFIX = "-parent"
@@ -38,12 +39,12 @@ def find_hierarchy(version: int, proc: Path = PROC) -> Hierarchy:
     Raises:
         Unavailable: It is not mounted, or the group of this process lies outside what is mounted (some containers).
     """
-    for line in (proc / "self/mountinfo").read_text().splitlines():
+    for line in os.fsdecode((proc / "self/mountinfo").read_bytes()).split("\n")[:-1]:
         before, _, after = line.partition(" - ")
-        fields, (kind, _, options) = before.split(), after.split(" ", 2)
+        fields, (kind, _, options) = before.split(" "), after.split(" ", 2)
         if kind != ("cgroup" if version == 1 else "cgroup2") or (version == 1 and "memory" not in options.split(",")):
             continue
-        root, mount = (field.encode().decode("unicode_escape") for field in fields[3:5])
+        root, mount = map(unescaped, fields[3:5])
         inside = os.path.relpath(_own_path(version, proc), root)
         if not inside.startswith(".."):
             return Hierarchy(version, Path(mount), Path(mount) / inside)
@@ -52,7 +53,7 @@ def find_hierarchy(version: int, proc: Path = PROC) -> Hierarchy:
 
 def _own_path(version: int, proc: Path) -> str:
     """Return the path of this process's group as the kernel writes it, from the hierarchy's root."""
-    for line in (proc / "self/cgroup").read_text().splitlines():
+    for line in os.fsdecode((proc / "self/cgroup").read_bytes()).split("\n")[:-1]:
         number, controllers, path = line.split(":", 2)
         if (number == "0") if version == 2 else ("memory" in controllers.split(",")):
             return path

@@ -1,6 +1,6 @@
 """The options that choose a fine-tuning scheme, and what they mean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,16 +10,9 @@ from memsim.errors import UsageError
 from memsim.models.lora import ALL_PROJECTIONS, LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import SCHEMES, make_scheme
+from memsim.runtime.settings import SCHEMES_WITH, belongs
 
 Command = Callable[..., Any]
-
-_OF_LORA, _OF_VIRTUAL_TOKENS = ("lora",), ("prefix", "prompt")
-_BELONGS = {
-    "lora_rank": _OF_LORA,
-    "lora_alpha": _OF_LORA,
-    "target_modules": _OF_LORA,
-    "virtual_tokens": _OF_VIRTUAL_TOKENS,
-}
 
 _HELP = (
     "What is trained: adapters, virtual keys and values, virtual tokens, a classifier (run, compare: needs "
@@ -62,7 +55,7 @@ _LABELS = click.option(
 
 
 def scheme_options(command: Command) -> Command:
-    """Add the options to a command; ``scheme_settings`` reads them."""
+    """Add the options to a command; ``scheme_values`` reads them."""
     return _with_options(command, _ONE)
 
 
@@ -77,27 +70,8 @@ def _with_options(command: Command, choice: Callable[[Command], Command]) -> Com
     return command
 
 
-def scheme_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Return what the options mean: ``scheme``, ``lora`` and ``virtual_tokens``, as ``RunConfig`` calls them.
-
-    Raises:
-        UsageError: An option of another scheme was given.
-    """
-    return {"scheme": options["scheme"], **settings_of_schemes(options, [options["scheme"]])}
-
-
-def settings_of_schemes(options: dict[str, Any], schemes: Sequence[str]) -> dict[str, Any]:
-    """Return the same without ``scheme``, for all of ``schemes``.
-
-    Raises:
-        UsageError: An option was given that none of them has.
-    """
-    context = click.get_current_context()
-    for key, owners in _BELONGS.items():
-        stray = key in options and not set(schemes) & set(owners)
-        if stray and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
-            wanted = " or ".join(owners)
-            raise UsageError(f"--{key.replace('_', '-')} belongs to --scheme {wanted}, not to {', '.join(schemes)}")
+def scheme_values(options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``lora`` and ``virtual_tokens``, as ``RunConfig`` calls them."""
     modules = tuple(module for module in options["target_modules"].split(",") if module)
     lora = LoraConfig(options["lora_rank"], options["lora_alpha"], modules)
     return {"lora": lora, "virtual_tokens": options["virtual_tokens"]}
@@ -109,13 +83,19 @@ def scheme_options_without_task(command: Command) -> Command:
 
 
 def chosen_scheme(options: dict[str, Any]) -> Scheme:
-    """Return the scheme that the options of ``scheme_options_without_task`` mean.
+    """Return the scheme that the options of a command without examples mean.
 
     Raises:
         UsageError: An option of another scheme was given.
     """
-    settings = scheme_settings(options)
-    labels = options["labels"]
+    scheme = options["scheme"]
+    context = click.get_current_context()
+    for option, owners in SCHEMES_WITH.items():
+        key = option.removeprefix("--").replace("-", "_")
+        if scheme not in owners and context.get_parameter_source(key) is not ParameterSource.DEFAULT:
+            raise UsageError(f"{option} {belongs(owners, scheme)}")
+    labels = options.get("labels")
     if labels is None:
-        labels = 2 if settings["scheme"] == "head" else 0
-    return make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)
+        labels = 2 if scheme == "head" else 0
+    values = scheme_values(options)
+    return make_scheme(scheme, values["lora"], values["virtual_tokens"], labels)

@@ -1,13 +1,11 @@
 """The options of zeroth-order schedules, what they mean, and help that lists them apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from memsim.errors import UsageError
-from memsim.schedules.zeroth_order import MASKS, METHODS, NOISES, ZeroOrder
+from memsim.schedules.zeroth_order import MASKS, NOISES, ZeroOrder
 
 Command = Callable[..., Any]
 
@@ -68,34 +66,12 @@ class GroupedCommand(click.Command):
 
 
 def zeroth_order_options(command: Command) -> Command:
-    """Add the options to a command; ``zeroth_order_settings`` reads them."""
+    """Add the options to a command; ``zeroth_order_values`` reads them."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def zeroth_order_settings(options: dict[str, Any], schedules: Sequence[str]) -> ZeroOrder:
-    """Return what the options mean.
-
-    Args:
-        options: Values of the command's parameters; others than these are left alone.
-        schedules: What the command will run.
-
-    Raises:
-        UsageError: An option was given that none of ``schedules`` has, or ``--optimizer`` where all bring their own.
-    """
-    context = click.get_current_context()
-    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    methods = {name: METHODS[name] for name in schedules if name in METHODS}
-    hybrid, names = any(method.hybrid for method in methods.values()), ", ".join(schedules)
-    if not hybrid and (name := next(iter(sorted(given & {"zo_lr", "zo_hybrid_k"})), "")):
-        option = {"zo_lr": "--zo-lr", "zo_hybrid_k": "--hybrid-k"}[name]
-        raise UsageError(f"{option} is for the schedule hybrid, not {names}")
-    if len(methods) == len(schedules) and not hybrid and "optimizer" in given:
-        first = schedules[0]
-        raise UsageError(f"--optimizer: {first} updates by {methods[first].optimizer}, as its definition says")
-    ignored = sorted(name for name in given if name.startswith("zo_"))
-    if not methods and ignored:
-        option = f"--{ignored[0].replace('_', '-')}"
-        raise UsageError(f"{option} is for zeroth-order schedules ({', '.join(METHODS)}), not {names}")
+def zeroth_order_values(options: dict[str, Any]) -> ZeroOrder:
+    """Return what the options mean; values of a command's other parameters are left alone."""
     return ZeroOrder(**{name.removeprefix("zo_"): value for name, value in options.items() if name.startswith("zo_")})

@@ -1,14 +1,18 @@
 """What is compared: ``--schedules mebp,tiled:200`` and ``--lr-grid`` as values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from memsim.errors import UsageError
+from memsim.models.lora import LoraConfig
+from memsim.runtime.config import RunConfig
+from memsim.runtime.settings import SETTING, default_of
 from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder
 
-MAX_STEPS = 100_000
+VIRTUAL_TOKENS: int = default_of(RunConfig, "virtual_tokens")
 Grid = tuple[float, float, float]
 
 LR_GRIDS: Mapping[str, Mapping[str, Grid]] = {
@@ -39,6 +43,23 @@ LR_GRIDS: Mapping[str, Mapping[str, Grid]] = {
 """Learning rates to choose from where the user names none, for AdamW and for estimates of the gradient, which random
 walks limit to smaller steps. Adam, signs and FZOO take steps whose length does not depend on the gradient's. Rates of a
 scheme that is not here are those of LoRA. Found by trials on validation texts of the model that memsim ships."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Settings that are meant for every contender that has them.
+
+    Attributes:
+        lora: Of the scheme ``lora``.
+        virtual_tokens: Of ``prefix`` and ``prompt``.
+        optimizer: Of schedules that bring none of their own; its learning rate is a contender's.
+        zeroth_order: Of zeroth-order methods.
+    """
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    virtual_tokens: int = VIRTUAL_TOKENS
+    optimizer: str = "adamw"
+    zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +122,40 @@ def _kind(schedule: str) -> str:
     return "zeroth-order, by Adam or signs" if normalized else "zeroth-order"
 
 
+def with_contender(base: RunConfig, contender: Contender, lr: float, shared: Shared) -> RunConfig:
+    """Return what a run of ``contender`` is asked for, its text and its steps aside.
+
+    Raises:
+        UsageError: A value that can never work, or that the contender cannot have.
+    """
+    method = METHODS.get(contender.schedule)
+    updates_itself = method is not None and not method.hybrid
+    virtual = contender.scheme in ("prefix", "prompt")
+    return replace(
+        base,
+        schedule=contender.schedule,
+        scheme=contender.scheme,
+        lora=shared.lora if contender.scheme == "lora" else LoraConfig(),
+        virtual_tokens=shared.virtual_tokens if virtual else VIRTUAL_TOKENS,
+        optimizer=OptimizerConfig(lr=lr) if updates_itself else OptimizerConfig(shared.optimizer, lr),
+        zeroth_order=own_settings(contender.schedule, shared.zeroth_order),
+    )
+
+
 def own_settings(schedule: str, asked: ZeroOrder) -> ZeroOrder:
     """Return what ``schedule`` takes of zeroth-order settings that are meant for every schedule that has them."""
     method = METHODS.get(schedule)
-    exact = method is None or method.estimate == "jvp"
-    one_direction = method is None or exact or method.accepts or method.blocks
+    if method is None:
+        return ZeroOrder()
+    exact = method.estimate == "jvp"
+    one_direction = exact or method.accepts or method.blocks
     return replace(
         asked,
         eps=None if exact else asked.eps,
         directions=None if one_direction else asked.directions,
-        noise=None if method is None or method.noise else asked.noise,
-        lr=asked.lr if method is not None and method.hybrid else None,
+        noise=None if method.noise else asked.noise,
+        lr=asked.lr if method.hybrid else None,
+        hybrid_k=asked.hybrid_k if method.hybrid else ZeroOrder().hybrid_k,
     )
 
 
@@ -127,8 +171,7 @@ def _steps_of(item: str, default: int) -> tuple[str, int]:
     if name not in SCHEDULE_NAMES:
         raise UsageError(f"--schedules: no schedule called {name!r}; schedules: {', '.join(SCHEDULE_NAMES)}")
     steps = _integer(count, f"--schedules {item}") if colon else default
-    if not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"{steps} steps of {name} are not between 1 and {MAX_STEPS}")
+    SETTING["steps"].check(steps)
     return name, steps
 
 

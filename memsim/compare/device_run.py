@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from memsim.compare.contenders import Contender, own_settings
+from memsim.compare.contenders import Contender, Shared, with_contender
 from memsim.models.lora import with_our_names
 from memsim.models.scheme import with_classifier
 from memsim.planner.run_plan import TrainingSetup, plan_run
@@ -33,7 +33,7 @@ class DeviceRun:
     peak_footprint_bytes: int
 
 
-def simulate_run(contender: Contender, base: RunConfig, device: Device) -> DeviceRun:
+def simulate_run(contender: Contender, base: RunConfig, shared: Shared, device: Device) -> DeviceRun:
     """Simulate the steps of ``contender`` in a row on ``device``.
 
     Raises:
@@ -42,7 +42,9 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
     """
     pack, _ = find_model(base.model, lambda label, done, total: None)
     task = find_task(base.task) if base.task else None
-    config = replace(base, scheme=contender.scheme, lora=with_our_names(base.lora, pack.config))
+    config = with_contender(base, contender, contender.lrs[0], shared)
+    if config.scheme == "lora":
+        config = replace(config, lora=with_our_names(config.lora, pack.config))
     scheme = scheme_of(config, classifier_labels(config, task, pack.config))
     scheme.check(pack.config)
     check_scheme(contender.schedule, scheme)
@@ -53,10 +55,10 @@ def simulate_run(contender: Contender, base: RunConfig, device: Device) -> Devic
         scheme,
         contender.schedule,
         base.seq_len,
-        base.optimizer,
-        base.accumulate,
+        config.optimizer,
+        config.accumulate,
         threads,
-        zeroth_order=own_settings(contender.schedule, base.zeroth_order),
+        zeroth_order=config.zeroth_order,
     )
     plan = plan_run(setup, "")
     forward = plan_run(replace(setup, evaluate=True), "").evaluate

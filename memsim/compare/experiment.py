@@ -1,15 +1,16 @@
 """The runs of a comparison: learning rates chosen on the validation text, then each seed scored on the test text.
 
-Choosing never sees the test text: ``choose_lr`` is not given it. Of a task, what is called text here is its examples.
+Choosing never sees the test text: ``choose_lr`` evaluates on the other. Of a task, what is called text here is its
+examples.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 
-from memsim.compare.contenders import Contender, own_settings
+from memsim.compare.contenders import Contender, Shared, with_contender
 from memsim.errors import DivergedError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
 from memsim.result_file import read_result
@@ -26,8 +27,9 @@ class Settings:
     """What every run of a comparison shares.
 
     Attributes:
-        base: Model, budget, sequence length, adapter and all else that a contender does not change; its ``data`` is the
+        base: Model, budget, sequence length and all else that a contender does not change; its ``data`` is the
             training text.
+        shared: Settings of schedules and schemes, for each contender that has them.
         validation: Text on which learning rates are chosen.
         test: Text on which the chosen ones are scored.
         tune_steps: Steps of a run that only serves to choose a learning rate, at most; None is a contender's own.
@@ -38,6 +40,7 @@ class Settings:
     base: RunConfig
     validation: Path
     test: Path
+    shared: Shared = field(default_factory=Shared)
     tune_steps: int | None = None
     seeds: int = 3
     evals: int = 10
@@ -92,7 +95,7 @@ def compare(contenders: tuple[Contender, ...], settings: Settings, out: Path, ru
         WorkerError: A run ended in another way, or every learning rate of one diverged.
     """
     for contender in contenders:
-        choice = choose_lr(contender, settings.base, settings.validation, settings.tune_steps, out, run)
+        choice = choose_lr(contender, settings, out, run)
         yield Scored(contender, choice, tuple(_scores(contender, choice.lr, settings, out, run)))
 
 
@@ -104,29 +107,27 @@ def check_runs(contenders: tuple[Contender, ...], settings: Settings, out: Path)
         InputError: A text is not there, or ``out`` cannot serve.
     """
     for contender in contenders:
-        check(with_contender(settings.base, contender, contender.lrs[0]), out)
+        check(with_contender(settings.base, contender, contender.lrs[0], settings.shared), out)
     for text in (settings.validation, settings.test):
         check_new(replace(settings.base, eval_data=text))
 
 
-def choose_lr(
-    contender: Contender, base: RunConfig, validation: Path, tune_steps: int | None, out: Path, run: Run
-) -> Choice:
-    """Train once with each learning rate, with a seed that no scored run has, and keep the best on ``validation``.
+def choose_lr(contender: Contender, settings: Settings, out: Path, run: Run) -> Choice:
+    """Train once with each learning rate, with a seed that no scored run has; keep the best on the validation text.
 
     Raises:
         WorkerError: All of them diverged.
     """
     if len(contender.lrs) == 1:
         return Choice({}, contender.lrs[0])
-    steps = min(contender.steps, tune_steps or contender.steps)
+    steps = min(contender.steps, settings.tune_steps or contender.steps)
     losses: dict[float, float | None] = {}
     for lr in contender.lrs:
         config = replace(
-            with_contender(base, contender, lr),
+            with_contender(settings.base, contender, lr, settings.shared),
             steps=steps,
             seed=TUNING_SEED,
-            eval_data=validation,
+            eval_data=settings.validation,
             checkpoint_every=steps,
             out=out / f"tune-{contender.label}-{steps}-lr{lr:g}",
         )
@@ -152,7 +153,7 @@ def _scores(contender: Contender, lr: float, settings: Settings, out: Path, run:
     for seed in range(settings.seeds):
         yield _done(
             replace(
-                with_contender(settings.base, contender, lr),
+                with_contender(settings.base, contender, lr, settings.shared),
                 steps=contender.steps,
                 seed=seed,
                 eval_data=settings.test,
@@ -163,17 +164,6 @@ def _scores(contender: Contender, lr: float, settings: Settings, out: Path, run:
             ),
             run,
         )
-
-
-def with_contender(base: RunConfig, contender: Contender, lr: float) -> RunConfig:
-    """Return what a run of ``contender`` is asked for, its text and its steps aside."""
-    return replace(
-        base,
-        schedule=contender.schedule,
-        scheme=contender.scheme,
-        optimizer=replace(base.optimizer, lr=lr),
-        zeroth_order=own_settings(contender.schedule, base.zeroth_order),
-    )
 
 
 def _done(config: RunConfig, run: Run) -> Result:

@@ -4,14 +4,14 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from memsim.errors import WorkerError
+from memsim.errors import DivergedError, WorkerError
 from memsim.execution.protocol import STOP, Messages, WorkerJob
 from memsim.execution.session import Session
-from memsim.execution.state_file import is_finite, load_state, save_state
+from memsim.execution.state_file import load_state, not_finite, overflowed, save_state
 from memsim.run_directory.checkpoints import state_file_name
 
 
@@ -39,6 +39,7 @@ class Saver:
         """Save the state after ``step`` steps if it is time to; return whether to go on.
 
         Raises:
+            DivergedError: The state is not finite: the checkpoint before it stays the newest.
             InputError: The disk is full or failed.
         """
         last, stop = step == self._job.steps, _asked_to_stop()
@@ -52,15 +53,24 @@ class Saver:
         try:
             yield
         except WorkerError:
-            # Weights that are NaN already are nothing to keep: the checkpoint before them is the last good one.
-            good = self._session.keeps_state_of_bad_step and is_finite(self._session)
-            if good and step > self._saved_step:
-                self._save(step)
+            if self._session.keeps_state_of_bad_step and step > self._saved_step:
+                # Weights that are NaN already are nothing to keep: the checkpoint before them is the last good one.
+                with suppress(DivergedError):
+                    self._save(step)
             raise
+
+    def require_finite(self, step: int) -> None:
+        """Check all that ``step`` steps have made, before anything is done with it.
+
+        Raises:
+            DivergedError: An update overflowed.
+        """
+        if (name := not_finite(self._session)) is not None:
+            raise overflowed(name, step)
 
     def _save(self, step: int) -> None:
         self._messages.send("stage", name="saving a checkpoint")
-        digest = save_state(self._directory / state_file_name(step), self._session)
+        digest = save_state(self._directory / state_file_name(step), self._session, step)
         self._messages.send("checkpoint", step=step, sha256=digest)
         self._saved_step = step
 

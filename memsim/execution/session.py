@@ -198,8 +198,17 @@ class Session:
             self._losses.raising = False
             self._losses.clear()
         if not np.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} at step {step + 1}; lower --lr")
+            raise DivergedError(f"the loss is {loss} at step {step + 1}{self._advice(step)}")
         return score
+
+    def _advice(self, step: int) -> str:
+        """Return what to do about a loss of ``step`` that is not finite: before any update it is not --lr's fault."""
+        perturbs = any(node.op == "estimate" for node in self._program.nodes)
+        if step or not self.keeps_state_of_bad_step:
+            return "; lower --lr or --zo-eps" if perturbs else "; lower --lr"
+        if perturbs:
+            return ", before any update: lower --zo-eps, unless the model's own weights give no finite loss"
+        return ", before any update, so --lr is not the cause: the model's own weights give no finite loss"
 
     def _begin(self, step: int) -> None:
         self._losses.rho = ()

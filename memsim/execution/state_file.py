@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memsim.errors import InputError
+from memsim.errors import DivergedError, InputError
 from memsim.execution.session import Session
 from memsim.execution.storage.mapped_weights import Array
 from memsim.execution.storage.uncached import UncachedWriter
@@ -19,13 +19,16 @@ _INFINITY, _NEGATIVE = 0x7F80, 0x8000
 _NO_FLUSH = 1 << 62  # nothing of the file is ever in the page cache
 
 
-def save_state(path: Path, session: Session) -> str:
-    """Write the state of ``session`` to ``path``, atomically and durably; return the SHA-256 of the file.
+def save_state(path: Path, session: Session, step: int) -> str:
+    """Write the state of ``session`` after ``step`` steps to ``path``, atomically and durably; return its SHA-256.
+
+    Each array is checked as it is written: what is not finite is not saved, and a file of that name stays as it was.
 
     Between two steps only. The bytes pass through the arena, in which nothing lives then, and past the page cache: so
     the footprint is what it was.
 
     Raises:
+        DivergedError: An array holds NaN or infinity.
         InputError: The directory cannot be written, or the disk is full.
     """
     specs = {name: TensorSpec(kind.shape, kind.dtype) for name, kind in session.state_types().items()}
@@ -33,6 +36,8 @@ def save_state(path: Path, session: Session) -> str:
         out = UncachedWriter(file.fileno(), session.idle_memory()[:_BUFFER_BYTES])
         writer = TensorFileWriter(out, specs, flush_bytes=_NO_FLUSH)
         for name, values in session.state():
+            if not _is_finite(values):
+                raise overflowed(name, step)
             writer.write(name, values)
         digest = writer.finish()
     sync_directory(path.parent)
@@ -57,9 +62,14 @@ def load_state(path: Path, session: Session) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def is_finite(session: Session) -> bool:
-    """Return whether no array of the state holds NaN or infinity."""
-    return all(_is_finite(values) for _, values in session.state())
+def overflowed(name: str, step: int) -> DivergedError:
+    """Return the error of an array of the state that holds NaN or infinity after ``step`` steps."""
+    return DivergedError(f"an update up to step {step} overflowed: {name} is not finite; lower --lr")
+
+
+def not_finite(session: Session) -> str | None:
+    """Return the name of the first array of the state that holds NaN or infinity, if there is one."""
+    return next((name for name, values in session.state() if not _is_finite(values)), None)
 
 
 def _is_finite(values: Array) -> bool:

@@ -123,6 +123,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
                 recorder.stop()
             recorder.write_back()
         if step + 1 == job.steps or (job.eval_every and (step + 1) % job.eval_every == 0):
+            if eval_data is not None:
+                saver.require_finite(step + 1)
             evaluate_after(step + 1)
         if saver.after(step + 1) == "stop":
             messages.send("stopped")

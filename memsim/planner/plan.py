@@ -145,24 +145,40 @@ def what_takes_less(program: Program) -> str:
 
 
 def check_budget(
-    program: Program, plan: MemoryPlan, schedule: str, baseline_bytes: int, budget_bytes: int, decimal: bool = False
+    program: Program,
+    plan: MemoryPlan,
+    schedule: str,
+    baseline_bytes: int,
+    budget_bytes: int,
+    decimal: bool = False,
+    tolerance_bytes: int = 0,
 ) -> None:
-    """Refuse a plan that does not fit: baseline + planned peak + file floor must be within the budget.
+    """Refuse a plan that does not fit: baseline + planned peak + file floor must be within budget and tolerance.
+
+    Args:
+        program: The step program.
+        plan: Its memory.
+        schedule: What to call it.
+        baseline_bytes: What the process holds beside.
+        budget_bytes: The budget.
+        decimal: Sizes in MB instead of MiB.
+        tolerance_bytes: By what a reading may differ from the next: a budget that is less than this below is taken.
 
     Raises:
         LimitError: It does not; the message names the node at the peak, the excess and what to change.
     """
     needed = baseline_bytes + plan.peak_bytes + plan.file_floor_bytes
-    if needed <= budget_bytes:
+    if needed - tolerance_bytes <= budget_bytes:
         return
 
     def show(n_bytes: int) -> str:
         return format_bytes(n_bytes, decimal)
 
+    least = f" ({show(needed - tolerance_bytes)} is the least that is taken)" if tolerance_bytes else ""
     largest = ", ".join(f"{name} {show(size)}" for name, size in plan.held[:3])
     raise LimitError(
         f"{schedule} needs {show(needed)} ({show(baseline_bytes)} interpreter and libraries, {show(plan.peak_bytes)} "
         f"working set, {show(plan.file_floor_bytes)} for mapped files), {show(needed - budget_bytes)} over the budget "
-        f"of {show(budget_bytes)}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) "
+        f"of {show(budget_bytes)}{least}; the peak is at node {plan.peak_node} ({program.nodes[plan.peak_node]}) "
         f"with {largest}. {what_takes_less(program)}"
     )

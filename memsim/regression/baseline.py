@@ -85,7 +85,7 @@ def from_run(directory: Path, config: RunConfig, result: Result, roof_share: flo
     """
     return Baseline(
         settings=config,
-        result=result,
+        result=replace(result, request=None),  # it names paths, and ``settings`` says the same
         peak_by_op_bytes=peak_by_op(directory, result),
         held_until=held_until(directory, result),
         roof_share=roof_share,

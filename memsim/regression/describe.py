@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from memsim.columns import aligned
 from memsim.regression.check import Check
-from memsim.regression.differences import Figure, Growth
+from memsim.regression.differences import Figure, Growth, Otherwise
 from memsim.units import format_bytes
 
 MOST_ROWS = 6
@@ -55,6 +55,17 @@ def what_grew(found: Check) -> list[str]:
         *_listed("values held until another node", longer),
         *growth_lines("ops with a higher footprint after them", found.ops),
     ]
+
+
+def otherwise_lines(rows: Sequence[Otherwise]) -> list[str]:
+    """Return a title and a line for each setting that is another; nothing without rows."""
+    lines = [f"  {row.name}  {row.a or '-'} -> {row.b or '-'}" for row in rows]
+    return ["asked for otherwise", *map(printable, lines)] if lines else []
+
+
+def printable(line: str) -> str:
+    """Return an untrusted ``line`` with what is not printable, such as escapes and line ends, written out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def growth_lines(title: str, rows: Sequence[Growth]) -> list[str]:

@@ -121,6 +121,23 @@ def side_by_side(old: Result, new: Result) -> list[Figure]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """What two runs were asked for otherwise; None where one has no such setting, or its record does not say."""
+
+    name: str
+    a: str | None
+    b: str | None
+
+
+def asked_otherwise(old: Result, new: Result) -> list[Otherwise]:
+    """Return the settings, files and commands of two runs that are not the same."""
+    before, after = (record.request.rows() if record.request else {} for record in (old, new))
+    names = dict.fromkeys((*before, *after))
+    rows = [Otherwise(name, before.get(name), after.get(name)) for name in names]
+    return [row for row in rows if row.a != row.b]
+
+
 def grown(before: Mapping[str, int], after: Mapping[str, int], least_bytes: int = 0) -> list[Growth]:
     """Return what grew by more than ``least_bytes``, most growth first."""
     rows = [Growth(name, before.get(name, 0), n_bytes) for name, n_bytes in after.items()]

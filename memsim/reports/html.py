@@ -30,6 +30,7 @@ def report(runs: Sequence[RunFiles], found: Sequence[Verdict], shares: Sequence[
         "Measured in a capped process on the machine named below; what is planned or simulated says so.",
         [
             ("Overview", _overview(runs)),
+            ("Settings", _settings(runs)),
             ("Memory over the step with the peak", _side(runs, memory)),
             ("Time by op, median step", _side(runs, ops)),
             ("Time by part of the model, median step", _side(runs, layers)),
@@ -68,6 +69,18 @@ def _overview(runs: Sequence[RunFiles]) -> str:
         f'<tr><th scope="row">{name}</th>{"".join(f"<td>{show(run)}</td>" for run in runs)}</tr>' for name, show in rows
     )
     return table(f"<td></td>{head}", body)
+
+
+def _settings(runs: Sequence[RunFiles]) -> str:
+    """Return what each run was asked for, a row a setting; nothing if no record holds it."""
+    asked = [run.result.request.rows() if run.result.request else {} for run in runs]
+    names = list(dict.fromkeys(name for rows in asked for name in rows))
+    if not names:
+        return ""
+    head = "".join(f'<th scope="col">{text(run.name)}</th>' for run in runs)
+    cells = {name: "".join(f"<td>{text(rows.get(name, '-'))}</td>" for rows in asked) for name in names}
+    body = "".join(f'<tr><th scope="row">{text(name)}</th>{row}</tr>' for name, row in cells.items())
+    return f"<details><summary>every setting, file and command</summary>{table(f'<td></td>{head}', body)}</details>"
 
 
 def _size(run: RunFiles, field: str) -> str:

@@ -29,6 +29,7 @@ class SeedHeader:
     """What was run.
 
     Attributes:
+        model: What ``--model`` finds it by from any directory.
         model_hash: The pack that the adapters belong to.
         seed: Of the adapters' initial values.
         scheme: What is trained; of the settings that follow it has some.

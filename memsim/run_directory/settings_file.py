@@ -1,4 +1,4 @@
-"""``run.json``: the settings of a run, and what its bits depend on besides."""
+"""``run.json``: the settings of a run, what its bits depend on besides, and where it came from."""
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ RUN_FILE = "run.json"
 _MAX_BYTES = 1 << 20
 
 T = TypeVar("T", bound=object)
+U = TypeVar("U", bound=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +62,18 @@ def _short(value: object) -> str:
     return shown(text[:12] if len(text) == 64 else text).strip("'\"")
 
 
-def write_run_file(directory: Path, config: Any, identity: Identity) -> None:
-    """Write the settings ``config`` (a dataclass; paths become absolute) and ``identity`` to ``directory``.
+def write_run_file(directory: Path, config: Any, identity: Identity, origin: Any) -> None:
+    """Write the settings ``config`` and ``origin`` (dataclasses) and ``identity`` to ``directory``.
 
     Raises:
         InputError: The directory cannot be written, or the disk is full.
     """
-    data = {"schema": SCHEMA, "settings": asdict(config), "identity": asdict(identity)}
-    write_text(directory / RUN_FILE, json.dumps(data, indent=2, default=lambda path: str(path.absolute())) + "\n")
+    data = {"schema": SCHEMA, "settings": asdict(config), "identity": asdict(identity), "origin": asdict(origin)}
+    write_text(directory / RUN_FILE, json.dumps(data, indent=2, default=str) + "\n")
 
 
-def read_run_file(directory: Path, kind: type[T]) -> tuple[T, Identity]:
-    """Read settings of ``kind`` and the identity, untrusted.
+def read_run_file(directory: Path, kind: type[T], origin_kind: type[U]) -> tuple[T, Identity, U]:
+    """Read settings of ``kind``, the identity and the origin, untrusted.
 
     Raises:
         InputError: There is none, or it is damaged or of another version.
@@ -84,7 +85,8 @@ def read_run_file(directory: Path, kind: type[T]) -> tuple[T, Identity]:
     if data.get("schema") != SCHEMA:
         raise InputError(f"{path} has schema {shown(data.get('schema'))}; this memsim reads {SCHEMA!r}")
     settings = decode(kind, data.get("settings"), f"{path}: settings")
-    return settings, decode(Identity, data.get("identity"), f"{path}: identity")
+    identity = decode(Identity, data.get("identity"), f"{path}: identity")
+    return settings, identity, decode(origin_kind, data.get("origin"), f"{path}: origin")
 
 
 def file_digest(path: Path) -> str:

@@ -11,7 +11,7 @@ from memsim.execution.protocol import WorkerJob
 from memsim.file_names import CAPTURE_FILE, RESULT_FILE
 from memsim.files import writing
 from memsim.result_file import write_result
-from memsim.results import Enforcement, Result
+from memsim.results import Enforcement, Request, Result
 from memsim.run_directory.checkpoints import Checkpoints
 from memsim.run_directory.directory import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
 from memsim.run_directory.steps_file import History
@@ -20,6 +20,7 @@ from memsim.runtime.config_checks import check, check_new
 from memsim.runtime.finished import FINISHED
 from memsim.runtime.launch import launch, make_job
 from memsim.runtime.layout import accept, lay_out
+from memsim.runtime.origin import begin, located
 from memsim.runtime.outcome import Outcome, RunOutcome
 from memsim.runtime.preflight import Ready, make_ready
 from memsim.runtime.record import make_record
@@ -27,12 +28,13 @@ from memsim.runtime.recording_cost import with_recording
 from memsim.runtime.run_progress import RunProgress
 
 
-def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:
+def run(config: RunConfig, progress: RunProgress | None = None, command: str = "") -> RunOutcome:
     """Run one fine-tuning job in a capped child process.
 
     Args:
         config: What to run.
         progress: What draws it; None draws nothing.
+        command: The command line that asks for it, for its record.
 
     Returns:
         The record of the run, also when it ended at the cap, was thrashing, or failed; the caller turns
@@ -46,16 +48,21 @@ def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:
     progress = progress or RunProgress()
     check_new(config)
     check(config, config.out or RUNS)
+    config = located(config)
+    origin = begin(config, command)
     ready = make_ready(config, progress)
     with new_directory(config.out, f"{ready.model}-{config.schedule}") as directory:
         laid = lay_out(ready, directory, progress, {})
-        accept(ready, directory, laid)
+        accept(ready, directory, laid, origin)
         directory.settle()
-        return carry_out(ready, directory, History(directory.path, None, LOGS), progress)
+        asked = origin.request(ready.config, laid.identity.texts)
+        return carry_out(ready, directory, History(directory.path, None, LOGS), progress, asked)
 
 
-def carry_out(ready: Ready, directory: RunDirectory, history: History, progress: RunProgress) -> RunOutcome:
-    """Run the steps that are not in ``history`` in a capped worker, and write the record.
+def carry_out(
+    ready: Ready, directory: RunDirectory, history: History, progress: RunProgress, request: Request
+) -> RunOutcome:
+    """Run the steps that are not in ``history`` in a capped worker, and write the record, with ``request`` in it.
 
     Raises:
         InputError: A file or this machine cannot serve.
@@ -72,7 +79,9 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
             job = make_job(ready, directory, history)
             outcome = launch(ready, job, cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
-        result = make_record(ready, enforcement, kernel_peak, outcome, history)
+        if outcome.reason == "interrupted":
+            outcome.message = f"interrupted after {len(outcome.steps)} steps"
+        result = make_record(ready, enforcement, kernel_peak, outcome, history, request)
         result = _leave(ready, directory, job, outcome, result)
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
@@ -81,8 +90,6 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
         with suppress(InputError):  # what ended the run is what counts
             Checkpoints(out).prune(history.saved_step)
     directory.keep = True
-    if outcome.reason == "interrupted":
-        outcome.message = f"interrupted after {len(outcome.steps)} steps"
     hinted = outcome.message and _with_hint(outcome.message, out, history.saved_step)
     finished = RunOutcome(result, out, hinted, outcome.diverged, ready.setup.scheme.labels)
     for listener in FINISHED:

@@ -19,8 +19,6 @@ def classifier_labels(config: RunConfig, task: Task | None, model: ModelConfig) 
             raise UsageError(
                 f"{config.model} classifies sequences: give it examples with --task, or use its masked model for text"
             )
-        if config.classifier is not None:
-            raise UsageError(f"{_option(config)} needs --task")
         return 0
     if config.classifier is False and (config.scheme == "head" or model.num_labels is not None):
         problem = "--scheme head trains a classifier" if config.scheme == "head" else "this model has a classifier"

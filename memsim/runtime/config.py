@@ -7,6 +7,7 @@ from typing import Literal
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme
+from memsim.runtime.settings import check_settings
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.search.plan_file import PlanFile
@@ -14,7 +15,7 @@ from memsim.search.plan_file import PlanFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """What ``memsim run`` was asked for.
+    """What ``memsim run`` was asked for, checked when it is made (``runtime.settings`` describes every setting).
 
     Attributes:
         budget_bytes: The cap, interpreter included.
@@ -80,6 +81,14 @@ class RunConfig:
     checkpoint_every: int = 10
     zeroth_order: ZeroOrder = field(default_factory=ZeroOrder)
     lcsb_groups: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that can never work, and settings that would be ignored.
+
+        Raises:
+            UsageError: The message names the option.
+        """
+        check_settings(self)
 
 
 def scheme_of(config: RunConfig, labels: int = 0) -> Scheme:

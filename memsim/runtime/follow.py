@@ -177,7 +177,7 @@ class Follow:
 
         Raises:
             NotCompiled: A kernel was not in the cache.
-            DivergedError: The loss was not finite any more, before there was any checkpoint.
+            DivergedError: The loss was not finite in the first step. Of a run that did any there is a record.
             WorkerError: The worker reported another error before there was any checkpoint.
         """
         outcome = self.outcome
@@ -192,7 +192,7 @@ class Follow:
         if self._error is not None and outcome.reason == "error":
             if NOT_COMPILED in self._error:
                 raise NotCompiled(self._error)
-            if not self._history.saved_step:
+            if not self._history.saved_step and not (self._diverged and outcome.steps):
                 raise (DivergedError if self._diverged else WorkerError)(self._error)
             outcome.message, outcome.diverged = self._error, self._diverged
         elif outcome.reason != "done":

@@ -22,7 +22,7 @@ from memsim.runtime.prepare import forget_kernels
 from memsim.runtime.recording_cost import recorded_steps
 from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.runtime.supervise import supervise
-from memsim.schedules.zeroth_order import METHODS, estimator
+from memsim.schedules.zeroth_order import METHODS, Estimator, estimator
 
 
 def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
@@ -53,7 +53,7 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         adapter=str(directory.work / ADAPTER),
         kernel_rank=plan.widest_rank,
         scheme=scheme_to_dict(ready.setup.scheme),
-        base_model=ready.model,
+        base_model=config.model,
         checkpoints=str(directory.checkpoints),
         checkpoint_every=config.checkpoint_every,
         first_step=history.saved_step,
@@ -98,13 +98,14 @@ def launch(
     write_text(orders, json.dumps(asdict(job) | {"group": group, "data_limit_bytes": limit}))
 
     with ExitStack() as stack:
-        log = _seed_log(ready, directory.path)
+        decided = _replayable(ready)
+        log = _seed_log(ready, decided, directory.path) if decided is not None else None
         if log is not None:
             stack.callback(log.close)
 
         def on_step(done: StepDone) -> None:
-            if log is not None:
-                log.write(done.step - 1, config.optimizer.lr, done.rho)
+            if log is not None and decided is not None:
+                log.write(done.step - 1, decided.optimizer.lr, done.rho)
             progress.step(done)
 
         try:
@@ -125,11 +126,16 @@ def launch(
             raise
 
 
-def _seed_log(ready: Ready, out: Path) -> SeedLog | None:
-    """Begin, or go on with, the log of a run that can be made again from its seeds."""
+def _replayable(ready: Ready) -> Estimator | None:
+    """Return the method of a run that can be made again from its seeds, as it is executed; None of any other run."""
     config = ready.config
     if config.schedule not in METHODS or not METHODS[config.schedule].replays:
         return None
-    decided = estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
-    header = header_of(decided, ready.model, ready.pack.model_hash, config.seed, ready.setup.scheme)
+    return estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)
+
+
+def _seed_log(ready: Ready, decided: Estimator, out: Path) -> SeedLog:
+    """Begin, or go on with, the log of such a run."""
+    config = ready.config
+    header = header_of(decided, config.model, ready.pack.model_hash, config.seed, ready.setup.scheme)
     return SeedLog(out / SEEDS_FILE, header)

@@ -11,15 +11,13 @@ from memsim.file_names import PROGRAM_FILE
 from memsim.files import require_free, writing
 from memsim.host import host_info, versions
 from memsim.ir.serialize import save_program
-from memsim.models.presets import PRESETS
 from memsim.models.tiles import matrices_bytes
 from memsim.run_directory.checkpoints import N_KEPT
 from memsim.run_directory.directory import EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.settings_file import Identity, file_digest, write_run_file
+from memsim.runtime.origin import Origin
 from memsim.runtime.preflight import Ready
-from memsim.runtime.prepare import (
-    kernels_digest,
-)
+from memsim.runtime.prepare import kernels_digest
 from memsim.runtime.run_progress import RunProgress
 
 
@@ -108,7 +106,7 @@ def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> N
     progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {text} are cut to {seq_len} tokens")
 
 
-def accept(ready: Ready, directory: RunDirectory, laid: LaidOut) -> None:
+def accept(ready: Ready, directory: RunDirectory, laid: LaidOut, origin: Origin) -> None:
     """Put what was laid out where a resumed run will look for it.
 
     Raises:
@@ -118,7 +116,4 @@ def accept(ready: Ready, directory: RunDirectory, laid: LaidOut) -> None:
         (directory.work / PROGRAM_FILE).replace(directory.path / PROGRAM_FILE)
         for path in laid.files:
             path.replace(directory.checkpoints / path.name)
-    model, path = ready.config.model, Path(ready.config.model)
-    if model.lower() not in PRESETS and path.exists():
-        model = str(path.absolute())  # a resumed run may be started elsewhere
-    write_run_file(directory.checkpoints, replace(ready.config, out=None, model=model), laid.identity)
+    write_run_file(directory.checkpoints, replace(ready.config, out=None), laid.identity, origin)

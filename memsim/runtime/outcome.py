@@ -13,7 +13,7 @@ class Outcome:
     Attributes:
         reason: The record's exit reason.
         message: One line that says what ended it; empty when it is done.
-        diverged: Whether that is a loss that is no number any more.
+        diverged: Whether that is a loss, or an update, that is not finite.
         baseline_bytes: Footprint before any weight, as the worker itself read it; None if it did not get there.
         tracker_bytes: What memray and the frames that it records hold of it.
         step_s: Median over the steps.
@@ -41,7 +41,7 @@ class RunOutcome:
         result: Its record, as written to ``result.json``.
         directory: Its output directory.
         message: What ended it, in one line; empty when it is done.
-        diverged: Whether that is a loss that is no number any more.
+        diverged: Whether that is a loss, or an update, that is not finite.
         labels: Classes of the classifier that was trained; 0 without one.
     """
 

@@ -82,7 +82,8 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     """
     task = find_task(config.task) if config.task else None
     pack, name = find_model(config.model, progress.packing)
-    config = replace(config, lora=with_our_names(config.lora, pack.config))
+    if config.scheme == "lora":
+        config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
     if setup.scheme.trains_matrices and checkpoint is None:
@@ -186,8 +187,14 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
 
 def admit(ready: Ready, baseline_bytes: int) -> None:
     """Refuse a plan that does not fit the budget, measurement errors aside."""
-    config, memory = ready.config, ready.plan.memory
-    excess = baseline_bytes + ready.working_set_bytes + memory.file_floor_bytes - config.budget_bytes
-    if config.plan_check and excess > READING_ERROR_BYTES:
-        process_bytes = baseline_bytes + session_bytes(ready.plan.n_nodes)
-        check_budget(ready.plan.program, memory, config.schedule, process_bytes, config.budget_bytes, config.decimal)
+    if not ready.config.plan_check:
+        return
+    check_budget(
+        ready.plan.program,
+        ready.plan.memory,
+        ready.config.schedule,
+        baseline_bytes + session_bytes(ready.plan.n_nodes),
+        ready.config.budget_bytes,
+        ready.config.decimal,
+        READING_ERROR_BYTES,
+    )

@@ -2,7 +2,7 @@
 
 from memsim.host import host_info, versions
 from memsim.models.lora import n_trainable
-from memsim.results import Enforcement, ExitReason, Result
+from memsim.results import Enforcement, ExitReason, Request, Result
 from memsim.run_directory.steps_file import History, highest
 from memsim.runtime.config import task_name
 from memsim.runtime.outcome import Outcome
@@ -14,7 +14,12 @@ _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap"
 
 
 def make_record(
-    ready: Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome, history: History
+    ready: Ready,
+    enforcement: Enforcement,
+    kernel_peak: int | None,
+    outcome: Outcome,
+    history: History,
+    request: Request,
 ) -> Result:
     """Return what is known of a run that has ended.
 
@@ -24,6 +29,7 @@ def make_record(
         kernel_peak: The kernel's own peak of the group in this command, in bytes; None without one.
         outcome: What its worker reported.
         history: What earlier commands did of it.
+        request: What it was asked for.
     """
     config, memory, before = ready.config, ready.plan.memory, history.start
     measured_baseline = outcome.baseline_bytes
@@ -65,6 +71,8 @@ def make_record(
         peak_by_value=dict(memory.held),
         planned_step_s=config.plan.step_s if config.plan else None,
         choices=record_choices(ready.plan.choices),
+        message=outcome.message or None,
+        request=request,
         host=host_info(),
         versions=versions(),
     )

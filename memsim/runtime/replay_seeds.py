@@ -19,7 +19,7 @@ from memsim.run_directory.seed_log import SeedHeader, SeedStep, read_seed_log, s
 from memsim.runtime.prepare import prepare_kernels
 from memsim.schedules.catalog import lower_replay
 from memsim.staged_directory import locked, staged_directory
-from memsim.weights.cache import checkpoint_of, find_model
+from memsim.weights.cache import checkpoint_of, find_model, identifier
 from memsim.weights.pack import Pack, open_pack
 
 
@@ -42,13 +42,14 @@ def replay_seeds(log: Path, model: str | None, out: Path, progress: StageProgres
     if out.exists():
         raise InputError(f"--out {out} exists; choose a directory that does not")
     header, _ = read_seed_log(log)
-    pack, name = find_model(model or header.model, lambda *_: None)
-    checkpoint = checkpoint_of(model or header.model) if header.trains.trains_matrices else None
+    source = identifier(model or header.model)
+    pack, _ = find_model(source, lambda *_: None)
+    checkpoint = checkpoint_of(source) if header.trains.trains_matrices else None
     prepare_kernels(1, progress)
     progress("replaying")
     paths = map(Path.absolute, (log, pack.directory, out))
     code, output, last = ask_child(
-        "memsim.runtime.replay_seeds", *paths, name, *([checkpoint] if checkpoint else []), env=kernel_environment()
+        "memsim.runtime.replay_seeds", *paths, source, *([checkpoint] if checkpoint else []), env=kernel_environment()
     )
     if code:
         known = code == InputError.exit_code and last.startswith("memsim: ")
@@ -66,9 +67,10 @@ def main() -> None:
         sys.exit(InputError.exit_code)
 
 
-def _replay(log: Path, pack: Pack, out: Path, name: str, checkpoint: Path | None = None) -> int:
+def _replay(log: Path, pack: Pack, out: Path, base_model: str, checkpoint: Path | None = None) -> int:
     from memsim.execution.kernels import load_kernels
     from memsim.execution.session import Session
+    from memsim.execution.state_file import not_finite
     from memsim.weights.readers.formats import open_source
 
     header, steps = read_seed_log(log)
@@ -89,7 +91,9 @@ def _replay(log: Path, pack: Pack, out: Path, name: str, checkpoint: Path | None
             _check_step(header, first, step, number, n_estimates, log)
             session.replay_step(number, step.rho)
             count += 1
-        session.write_trained(directory, name)
+        if (name := not_finite(session)) is not None:
+            raise InputError(f"{log}: its updates end in {name} that is not finite; the run diverged")
+        session.write_trained(directory, base_model)
     return count
 
 

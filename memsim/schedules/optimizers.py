@@ -24,7 +24,7 @@ class OptimizerConfig:
         """Refuse an unknown optimizer and a learning rate that is not a number."""
         if self.name not in STATE_PER_PARAMETER:
             raise UsageError(f"no optimizer called {self.name!r}; choose from {', '.join(STATE_PER_PARAMETER)}")
-        if not 0 <= self.lr < float("inf"):
+        if not isinstance(self.lr, int | float) or not 0 <= self.lr < float("inf"):
             raise UsageError(f"--lr {self.lr} must be zero or a positive number")
 
     def state_size(self, n_parameters: int) -> int:

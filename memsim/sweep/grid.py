@@ -24,9 +24,10 @@ from typing import Any, Literal, get_args
 from memsim.errors import InputError, UsageError
 from memsim.json_decode import decode
 from memsim.json_file import shown
-from memsim.models.presets import PRESETS
+from memsim.runtime.settings import BY_OPTION
 from memsim.toml_file import read_toml
 from memsim.units import parse_bytes
+from memsim.weights.cache import identifier
 
 Mode = Literal["plan", "simulate", "run"]
 Setting = str | int | float | bool
@@ -157,7 +158,16 @@ def _settings(plain: object, where: str) -> dict[str, Setting]:
     """Return the settings as options take them: lists as their items with commas."""
     if not isinstance(plain, dict):
         raise InputError(f"{where}: settings must be a table, not {shown(plain)}")
-    return {name: _setting(value, f"{where}: settings.{shown(name)}") for name, value in sorted(plain.items())}
+    settings = {name: _setting(value, f"{where}: settings.{shown(name)}") for name, value in sorted(plain.items())}
+    return {name: _from_here(str(value)) if _is_path(name, value) else value for name, value in settings.items()}
+
+
+def _is_path(name: str, value: Setting) -> bool:
+    """Return whether a setting names a file: by what the setting is, not by what happens to lie here."""
+    described = BY_OPTION.get(f"--{name.replace('_', '-')}")
+    return isinstance(value, str) and (
+        (described is not None and described.kind is Path) or (name == "task" and value.endswith(".toml"))
+    )
 
 
 def _setting(value: Any, where: str) -> Setting:
@@ -167,15 +177,13 @@ def _setting(value: Any, where: str) -> Setting:
         raise InputError(f"{where} is false, which an option cannot be told; leave it out")
     if not isinstance(value, str | int | float) or len(str(value)) > _MAX_TEXT or "\0" in str(value):
         raise InputError(f"{where} must be a number, true, a text or a list of texts, not {shown(value)}")
-    return _from_here(value) if isinstance(value, str) else value
+    setting: Setting = value
+    return setting
 
 
 def _from_here(text: str) -> str:
-    """Return the absolute path of what is there, since points run in another directory; or the text as it is."""
-    try:
-        return str(Path(text).absolute()) if text and Path(text).exists() else text
-    except OSError:  # a name that is too long
-        return text
+    """Return the absolute path of a file, since points run in another directory."""
+    return str(Path(text).absolute()) if text else text
 
 
 def _check_options(axes: Axes, settings: Mapping[str, Setting], known: Collection[str], where: str) -> None:
@@ -203,7 +211,7 @@ def _items(axes: Axes, name: str, where: str) -> tuple[str | int, ...]:
         except UsageError as error:
             raise InputError(f"{where}: budgets: {error}") from None
     if name == "models":
-        return tuple(str(value) if str(value).lower() in PRESETS else _from_here(str(value)) for value in values)
+        return tuple(identifier(value) for value in map(str, values))
     if name == "devices":
         return tuple(_from_here(str(value)) if str(value).endswith(".toml") else value for value in values)
     return values

@@ -90,6 +90,21 @@ def checkpoint_of(name: str) -> Path | None:
     return path if is_source(path) and not is_pack(path) else None
 
 
+def identifier(name: str) -> str:
+    """Return what ``--model name`` means in every directory: a preset, a hub id as it was given, or an absolute path.
+
+    Raises:
+        InputError: It cannot be asked whether a file of that name is there.
+    """
+    if name.lower() in PACKS or name.lower() in PRESETS:
+        return name.lower()
+    try:
+        path = Path(name).absolute()
+        return name if is_hub_id(name) and not path.exists() else str(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read model {name!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def local_source(name: str, progress: BytesProgress) -> Path:
     """Return the absolute path that ``name`` means: one that exists, or what the hub has under that name.
 

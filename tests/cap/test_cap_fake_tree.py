@@ -40,7 +40,7 @@ class FakeMachine:
 
     def __init__(self, root, monkeypatch, version, own, mount_root="/", delegated=True):
         self.version = version
-        self.mount = root / "cgroup tree"
+        self.mount = root / "cgroup größe"
         self.proc = root / "proc"
         self.own = self.mount / os.path.relpath(own, mount_root)
         (self.proc / "self").mkdir(parents=True)

@@ -53,6 +53,28 @@ def test_layers_of_a_run_that_is_made_now(disk: Path) -> None:
     assert all(part["seconds"]["forward"] > 0 and part["peak_footprint_bytes"] > 0 for part in plain["parts"])
 
 
+def test_memory_of_a_plan_is_of_what_was_asked_for(small: Path) -> None:
+    def peak(*arguments: object) -> int:
+        plain = json.loads(profile("memory", "--model", small, "--seq-len", 16, "--json", "-", *arguments))
+        return int(plain["planned_peak"]["planned_bytes"])
+
+    default = peak()
+    assert peak("--optimizer", "sgd") < default < peak("--lora-rank", 64)
+    assert peak("--scheme", "norms") != default != peak("--accumulate", 2)
+
+
+def test_a_run_has_settings_of_its_own(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run")
+    for name, option in (("memory", "--lora-rank"), ("layers", "--steps"), ("memory", "--model")):
+        with pytest.raises(UsageError, match=f"{option} would be ignored: .* has settings of its own; leave it out"):
+            profile(name, directory, option, 3)
+
+
+def test_a_sequence_beyond_the_positions_of_roberta_is_refused() -> None:
+    with pytest.raises(UsageError, match="--seq-len 513 is above the model's max_position_embeddings, 512"):
+        profile("memory", "--model", "roberta-base", "--seq-len", 513)
+
+
 def test_memory_of_a_plan_needs_no_run(small: Path, tmp_path: Path) -> None:
     arguments = ("memory", "--model", small, "--seq-len", 32, "--threads", 2)
     plain = json.loads(profile(*arguments, "--json", "-"))

@@ -1,5 +1,6 @@
 """Whatever is wrong with a run is one line and an exit code, and leaves nothing half-written."""
 
+import re
 import shutil
 import sys
 from collections import namedtuple
@@ -14,6 +15,7 @@ from capped_runs import files_in, private_cache
 from memsim.cap.open import open_cap
 from memsim.cli import main
 from memsim.files import file_system
+from memsim.units import parse_bytes
 from toy_checkpoints import TOY, source_tensors, write_checkpoint, write_config
 
 TEXT = "".join(chr(32 + n % 40) for n in range(4000))  # bytes below 72: ids in a vocabulary of 77
@@ -334,9 +336,20 @@ def test_ctrl_c_before_the_worker_starts(workspace: Workspace) -> None:
 
 
 def test_a_plan_over_the_budget_is_exit_code_3(workspace: Workspace) -> None:
-    words = " over the budget of {}; the peak is at node "
-    refused(workspace, 3, words.format("90.0 MiB"), "--budget", "90MiB")
-    refused(workspace, 3, words.format("90.0 MB"), "--budget", "90MB", "--schedule", "backprop")
+    words = " is the least that is taken); the peak is at node "
+    refused(workspace, 3, words, "--budget", "90MiB")
+    refused(workspace, 3, words, "--budget", "90MB", "--schedule", "backprop")
+
+
+@pytest.mark.parametrize("budget", ["1KB", "90MiB"])
+def test_a_refusal_says_the_figures_that_decide(workspace: Workspace, budget: str) -> None:
+    code, printed = workspace.run("--budget", budget)
+    assert code == 3
+    found = re.search(r"needs (\S+ \S+) .* over the budget of (\S+ \S+) \((\S+ \S+) is the least", printed)
+    assert found is not None
+    needs, asked, least = (parse_bytes(size) for size in found.groups())
+    assert asked == parse_bytes(budget)
+    assert needs - least == pytest.approx(2 << 20, abs=1.1e5)  # one digit after the point of MB or MiB, twice
 
 
 def test_a_model_with_more_positions_takes_more_tokens(workspace: Workspace) -> None:

@@ -128,10 +128,10 @@ def test_a_directory_needs_only_a_config(tmp_path: Path) -> None:
     [
         (["--device", "nokia-3310"], InputError, "no device called 'nokia-3310'"),
         (["--model", "gpt-9"], InputError, "no model called 'gpt-9'; presets: "),
-        (["--seq-len", "0"], UsageError, "--seq-len 0 must be from 1 to"),
+        (["--seq-len", "0"], UsageError, "--seq-len 0 is below 1"),
         (["--seq-len", "40000"], UsageError, "above the model's max_position_embeddings, 32768; shorten it to 32768"),
         (["--steps", "0"], UsageError, "--steps 0 must be from 1 to"),
-        (["--accumulate", "0"], UsageError, "--accumulate 0 must be from 1 to"),
+        (["--accumulate", "0"], UsageError, "--accumulate 0 is below 1"),
         (["--budget", "512"], UsageError, "has no unit"),
         (["--scheme", "full"], UsageError, "--scheme full is trained by zeroth-order schedules only"),
         (["--labels", "3"], UsageError, "--labels belongs to --scheme head, not to lora"),

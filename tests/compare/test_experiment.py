@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memsim.compare.contenders import Contender
+from memsim.compare.contenders import Contender, Shared
 from memsim.compare.experiment import Settings, check_runs, compare
 from memsim.errors import DivergedError, InputError, LimitError, UsageError, WorkerError
 from memsim.file_names import RESULT_FILE
@@ -95,9 +95,12 @@ def test_every_run_of_a_contender_has_its_scheme_and_a_directory_of_its_own(tmp_
 def test_what_a_run_would_refuse_is_refused_before_the_first(
     disk: Path, contender: Contender, changes: dict[str, object], message: str
 ) -> None:
-    base = replace(BASE, **changes)  # type: ignore[arg-type]
     with pytest.raises(UsageError) as refusal:
-        check_runs((*one(), contender), replace(SETTINGS, base=base), disk)
+        if (zeroth_order := changes.get("zeroth_order")) is not None:
+            settings = replace(SETTINGS, shared=Shared(zeroth_order=zeroth_order))  # type: ignore[arg-type]
+        else:
+            settings = replace(SETTINGS, base=replace(BASE, **changes))  # type: ignore[arg-type]
+        check_runs((*one(), contender), settings, disk)
     assert message in str(refusal.value)
 
 

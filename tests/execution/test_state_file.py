@@ -11,7 +11,7 @@ from capped_runs import one_thread
 from memsim.data.windows import Batches
 from memsim.errors import InputError, WorkerError
 from memsim.execution.session import Session
-from memsim.execution.state_file import is_finite, load_state, save_state
+from memsim.execution.state_file import load_state, not_finite, save_state
 from memsim.execution.storage import uncached
 from memsim.execution.storage.uncached import UncachedWriter
 from memsim.models.lora import LoraConfig
@@ -52,7 +52,7 @@ def test_a_session_goes_on_from_the_file_of_another_bit_for_bit(
     first = make_session(toy_pack, disk, **settings)
     for step in range(2):
         first.train_step(step, batches, accumulate)
-    save_state(tmp_path / "state", first)
+    save_state(tmp_path / "state", first, 1)
     expected = [first.train_step(step, batches, accumulate) for step in (2, 3)]  # saving changed nothing
 
     second = make_session(toy_pack, disk, **settings)
@@ -68,7 +68,7 @@ def test_the_file_holds_adapters_and_optimizer_state_and_nothing_else(
 ) -> None:
     session = make_session(toy_pack, disk)
     session.train_step(0, batches, 1)
-    save_state(tmp_path / "state", session)
+    save_state(tmp_path / "state", session, 1)
     entries = {name: entry for name, entry in read_header(tmp_path / "state").items() if not name.startswith("_pad")}
     shapes = {f"block_{block:03d}/{name}": tensor.shape for block, name, tensor in session.adapters()}
     n_parameters = sum(rows * columns for rows, columns in shapes.values()) // toy_pack.config.num_hidden_layers
@@ -80,7 +80,7 @@ def test_the_file_holds_adapters_and_optimizer_state_and_nothing_else(
 
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path, disk: Path, toy_pack: Pack) -> None:
-    save_state(tmp_path / "state", make_session(toy_pack, disk, optimizer="momentum"))
+    save_state(tmp_path / "state", make_session(toy_pack, disk, optimizer="momentum"), 1)
     with pytest.raises(
         InputError, match=r"state: block_000/state must be f32\[\d+\], but there is f32 \[\d+\]; it is of"
     ):
@@ -94,7 +94,7 @@ def test_a_disk_that_fails_leaves_the_file_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk: Path, toy_pack: Pack, number: int
 ) -> None:
     session = make_session(toy_pack, disk)
-    save_state(tmp_path / "state", session)
+    save_state(tmp_path / "state", session, 1)
     before = (tmp_path / "state").read_bytes()
 
     def fail(descriptor: int, data: memoryview, offset: int) -> int:
@@ -103,7 +103,7 @@ def test_a_disk_that_fails_leaves_the_file_before(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", fail)
         with pytest.raises(InputError, match=f"^cannot write .*state: {os.strerror(number)}$"):
-            save_state(tmp_path / "state", session)
+            save_state(tmp_path / "state", session, 1)
     assert (tmp_path / "state").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"state"}
 
@@ -111,7 +111,7 @@ def test_a_disk_that_fails_leaves_the_file_before(
 def test_a_bad_step_leaves_the_state_before_it(disk: Path, toy_pack: Pack, batches: Batches) -> None:
     session = make_session(toy_pack, disk, "tiled")
     session.train_step(0, batches, 1)
-    assert session.keeps_state_of_bad_step and is_finite(session)
+    assert session.keeps_state_of_bad_step and not_finite(session) is None
     before = {name: values.copy() for name, values in session.state()}
     for name, values in session.state(replacing=True):
         if name.endswith("/adapters"):
@@ -119,11 +119,11 @@ def test_a_bad_step_leaves_the_state_before_it(disk: Path, toy_pack: Pack, batch
             before[name] = values.copy()
     with np.errstate(all="ignore"), pytest.raises(WorkerError, match=r"the loss is (nan|inf) at step 2; lower --lr"):
         session.train_step(1, batches, 1)
-    assert is_finite(session)
+    assert not_finite(session) is None
     for name, values in session.state(replacing=True):
         assert values.tobytes() == before[name].tobytes()
         values[0] = np.nan
-    assert not is_finite(session)
+    assert not_finite(session) is not None
 
 
 @pytest.mark.parametrize("direct", [True, False])

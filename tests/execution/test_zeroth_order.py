@@ -9,6 +9,7 @@ import pytest
 from capped_runs import one_thread
 from memsim.data.windows import Batches
 from memsim.execution.kernels import compute_paths, load_kernels
+from memsim.execution.ops.zeroth_order import ZEROTH_ORDER_KERNELS
 from memsim.execution.session import Session
 from memsim.planner.traffic import step_traffic
 from memsim.schedules.zeroth_order import METHODS
@@ -209,3 +210,29 @@ def _put(session: Session, values: np.ndarray) -> None:
     for _, _, tensor in session.adapters():
         tensor[...] = values[start : start + tensor.size].reshape(tensor.shape)
         start += tensor.size
+
+
+def test_what_has_no_loss_is_never_the_lowest() -> None:
+    def choice(now: float, *tried: float) -> float:
+        def stats(*losses: float) -> np.ndarray:
+            return np.array([[loss, 0.0, 1.0] for loss in losses]).ravel()
+
+        chosen = np.empty(1)
+        ZEROTH_ORDER_KERNELS["accept"]([chosen], [stats(now), stats(*tried), np.array([2.0])], {})
+        return float(chosen[0])
+
+    nan, inf = float("nan"), float("inf")
+    assert choice(3.0, 1.0, 2.0) == 2.0  # forwards along rho
+    assert choice(3.0, nan, 2.0) == -2.0
+    assert choice(3.0, nan, 4.0) == choice(3.0, nan, inf) == choice(3.0, inf, nan) == 0.0
+
+
+def test_a_spread_that_is_no_number_is_no_step_of_nothing() -> None:
+    rho = np.empty(2)
+    losses = [np.array([[loss, 0.0, 1.0]]).ravel() for loss in (1.0, float("nan"), 2.0)]
+    with np.errstate(invalid="ignore"):
+        ZEROTH_ORDER_KERNELS["estimate"]([rho], losses, {"kind": "normalized", "eps": 1e-4})
+    assert not np.isfinite(rho).any()  # emit_estimate ends the run
+    equal = [np.array([1.0, 0.0, 1.0])] * 3
+    ZEROTH_ORDER_KERNELS["estimate"]([rho], equal, {"kind": "normalized", "eps": 1e-4})
+    assert rho.tolist() == [0.0, 0.0]

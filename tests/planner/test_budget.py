@@ -48,6 +48,10 @@ def test_a_plan_over_the_budget_is_refused_with_its_peak() -> None:
         assert part in message
     with pytest.raises(LimitError):
         check_budget(plan.program, memory, "mebp", BASELINE, needed - 1)
+    least = needed - 2_000_000
+    check_budget(plan.program, memory, "mebp", BASELINE, least, tolerance_bytes=2_000_000)
+    with pytest.raises(LimitError, match=rf"\({least / 1e6:.1f} MB is the least that is taken\)"):
+        check_budget(plan.program, memory, "mebp", BASELINE, least - 1, decimal=True, tolerance_bytes=2_000_000)
 
 
 def test_the_file_floor_is_two_packed_blocks_the_libraries_and_what_is_read_ahead() -> None:

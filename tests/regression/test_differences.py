@@ -2,9 +2,18 @@ import pytest
 from test_baseline_file import RESULT, SETTINGS, Baseline, replace
 
 from memsim.regression.check import TIME, compare
-from memsim.regression.describe import MOST_ROWS, growth_lines, table, what_grew
-from memsim.regression.differences import Growth, Held, figures, grown, reading_error_bytes, side_by_side
-from memsim.results import StepResult
+from memsim.regression.describe import MOST_ROWS, growth_lines, otherwise_lines, table, what_grew
+from memsim.regression.differences import (
+    Growth,
+    Held,
+    Otherwise,
+    asked_otherwise,
+    figures,
+    grown,
+    reading_error_bytes,
+    side_by_side,
+)
+from memsim.results import Request, Result, StepResult
 
 
 def timed(share: float | None, compute: str = "f32") -> Baseline:
@@ -77,3 +86,18 @@ def test_a_value_that_lives_longer_is_named() -> None:
     found = compare(new, old, 0.02, None)
     assert found.longer == (Held("a", "add, step forward", "evict, step backward"),)
     assert what_grew(found)[1] == "  a  until evict, step backward (was: add, step forward)"
+
+
+def test_what_two_runs_were_asked_for_otherwise() -> None:
+    def asked(lr: float, model: str) -> Result:
+        settings = {"optimizer.lr": lr, "model": model, "seed": 1}
+        request = Request(settings=settings, files={"data": "ab"}, started="2026-01-02T03:04:05+00:00")
+        return replace(RESULT, request=request)
+
+    assert asked_otherwise(asked(0.5, "a"), asked(0.5, "a")) == []
+    rows = asked_otherwise(asked(0.5, "a"), asked(0.25, "b\x1b[31m\nforged"))
+    assert rows == [Otherwise("model", "a", "b\x1b[31m\nforged"), Otherwise("optimizer.lr", "0.5", "0.25")]
+    lines = otherwise_lines(rows)
+    assert lines == ["asked for otherwise", "  model  a -> b\\x1b[31m\\nforged", "  optimizer.lr  0.5 -> 0.25"]
+    assert otherwise_lines([]) == []
+    assert Otherwise("seed", None, "1") in asked_otherwise(RESULT, asked(0.5, "a"))

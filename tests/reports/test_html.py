@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from memsim.reports.html import report
 from memsim.reports.run_files import open_run
 from memsim.reports.verdicts import verdicts
-from memsim.results import Band
+from memsim.results import Band, Request
 from memsim.simulator.device_file import find_device
 from memsim.simulator.unpack_share import UnpackShare
 from memsim.units import format_bytes
@@ -148,3 +149,20 @@ def test_names_from_files_are_text(tmp_path: Path) -> None:
     found = Page(report([open_run(directory)], [], [share(16, 0.5, name)]))
     assert "script" not in found.tags
     assert found.text.count(name) >= 6
+
+
+def test_what_was_asked_for_is_a_table_of_text(tmp_path: Path) -> None:
+    runs = [open_run(write_run(tmp_path / name)) for name in ("first", "second")]
+    assert "Settings" not in Page(report(runs, [], [])).text
+    asked = Request(
+        settings={"optimizer.lr": 0.5, "model": "<b>mine</b>", "lora.target_modules": ("q_proj", "v_proj")},
+        files={"data": "ab12"},
+        started="2026-01-02T03:04:05+00:00",
+        commands=("memsim run --lr 0.5",),
+    )
+    runs[0] = replace(runs[0], result=replace(runs[0].result, request=asked))
+    page = report(runs, [], [])
+    assert "<b>mine" not in page
+    shown = Page(page).text
+    for words in ("Settings", "optimizer.lr", "0.5", "q_proj, v_proj", "ab12", "<b>mine</b>", "memsim run --lr 0.5"):
+        assert words in shown.replace("\u200b", "")

@@ -202,6 +202,10 @@ def test_more_steps_are_those_of_a_longer_run(pack: Pack, whole: RunOutcome, tmp
     same = go_on(tmp_path / "out", RunProgress(note=notes.append))
     assert learned(same.result) == learned(short.result)
     assert notes == [f"the run in {tmp_path / 'out'} has finished its 3 steps; give more with --steps"]
+    for change, option in (({"lr": 1.0}, "--lr"), ({"verify": "full"}, "--verify")):
+        words = f"has finished its 3 steps, so {option} would change nothing; leave it out, or give more with --steps"
+        with pytest.raises(UsageError, match=words):
+            go_on(tmp_path / "out", allow=True, **change)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     with pytest.raises(UsageError, match=r"--steps 2: the run in .* has done 3 already"):
         go_on(tmp_path / "out", steps=2)

@@ -85,7 +85,9 @@ def one_thread() -> Iterator[None]:
 
 def config_for(model: Path, out: Path | None, **changes: object) -> RunConfig:
     """Return the settings of a short run; ``changes`` are ``RunConfig``'s fields."""
-    settings: dict[str, object] = {"budget_bytes": BUDGET, "model": str(model), "out": out, "lora": LORA}
+    settings: dict[str, object] = {"budget_bytes": BUDGET, "model": str(model), "out": out}
+    if changes.get("scheme", "lora") == "lora":
+        settings["lora"] = LORA
     # One thread: two that wait for each other on a busy machine make tiny kernels very slow.
     settings |= {"seq_len": 256, "steps": 2, "threads": 1}
     return RunConfig(**(settings | changes))  # type: ignore[arg-type]

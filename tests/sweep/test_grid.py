@@ -54,6 +54,21 @@ def test_paths_are_those_of_the_grid_s_user(tmp_path: Path, monkeypatch: pytest.
     assert [point.axes["model"] for point in grid.points] == [str(tmp_path / "my-model"), "tiny", "owner/model"]
 
 
+def test_only_what_names_a_file_becomes_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sst2").mkdir()  # as the task is called, and it is no file of it
+    settings = 'task = "sst2"\ndata = "train.jsonl"\ncompute = "f32"'
+    (tmp_path / "f32").touch()
+    options = {"run": {"budget", "task", "data", "compute"}}
+    path = tmp_path / "grid.toml"
+    path.write_text(f'mode = "run"\nbudgets = ["1GB"]\n[settings]\n{settings}')
+    found = read_grid(path, options).points[0].settings
+    here = {"data": str(tmp_path / "train.jsonl")}
+    assert dict(found) == {"threads": 1, "task": "sst2", "compute": "f32"} | here
+    path.write_text(path.read_text().replace('"sst2"', '"mine.toml"'))
+    assert read_grid(path, options).points[0].settings["task"] == str(tmp_path / "mine.toml")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -93,5 +108,5 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str,
 
 
 def test_a_value_is_never_taken_for_an_option(tmp_path: Path) -> None:
-    grid = _read(tmp_path, 'mode = "simulate"\nmodels = ["--help"]')
-    assert grid.points[0].arguments == ("simulate", "--model=--help")
+    grid = _read(tmp_path, 'mode = "simulate"\ndevices = ["--help"]')
+    assert grid.points[0].arguments == ("simulate", "--device=--help")

@@ -11,9 +11,10 @@ from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.json_option import json_option
 from memsim.cli.progress import bytes_progress, stage
-from memsim.cli.scheme_options import schemes_options, settings_of_schemes
-from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_settings
-from memsim.compare.contenders import LR_GRIDS, parse_contenders
+from memsim.cli.running.run_settings import command_line, given_settings
+from memsim.cli.scheme_options import scheme_values, schemes_options
+from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_values
+from memsim.compare.contenders import LR_GRIDS, Shared, parse_contenders, with_contender
 from memsim.compare.device_run import simulate_run
 from memsim.compare.experiment import Settings, check_runs, compare
 from memsim.compare.plots import plot
@@ -27,8 +28,9 @@ from memsim.runtime.capped_run import run
 from memsim.runtime.config import RunConfig
 from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.run_progress import RunProgress
+from memsim.runtime.settings import refuse_ignored
 from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.schedules.optimizers import STATE_PER_PARAMETER
 from memsim.simulator.device_file import find_device
 from memsim.tasks.task_file import find_task
 from memsim.units import is_decimal, parse_bytes
@@ -154,6 +156,7 @@ def command(
     its examples of them. Written: compare.json, compare.svg and the record of every run.
     """
     contenders = parse_contenders(schedules, steps, grids, options["schemes"])
+    validation = validation_data or _shipped(task, "validation")
     settings = Settings(
         base=RunConfig(
             budget_bytes=parse_bytes(budget),
@@ -163,21 +166,22 @@ def command(
             data=data or _shipped(task, "train"),
             task=task,
             template=template,
+            eval_data=validation,
             eval_sequences=eval_sequences,
-            **settings_of_schemes(options, options["schemes"]),
-            optimizer=OptimizerConfig(optimizer),
             accumulate=accumulate,
-            zeroth_order=zeroth_order_settings(options, list(dict.fromkeys(item.schedule for item in contenders))),
             compute=compute,
             threads=threads,
             events=False,
         ),
-        validation=validation_data or _shipped(task, "validation"),
+        shared=Shared(**scheme_values(options), optimizer=optimizer, zeroth_order=zeroth_order_values(options)),
+        validation=validation,
         test=test_data or _shipped(task, "test"),
         tune_steps=tune_steps,
         seeds=seeds,
         evals=evals,
     )
+    configs = [with_contender(settings.base, item, item.lrs[0], settings.shared) for item in contenders]
+    refuse_ignored(configs, given_settings(click.get_current_context()))
     target = find_device(device)
     if out is not None and resume is not None:
         raise UsageError("--out makes a new directory and --resume continues in an old one; give one of them")
@@ -190,7 +194,7 @@ def command(
     if resume is not None and read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != shared:
         raise InputError(f"{resume} holds a comparison with other settings; repeat them, or use --out")
     stage("simulating")
-    on_device = [simulate_run(contender, settings.base, target) for contender in contenders]
+    on_device = [simulate_run(contender, settings.base, settings.shared, target) for contender in contenders]
     directory = resume or _new_directory(out, f"{name}-compare", shared)
     curves = []
     try:
@@ -234,7 +238,7 @@ def _described(settings: Settings, device: str) -> dict[str, Any]:
     shipped = {shipped_text(split): f"shipped ({split})" for split in SPLITS}
     if task is not None and has_examples(task):
         shipped |= {shipped_examples(task, split): f"shipped ({split})" for split in SPLITS}
-    described: dict[str, Any] = asdict(settings.base)
+    described: dict[str, Any] = asdict(settings.base) | asdict(settings.shared) | {"eval_data": None}
     described |= {name: shipped.get(path, str(path)) for name, path in texts.items() if path}
     described |= {"evals": settings.evals, "tune_steps": settings.tune_steps, "device": device}
     plain: dict[str, Any] = json.loads(json.dumps(described))
@@ -254,4 +258,4 @@ def _run(config: RunConfig) -> RunOutcome:
     """Run one configuration with a line on stderr when it begins."""
     assert config.out is not None
     stage(f"{config.out.name}: {config.schedule}, {config.steps} steps, learning rate {config.optimizer.lr:g}")
-    return run(config, RunProgress(note=lambda text: click.echo(text, err=True)))
+    return run(config, RunProgress(note=lambda text: click.echo(text, err=True)), command_line())

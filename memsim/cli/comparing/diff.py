@@ -9,8 +9,8 @@ from memsim.cli.json_option import json_option
 from memsim.file_names import EVENTS_FILE, RESULT_FILE
 from memsim.json_file import read_object
 from memsim.regression.baseline import is_baseline, peak_by_op, read_baseline
-from memsim.regression.describe import growth_lines, table
-from memsim.regression.differences import grown, side_by_side
+from memsim.regression.describe import growth_lines, otherwise_lines, table
+from memsim.regression.differences import asked_otherwise, grown, side_by_side
 from memsim.result_file import MAX_RECORD_BYTES, emit_json, read_result
 from memsim.results import Result
 
@@ -25,7 +25,7 @@ def command(a: Path, b: Path, json_path: str | None) -> None:
     A and B are run directories, result records or baseline files. Nothing is required of them, so the exit code is 0.
     """
     (old, old_ops), (new, new_ops) = _read(a), _read(b)
-    rows = side_by_side(old, new)
+    rows, otherwise = side_by_side(old, new), asked_otherwise(old, new)
     changes = {
         "values larger in B at the peak": grown(old.peak_by_value, new.peak_by_value),
         "values smaller in B at the peak": grown(new.peak_by_value, old.peak_by_value),
@@ -35,10 +35,13 @@ def command(a: Path, b: Path, json_path: str | None) -> None:
     if json_path is not None:
         plain = [{"name": row.name, "a": row.baseline, "b": row.actual} for row in rows]
         emit_json(
-            {"figures": plain} | {key: [asdict(row) for row in found] for key, found in changes.items()}, json_path
+            {"figures": plain, "settings": [asdict(row) for row in otherwise]}
+            | {key: [asdict(row) for row in found] for key, found in changes.items()},
+            json_path,
         )
     if json_path != "-":
         lines = [f"A  {_named(old)}", f"B  {_named(new)}", "", *table(rows, ("A", "B"))]
+        lines += otherwise_lines(otherwise)
         for title, found in changes.items():
             lines += growth_lines(title, found)
         click.echo("\n".join(lines))

@@ -16,6 +16,7 @@ import psutil
 from memsim.cli import cli
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.progress import stage
+from memsim.cli.running.run_settings import asked_run
 from memsim.columns import aligned
 from memsim.errors import InputError, UsageError
 from memsim.result_file import emit_json
@@ -124,13 +125,16 @@ def _check_points(points: Sequence[Point]) -> None:
     """Refuse points whose command line cannot be read.
 
     Raises:
-        UsageError: A value of the wrong kind, or an unknown name.
+        UsageError: A value of the wrong kind, or that can never work, or an unknown name.
     """
     for point in points:
         try:
-            _command(point.mode).make_context(point.mode, list(point.arguments[1:]))
-        except click.UsageError as error:
-            raise UsageError(f"{shlex.join(['memsim', *point.arguments])}: {error.format_message()}") from None
+            context = _command(point.mode).make_context(point.mode, list(point.arguments[1:]))
+            if point.mode == "run":
+                asked_run(context)
+        except (click.UsageError, UsageError) as error:
+            reason = error.format_message() if isinstance(error, click.UsageError) else error
+            raise UsageError(f"{shlex.join(['memsim', *point.arguments])}: {reason}") from None
 
 
 def _cores(grid: Grid) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from memsim.cli.json_option import json_option
-from memsim.cli.scheme_options import scheme_options, scheme_settings
+from memsim.cli.scheme_options import chosen_scheme, scheme_options
 from memsim.columns import aligned
 from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
@@ -17,7 +17,6 @@ from memsim.models.lora import n_trainable
 from memsim.models.parts import GROUP_SIZES
 from memsim.models.presets import PRESETS
 from memsim.models.scheme import Scheme, with_classifier
-from memsim.models.schemes import make_scheme
 from memsim.planner.run_plan import TrainingSetup, plan_run
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import format_bytes
@@ -36,9 +35,7 @@ def command(json_path: str | None, **options: Any) -> None:
     Of each: parameters, INT4 size, trainable parameters under --scheme (a classifier has two labels), and the smallest
     planned peak of a step of 256 tokens (beyond the interpreter; one thread).
     """
-    settings = scheme_settings(options)
-    labels = 2 if settings["scheme"] == "head" else 0
-    scheme = make_scheme(settings["scheme"], settings["lora"], settings["virtual_tokens"], labels)
+    scheme = chosen_scheme(options)
     causal = {name: config for name, config in PRESETS.items() if config.family.causal}
     presets = causal if scheme.trains_matrices else PRESETS
     for config in presets.values():

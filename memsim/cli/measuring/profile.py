@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from memsim.api.simulation import training_setup
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
 from memsim.cli import complete
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.measuring.profile_decompression import decompression
 from memsim.cli.progress import stage
+from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import UsageError
-from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
-from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.planner.run_plan import plan_run
 from memsim.reports.layers import PHASES, LayerRow, layer_rows
 from memsim.reports.run_files import RunFiles, open_run
 from memsim.reports.timeline import Timeline, planned_timeline, spans, timeline
 from memsim.result_file import emit_json
 from memsim.runtime.config import RunConfig
 from memsim.schedules.choices import SCHEDULES
-from memsim.schedules.optimizers import OptimizerConfig
+from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
 from memsim.units import MIB, format_bytes, is_decimal, parse_bytes
 from memsim.weights.dimensions import find_dimensions
 
@@ -77,6 +79,8 @@ def layers(
 
     Of a run that `memsim run` left in RUN_DIR; without it, of a capped run made now with the other options.
     """
+    if run is not None:
+        _refuse_options_of_a_run(run)
     config = RunConfig(
         budget_bytes=parse_bytes(budget),
         decimal=is_decimal(budget),
@@ -129,22 +133,35 @@ def _layers_text(rows: Sequence[LayerRow], decimal: bool) -> str:
 @_MODEL
 @_SCHEDULE
 @_SEQ_LEN
+@scheme_options_without_task
+@click.option(
+    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
+)
+@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
 @_THREADS
 @_PLOT
 @_JSON
 def memory(
-    run: Path | None, model: str, schedule: str, seq_len: int, threads: int, plot: Path | None, json_path: str | None
-) -> None:
+    run: Path | None, model: str, schedule: str, seq_len: int, optimizer: str, accumulate: int, threads: int,
+    plot: Path | None, json_path: str | None, **scheme: Any,
+) -> None:  # fmt: skip
     """Show memory over a step and the values that are alive at its peak.
 
-    With RUN_DIR, the planned and the measured memory of that run; without it, nothing runs and the plan is shown.
+    With RUN_DIR, the planned and the measured memory of that run; without it, nothing runs and the plan of what the
+    other options say is shown.
     """
     if run is not None:
+        _refuse_options_of_a_run(run)
         files = open_run(run)
         line, held, decimal = timeline(files), list(files.plan.held), files.decimal
         cap = files.result.budget_bytes
     else:
-        line, held = _planned(model, schedule, seq_len, threads or len(os.sched_getaffinity(0)))
+        config, group_size, _ = find_dimensions(model)
+        trained, updated = chosen_scheme(scheme), OptimizerConfig(optimizer)
+        n_threads = threads or len(os.sched_getaffinity(0))
+        setup = training_setup(config, group_size, schedule, seq_len, trained, updated, accumulate, n_threads)
+        plan = plan_run(setup, "")
+        line, held = planned_timeline(plan.program, plan.memory, 0), list(plan.memory.held)
         cap, decimal = None, True
     if plot is not None:
         from memsim.reports.plots import plot_memory
@@ -156,15 +173,18 @@ def memory(
         click.echo(_memory_text(line, held, decimal))
 
 
-def _planned(model: str, schedule: str, seq_len: int, threads: int) -> tuple[Timeline, list[tuple[str, int]]]:
-    config, group_size, _ = find_dimensions(model)
-    if seq_len > config.max_position_embeddings:
-        raise UsageError(
-            f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.max_position_embeddings}"
-        )
-    setup = TrainingSetup(config, group_size, LoraConfig(), schedule, seq_len, OptimizerConfig(), threads=threads)
-    plan = plan_run(setup, "")
-    return planned_timeline(plan.program, plan.memory, 0), list(plan.memory.held)
+def _refuse_options_of_a_run(run: Path) -> None:
+    """Refuse options that say what to run, where a run is there already.
+
+    Raises:
+        UsageError: One was given; the run has settings of its own.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("run", "plot", "json_path"):
+            raise UsageError(f"{option.opts[0]} would be ignored: {run} has settings of its own; leave it out")
 
 
 def _memory_plain(line: Timeline, held: Sequence[tuple[str, int]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def command(
     with count_progress("schedules looked at") as searching:
         planned = find_plan(
             model,
-            budget_bytes=parse_bytes(budget) if budget else None,
+            budget_bytes=parse_bytes(budget) if budget is not None else None,
             device=device,
             seq_len=seq_len,
             scheme=trained,

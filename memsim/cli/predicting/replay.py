@@ -68,7 +68,7 @@ def command(
     replayed = replay(
         recorded,
         device=device,
-        budget_bytes=parse_bytes(budget) if budget else None,
+        budget_bytes=parse_bytes(budget) if budget is not None else None,
         mode=mode,
         steps=steps,
         advised=None if paging is None else paging == "advised",

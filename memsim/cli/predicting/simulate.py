@@ -76,7 +76,7 @@ def command(
         model,
         schedule=schedule,
         device=device,
-        budget_bytes=parse_bytes(budget) if budget else None,
+        budget_bytes=parse_bytes(budget) if budget is not None else None,
         mode=mode,
         seq_len=seq_len,
         steps=steps,

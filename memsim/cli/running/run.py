@@ -2,21 +2,18 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from memsim.cap.open import ENFORCEMENTS
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.json_option import file_option, json_option
-from memsim.cli.scheme_options import scheme_options, scheme_settings
-from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_settings
-from memsim.errors import UsageError
-from memsim.json_file import shown
+from memsim.cli.running.run_settings import asked_changes, asked_run, command_line
+from memsim.cli.scheme_options import scheme_options
+from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.result_file import emit_json
@@ -28,12 +25,10 @@ from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
 from memsim.runtime.resume import resume as resume_run
 from memsim.runtime.supervise import exit_code
 from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
-from memsim.search.plan_file import PlanFile, read_plan
+from memsim.schedules.optimizers import STATE_PER_PARAMETER
 from memsim.search.search import AUTO
 from memsim.tasks.task_file import built_in, find_task
-from memsim.units import format_bytes, is_decimal, parse_bytes
-from memsim.weights.shipped import has_examples, shipped_examples
+from memsim.units import format_bytes
 
 _OPTIONS = {"budget_bytes": "--budget", "cold": "--page-cache", "decimal": ""}
 
@@ -175,43 +170,7 @@ def _options(settings: Sequence[str]) -> list[str]:
 @json_option("the result record")
 @file_option("--save-baseline", "Store the run for `memsim check`.")
 @click.option("--test-balloon", hidden=True, metavar="SIZE", help="Touch this much unplanned memory in every step.")
-def command(
-    budget: str | None,
-    plan: Path | None,
-    model: str,
-    schedule: str,
-    seq_len: int,
-    steps: int,
-    data: Path | None,
-    task: str | None,
-    classifier: bool | None,
-    template: bool,
-    optimizer: str,
-    lr: float,
-    accumulate: int,
-    seed: int,
-    threads: int,
-    compute: str,
-    page_cache: str,
-    verify: Literal["first", "full"],
-    lcsb_groups: int | None,
-    eval_data: Path | None,
-    eval_every: int,
-    eval_first: bool,
-    eval_sequences: int,
-    out: Path | None,
-    scratch: Path | None,
-    checkpoint_every: int,
-    resume: Path | None,
-    allow_different_bits: bool,
-    plan_check: bool,
-    enforcement: str | None,
-    record: bool,
-    json_path: str | None,
-    save_baseline: Path | None,
-    test_balloon: str | None,
-    **options: Any,
-) -> None:
+def command(resume: Path | None, json_path: str | None, save_baseline: Path | None, **_: Any) -> None:
     """Fine-tune a model in a process that the kernel kills at --budget.
 
     Without --data the text is CPython's own documentation; a preset without weights gets seeded synthetic ones of the
@@ -221,79 +180,18 @@ def command(
 
     Ctrl-C finishes the step, saves it and ends; a second Ctrl-C ends at once. `memsim run --resume DIR` goes on.
     """
+    context = click.get_current_context()
     if resume is not None:
-        going_on = read_resumption(resume, _changes(budget), allow_different_bits)
+        allowed = context.params["allow_different_bits"]
+        going_on = read_resumption(resume, asked_changes(context), allowed, command_line())
         with drawn(going_on.config) as progress:
             outcome = resume_run(going_on, progress)
         _tell(outcome, going_on.config, json_path, save_baseline)
         return
-    planned = read_plan(plan) if plan else None
-    if budget is None and planned is None:
-        raise click.MissingParameter(ctx=click.get_current_context(), param_hint="'--budget'", param_type="option")
-    if allow_different_bits:
-        raise UsageError("--allow-different-bits is for --resume")
-    if lcsb_groups is not None and schedule != "lcsb":
-        raise UsageError(f"--lcsb-groups is for the schedule lcsb, not {schedule}")
-    config = RunConfig(
-        budget_bytes=parse_bytes(budget) if budget else planned.budget_bytes if planned else 0,
-        decimal=budget is None or is_decimal(budget),
-        model=model,
-        schedule=schedule,
-        seq_len=seq_len,
-        steps=steps,
-        data=data or (shipped_examples(task, "train") if task is not None and has_examples(task) else None),
-        task=task,
-        classifier=classifier,
-        template=template,
-        eval_data=eval_data,
-        eval_every=eval_every,
-        eval_sequences=eval_sequences,
-        eval_first=eval_first,
-        **scheme_settings(options),
-        optimizer=OptimizerConfig(optimizer, lr),
-        accumulate=accumulate,
-        seed=seed,
-        threads=threads,
-        compute=compute,
-        cold=page_cache == "cold",
-        verify=verify,
-        out=out,
-        scratch=scratch,
-        checkpoint_every=checkpoint_every,
-        plan_check=plan_check,
-        enforcement=enforcement,
-        balloon_bytes=parse_bytes(test_balloon) if test_balloon else 0,
-        lcsb_groups=lcsb_groups,
-        zeroth_order=zeroth_order_settings(options, [schedule]),
-        record=record,
-    )
-    if planned is not None:
-        config = _as_planned(config, planned, str(plan), click.get_current_context())
+    config = asked_run(context)
     with drawn(config) as progress:
-        outcome = run(config, progress)
+        outcome = run(config, progress, command_line())
     _tell(outcome, config, json_path, save_baseline)
-
-
-def _changes(budget: str | None) -> dict[str, Any]:
-    """Return the settings that the command line gives a run that goes on.
-
-    Raises:
-        UsageError: One that it must keep.
-    """
-    ctx = click.get_current_context()
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    given -= {"resume", "allow_different_bits", "json_path", "save_baseline"}
-    changes: dict[str, Any] = {}
-    if budget is not None:
-        changes = {"budget_bytes": parse_bytes(budget), "decimal": is_decimal(budget)}
-        given.remove("budget")
-    if "page_cache" in given:
-        changes["cold"] = ctx.params["page_cache"] == "cold"
-        given.remove("page_cache")
-    kept = sorted(given - {*KEEP_BITS, *CHANGE_BITS})
-    if kept:
-        raise UsageError(f"--{kept[0].replace('_', '-')} is a setting that a run keeps; leave it out with --resume")
-    return changes | {name: ctx.params[name] for name in given}
 
 
 def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_baseline: Path | None) -> None:
@@ -312,41 +210,6 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
         click.echo(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
         sys.exit(exit_code(result.exit_reason))
-
-
-_PLANNED = ("model", "seq_len", "scheme", "lora_rank", "target_modules", "virtual_tokens") + (
-    ("optimizer", "accumulate", "threads")
-)
-"""Options that a plan decides."""
-
-
-def _as_planned(config: RunConfig, planned: PlanFile, where: str, context: click.Context) -> RunConfig:
-    """Return the run that a plan was made for; what it leaves open is as asked.
-
-    Raises:
-        UsageError: An option was given that says something else than the plan.
-    """
-    decided = {"schedule": AUTO} | {name: getattr(planned, name) for name in _PLANNED}
-    decided["target_modules"] = ",".join(planned.target_modules)
-    for name, value in decided.items():
-        given = context.params[name]
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and given != value:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} {given} is not what {where} was made for, {shown(value)}; leave {option} out")
-    lora = replace(config.lora, rank=planned.lora_rank, target_modules=planned.target_modules)
-    return replace(
-        config,
-        schedule=AUTO,
-        plan=planned,
-        model=planned.model,
-        seq_len=planned.seq_len,
-        scheme=planned.scheme,
-        lora=lora if planned.scheme == "lora" else config.lora,
-        virtual_tokens=planned.virtual_tokens or config.virtual_tokens,
-        optimizer=replace(config.optimizer, name=planned.optimizer),
-        accumulate=planned.accumulate,
-        threads=planned.threads,
-    )
 
 
 def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> str:

@@ -67,11 +67,12 @@ def _estimate(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
         return
     change = losses[1:] - losses[0]
     spread = a["eps"] if a["kind"] == "one_sided" else losses[1:].std()
-    o[0][:] = change / spread if spread > 0 else 0.0
+    o[0][:] = change / spread if spread != 0 else 0.0  # a loss that is no number makes estimates that are none
 
 
 def _accept(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-    losses = [_means(i[:1])[0], *_means(i[1:2])]
+    losses = np.array([_means(i[:1])[0], *_means(i[1:2])])
+    losses[~np.isfinite(losses)] = np.inf  # what has no loss is never the lowest; argmin would take NaN
     o[0][0] = i[2][0] * (0.0, 1.0, -1.0)[int(np.argmin(losses))]
 
 
