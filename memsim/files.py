@@ -1,7 +1,6 @@
 """Files: atomic writes, private caches, and the checks to make before a large write."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from memsim.cap.mounts import unescaped
 from memsim.errors import InputError
 from memsim.units import format_bytes
 
@@ -105,15 +105,6 @@ def cache_dir() -> Path:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise InputError(f"cannot write the cache {directory}; set MEMSIM_CACHE to a writable directory")
     return directory
-
-
-def unescaped(field: str) -> str:
-    """Return a path of ``/proc/mounts`` or ``mountinfo`` as it is.
-
-    The kernel writes a space, a tab, a line end and a backslash as three octal digits, and every other byte, such as
-    those of letters beyond ASCII, as it is.
-    """
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def file_system(path: Path) -> str:

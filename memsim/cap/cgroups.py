@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memsim.cap.footprint import parent_pid, start_time
 from memsim.cap.group import PROC, Group, Unavailable, owned_name, read_control, write_control
-from memsim.files import unescaped
+from memsim.cap.mounts import unescaped
 
 _NAME = re.compile(r"memsim-(\d+)-(\d+)(?:-\d+|-parent)?")
 _PARENT_SUFFIX = "-parent"
