@@ -96,7 +96,7 @@ class _Footprints:
             pytest.fail(f"memsim: {error}", pytrace=False)
         if asked is None or watch is None:
             return (yield)
-        from memsim.runtime.finished import FINISHED
+        from memsim.runtime.run_progress import FINISHED
 
         runs: list[Finished] = []
 

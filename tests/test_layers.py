@@ -70,12 +70,22 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports_of(path: Path, source_root: Path) -> Iterator[str]:
+def tree_of(path: Path, executed: bool = False) -> ast.Module:
+    """Return the syntax tree of a file; ``executed``: without what only a type checker reads."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if executed:
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        ]
+    return tree
+
+
+def imports_of(path: Path, source_root: Path, executed: bool = False) -> Iterator[str]:
     """Yield every module that a file imports, inside functions too, as absolute dotted names."""
     package = module_name(path, source_root).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path, executed)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -93,18 +103,21 @@ def layer_breaks(path: Path, source_root: Path) -> list[str]:
 
 
 def module_graph(paths: list[Path], source_root: Path) -> dict[str, set[str]]:
-    """Return which modules each one imports, inside functions too; a package stands for its own names only."""
+    """Return which modules each one imports, inside functions too; a package stands for its own names only.
+
+    A description of types may look up: ``RunConfig`` is checked by a table that names it in its annotations.
+    """
     names = {module_name(path, source_root): path for path in paths}
     graph: dict[str, set[str]] = {}
     for name, path in names.items():
-        found = set(imports_of(path, source_root)) | set(submodules_of(path, source_root))
+        found = set(imports_of(path, source_root, executed=True)) | set(submodules_of(path))
         graph[name] = {other for other in found if other in names and other != name}
     return graph
 
 
-def submodules_of(path: Path, source_root: Path) -> Iterator[str]:
+def submodules_of(path: Path) -> Iterator[str]:
     """Yield ``a.b`` of ``from a import b``, which may be a module."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path, executed=True)):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 

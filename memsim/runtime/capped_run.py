@@ -17,7 +17,6 @@ from memsim.run_directory.directory import ADAPTER, LOGS, RUNS, RunDirectory, ne
 from memsim.run_directory.steps_file import History
 from memsim.runtime.config import RunConfig
 from memsim.runtime.config_checks import check, check_new
-from memsim.runtime.finished import FINISHED
 from memsim.runtime.launch import launch, make_job
 from memsim.runtime.layout import accept, lay_out
 from memsim.runtime.origin import begin, located
@@ -25,7 +24,7 @@ from memsim.runtime.outcome import Outcome, RunOutcome
 from memsim.runtime.preflight import Ready, make_ready
 from memsim.runtime.record import make_record
 from memsim.runtime.recording_cost import with_recording
-from memsim.runtime.run_progress import RunProgress
+from memsim.runtime.run_progress import FINISHED, RunProgress
 
 
 def run(config: RunConfig, progress: RunProgress | None = None, command: str = "") -> RunOutcome:

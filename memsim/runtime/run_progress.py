@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memsim.progress_types import BytesProgress, StageProgress
 from memsim.results import StepResult
+
+if TYPE_CHECKING:
+    from memsim.runtime.config import RunConfig
+    from memsim.runtime.outcome import RunOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +64,7 @@ class RunProgress:
     node: Callable[[NodeDone], None] = lambda node: None
     step: Callable[[StepDone], None] = lambda step: None
     note: StageProgress = lambda text: None
+
+
+FINISHED: "list[Callable[[RunConfig, RunOutcome], None]]" = []
+"""Called with every run of this process that ended with a record: how the pytest plugin sees the runs of a test."""
