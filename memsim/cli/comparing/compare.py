@@ -10,6 +10,7 @@ import click
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.json_option import json_option
+from memsim.cli.options import compute_option, device_option, model_option, number_option, path_option, updates_options
 from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.running.run_settings import command_line, given_settings
 from memsim.cli.scheme_options import scheme_values, schemes_options
@@ -30,7 +31,6 @@ from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.run_progress import RunProgress
 from memsim.runtime.settings import refuse_ignored
 from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.schedules.optimizers import STATE_PER_PARAMETER
 from memsim.simulator.device_file import find_device
 from memsim.tasks.task_file import find_task
 from memsim.units import is_decimal, parse_bytes
@@ -42,13 +42,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 
 @click.command(name="compare", cls=GroupedCommand, context_settings={"show_default": True})
-@click.option(
-    "--model",
-    default="tiny",
-    metavar="NAME|PATH|HUB_ID",
-    shell_complete=complete.models,
-    help="As for `memsim run`.",
-)
+@model_option("As for `memsim run`.", default="tiny", metavar="NAME|PATH|HUB_ID")
 @click.option(
     "--schedules",
     default="mebp,mezo:1000",
@@ -56,7 +50,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
     shell_complete=complete.schedule_list,
     help=f"What to compare: NAME or NAME:STEPS, of {', '.join(SCHEDULE_NAMES)}.",
 )
-@click.option("--steps", type=int, default=100, metavar="N", help="Steps of a schedule that names none of its own.")
+@number_option("--steps", 100, "Steps of a schedule that names none of its own.")
 @click.option("--seeds", type=int, default=3, metavar="K", help="Runs of each schedule.")
 @click.option(
     "--lr-grid",
@@ -75,52 +69,21 @@ _MAX_SETTINGS_BYTES = 1 << 20
     help="Labelled examples instead of text, as for `memsim run`; docs-agreement comes with its own.",
 )
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Text, or examples, to train on.  [default: shipped]",
-)
-@click.option(
-    "--validation-data",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="What learning rates are chosen on.  [default: shipped]",
-)
-@click.option(
-    "--test-data",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="What the chosen ones are scored on.  [default: shipped]",
-)
-@click.option("--evals", type=int, default=10, metavar="N", help="Evaluations along a run.")
-@click.option(
-    "--eval-sequences", type=int, default=32, metavar="N", help="Sequences, or examples, of an evaluation, at most."
-)
-@click.option(
-    "--device",
-    default="iphone-15-pro-max",
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="See `memsim devices`.",
-)
+@path_option("--data", "Text, or examples, to train on.  [default: shipped]")
+@path_option("--validation-data", "What learning rates are chosen on.  [default: shipped]")
+@path_option("--test-data", "What the chosen ones are scored on.  [default: shipped]")
+@number_option("--evals", 10, "Evaluations along a run.")
+@number_option("--eval-sequences", 32, "Sequences, or examples, of an evaluation, at most.")
+@device_option()
 @click.option("--budget", default="1GB", metavar="SIZE", help="Kernel limit on each run.")
-@click.option("--seq-len", type=int, default=128, metavar="TOKENS", help="Tokens in a sequence.")
+@number_option("--seq-len", 128, "Tokens in a sequence.", metavar="TOKENS")
 @schemes_options
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
-)
-@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
+@updates_options
 @zeroth_order_options
-@click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="As for `memsim run`.")
-@click.option("--threads", type=int, default=1, metavar="N", help="Kernel threads; 0 takes every processor.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New directory.  [default: below runs]")
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Continue there: only --schedules, --scheme, --lr-grid and --seeds may differ.",
-)
+@compute_option("As for `memsim run`.")
+@number_option("--threads", 1, "Kernel threads; 0 takes every processor.")
+@path_option("--out", "New directory.  [default: below runs]", metavar="DIR")
+@path_option("--resume", "Continue there: only --schedules, --scheme, --lr-grid and --seeds may differ.", metavar="DIR")
 @json_option("the record")
 def command(
     model: str,

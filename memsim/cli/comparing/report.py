@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from memsim.cli import complete
 from memsim.cli.json_option import json_option
+from memsim.cli.options import devices_option, path_option
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.files import write_text
@@ -23,26 +23,12 @@ from memsim.simulator.device_file import find_device
 @click.command(name="report", context_settings={"show_default": True})
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="The HTML file to write.")
-@click.option(
+@path_option(
     "--perfetto",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a trace for ui.perfetto.dev (Chrome's JSON format): every op, footprint, mapped weights, page-ins.",
+    "Write a trace for ui.perfetto.dev (Chrome's JSON format): every op, footprint, mapped weights, page-ins.",
 )
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="Simulate the runs there too; may be repeated.",
-)
-@click.option(
-    "--decompression",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Include the curves of `memsim profile decompression --json FILE`.",
-)
+@devices_option("Simulate the runs there too; may be repeated.")
+@path_option("--decompression", "Include the curves of `memsim profile decompression --json FILE`.")
 @json_option("what was written, and verdicts")
 def command(
     runs: tuple[Path, ...],

@@ -15,6 +15,7 @@ import psutil
 
 from memsim.cli import cli
 from memsim.cli.json_option import file_option, json_option
+from memsim.cli.options import path_option
 from memsim.cli.progress import stage
 from memsim.cli.running.run_settings import asked_run
 from memsim.columns import aligned
@@ -33,12 +34,7 @@ _MAX_WORKERS = 1024
 
 @click.command(name="sweep", context_settings={"show_default": True})
 @click.argument("grid_file", metavar="GRID", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="SQLite file of the rows; what it has is not done again.  [default: GRID with .sqlite]",
-)
+@path_option("--out", "SQLite file of the rows; what it has is not done again.  [default: GRID with .sqlite]")
 @file_option("--plot", "Picture (SVG).  [default: --out with .svg]")
 @click.option(
     "--workers",
@@ -52,11 +48,10 @@ _MAX_WORKERS = 1024
     help="Use the workers of a running Dask scheduler, such as tcp://127.0.0.1:8786.",
 )
 @click.option("--retry-failed", is_flag=True, help="Do the points again that failed.")
-@click.option(
+@path_option(
     "--scratch",
-    type=click.Path(path_type=Path),
+    "Where real runs write, on the machine that executes them; a disk, not tmpfs.  [default: beside --out]",
     metavar="DIR",
-    help="Where real runs write, on the machine that executes them; a disk, not tmpfs.  [default: beside --out]",
 )
 @json_option("the rows, but for their records")
 def command(

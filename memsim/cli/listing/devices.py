@@ -9,6 +9,7 @@ import click
 
 from memsim.cli import complete
 from memsim.cli.json_option import json_option
+from memsim.cli.options import compute_option, number_option
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.result_file import emit_json
@@ -89,13 +90,8 @@ def _table(device: Device) -> str:
 
 
 @command.command(name="calibrate", context_settings={"show_default": True})
-@click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
-@click.option(
-    "--compute",
-    type=click.Choice(["auto", "f32", "bf16"]),
-    default="auto",
-    help="Products with packed weights in f32 or bf16; auto takes the faster.",
-)
+@number_option("--threads", 0, "Kernel threads; 0 takes every processor.")
+@compute_option("Products with packed weights in f32 or bf16; auto takes the faster.")
 @json_option("the device")
 def calibrate(threads: int, compute: str, json_path: str | None) -> None:
     """Measure this machine as the device `host`, in under two minutes; leave it idle meanwhile."""

@@ -13,9 +13,17 @@ from memsim.bench.record import record
 from memsim.bench.runs import compare_losses, footprints
 from memsim.bench.step import bench_step
 from memsim.bench.zeroth_order import bench_zo
-from memsim.cli import complete
 from memsim.cli.json_option import json_option
 from memsim.cli.measuring.bench_text import footprint_text, kernels_text, step_text, zo_text
+from memsim.cli.options import (
+    compute_option,
+    device_option,
+    model_option,
+    models_option,
+    number_option,
+    path_option,
+    schedule_option,
+)
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.models.presets import PRESETS
@@ -26,24 +34,12 @@ from memsim.search.search import AUTO
 from memsim.simulator.device_file import find_device
 from memsim.units import is_decimal, parse_bytes
 
-_MODEL = click.option(
-    "--model",
-    default="qwen2.5-0.5b",
-    metavar="NAME|DIR",
-    shell_complete=complete.models,
-    help="A preset, a pack or a directory.",
-)
-_SCHEDULE = click.option(
-    "--schedule", type=click.Choice([*SCHEDULE_NAMES, AUTO]), default="tiled", help="What a step keeps and recomputes."
-)
-_SEQ_LEN = click.option("--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="Tokens a sequence.")
+_MODEL = model_option("A preset, a pack or a directory.")
+_SCHEDULE = schedule_option([*SCHEDULE_NAMES, AUTO], "tiled", "What a step keeps and recomputes.")
+_SEQ_LEN = number_option("--seq-len", 256, "Tokens a sequence.", least=1, metavar="TOKENS")
 _BUDGET = click.option("--budget", default="1GB", metavar="SIZE", help="Cap of each run.")
-_THREADS = click.option(
-    "--threads", type=click.IntRange(0), default=0, metavar="N", help="Of every contestant; 0 takes every processor."
-)
-_COMPUTE = click.option(
-    "--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="Compute path; auto: the faster."
-)
+_THREADS = number_option("--threads", 0, "Of every contestant; 0 takes every processor.", least=0)
+_COMPUTE = compute_option("Compute path; auto: the faster.")
 _JSON = json_option("the record")
 
 
@@ -57,19 +53,13 @@ def command() -> None:
 
 
 @command.command(name="kernels", context_settings={"show_default": True})
-@click.option(
-    "--models",
-    default="qwen2.5-0.5b,qwen2.5-3b",
-    metavar="LIST",
-    shell_complete=complete.model_list,
-    help="Presets whose shapes are timed.",
-)
+@models_option("Presets whose shapes are timed.", "qwen2.5-0.5b,qwen2.5-3b")
 @click.option("--rows", "--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="M of the products.")
 @click.option(
     "--compute", type=click.Choice(["all", "f32", "bf16"]), default="all", help="Compute paths of packed products."
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, metavar="N", help="Turns of each contestant at a row.")
-@click.option("--repeats", type=click.IntRange(1), default=3, metavar="N", help="Timed calls a turn.")
+@number_option("--rounds", 5, "Turns of each contestant at a row.", least=1)
+@number_option("--repeats", 3, "Timed calls a turn.", least=1)
 @click.option("--quick", is_flag=True, help="Only the products of a block, two rounds.")
 @_THREADS
 @_JSON
@@ -100,8 +90,8 @@ def kernels_command(
 @_MODEL
 @_SCHEDULE
 @_SEQ_LEN
-@click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps a round.")
-@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Turns of each contestant.")
+@number_option("--steps", 2, "Timed steps a round.", least=1)
+@number_option("--rounds", 3, "Turns of each contestant.", least=1)
 @_COMPUTE
 @_BUDGET
 @_THREADS
@@ -122,15 +112,9 @@ def step_command(
 @command.command(name="zo", context_settings={"show_default": True})
 @_MODEL
 @_SEQ_LEN
-@click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps a round.")
-@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Turns of each contestant.")
-@click.option(
-    "--device",
-    default="iphone-15-pro-max",
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="Simulated; see `memsim devices`.",
-)
+@number_option("--steps", 2, "Timed steps a round.", least=1)
+@number_option("--rounds", 3, "Turns of each contestant.", least=1)
+@device_option("Simulated; see `memsim devices`.")
 @_COMPUTE
 @_BUDGET
 @_THREADS
@@ -174,15 +158,9 @@ def _config(model: str, schedule: str, seq_len: int, steps: int, compute: str, b
 
 
 @command.command(name="footprint", context_settings={"show_default": True})
-@click.option(
-    "--models",
-    default="qwen2.5-0.5b",
-    metavar="LIST",
-    shell_complete=complete.model_list,
-    help="Presets, packs or directories.",
-)
+@models_option("Presets, packs or directories.", "qwen2.5-0.5b")
 @click.option("--seq-lens", default="256,512,1024,2048", metavar="LIST", help="Tokens a sequence.")
-@click.option("--steps", type=click.IntRange(1), default=2, metavar="N", help="Steps of each run.")
+@number_option("--steps", 2, "Steps of each run.", least=1)
 @_SCHEDULE
 @_COMPUTE
 @_BUDGET
@@ -205,13 +183,11 @@ def footprint_command(
 
 
 @command.command(name="loss", context_settings={"show_default": True})
-@click.option(
-    "--data", type=click.Path(path_type=Path), metavar="FILE", help="Text.  [default: CPython's documentation]"
-)
+@path_option("--data", "Text.  [default: CPython's documentation]")
 @_MODEL
 @_SCHEDULE
 @_SEQ_LEN
-@click.option("--steps", type=click.IntRange(1), default=50, metavar="N", help="Optimizer steps.")
+@number_option("--steps", 50, "Optimizer steps.", least=1)
 @_BUDGET
 @_THREADS
 @_JSON

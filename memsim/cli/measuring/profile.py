@@ -13,9 +13,9 @@ from click.core import ParameterSource
 from memsim.api.simulation import training_setup
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
-from memsim.cli import complete
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.measuring.profile_decompression import decompression
+from memsim.cli.options import compute_option, model_option, number_option, schedule_option
 from memsim.cli.progress import stage
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import UsageError
@@ -33,20 +33,10 @@ from memsim.weights.dimensions import find_dimensions
 
 _BAR_WIDTH = 30
 
-_MODEL = click.option(
-    "--model",
-    default="qwen2.5-0.5b",
-    metavar="NAME|DIR",
-    shell_complete=complete.models,
-    help=f"A preset ({', '.join(PRESETS)}) or DIR.",
-)
-_SCHEDULE = click.option(
-    "--schedule", type=click.Choice(list(SCHEDULES)), default="mebp", help="What a step keeps and recomputes."
-)
-_SEQ_LEN = click.option(
-    "--seq-len", type=click.IntRange(1), default=256, metavar="TOKENS", help="Tokens in a sequence."
-)
-_THREADS = click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="0 takes every processor.")
+_MODEL = model_option(f"A preset ({', '.join(PRESETS)}) or DIR.")
+_SCHEDULE = schedule_option(list(SCHEDULES), "mebp", "What a step keeps and recomputes.")
+_SEQ_LEN = number_option("--seq-len", 256, "Tokens in a sequence.", least=1, metavar="TOKENS")
+_THREADS = number_option("--threads", 0, "0 takes every processor.", least=0)
 _PLOT = file_option("--plot", "Draw it as SVG into FILE.")
 _JSON = json_option("the rows")
 _RUN = click.argument("run", required=False, metavar="[RUN_DIR]", type=click.Path(path_type=Path))
@@ -65,9 +55,9 @@ command.add_command(decompression)
 @_MODEL
 @_SCHEDULE
 @_SEQ_LEN
-@click.option("--steps", type=click.IntRange(1), default=3, metavar="N", help="Steps to run; the median one is shown.")
+@number_option("--steps", 3, "Steps to run; the median one is shown.", least=1)
 @click.option("--budget", default="1GB", metavar="SIZE", help="Cap of the run.")
-@click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="Compute path.")
+@compute_option("Compute path.")
 @_THREADS
 @_PLOT
 @_JSON

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from memsim.cli import complete
 from memsim.cli.json_option import file_option, json_option
+from memsim.cli.options import compute_option, devices_option, model_option, number_option, schedule_option
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
@@ -25,36 +25,20 @@ from memsim.weights.dimensions import find_dimensions
 
 
 @click.command(name="decompression", context_settings={"show_default": True})
-@click.option(
-    "--model",
-    default="qwen2.5-0.5b",
-    metavar="NAME|DIR",
-    shell_complete=complete.models,
-    help=f"A preset ({', '.join(PRESETS)}) or DIR.",
-)
+@model_option(f"A preset ({', '.join(PRESETS)}) or DIR.")
 @click.option(
     "--seq-len", "lengths", default="16,32,64,128,256,512,1024,2048", metavar="LIST", help="Tokens, with commas."
 )
-@click.option(
-    "--device", "devices", multiple=True, default=("iphone-15-pro-max",), metavar="NAME|FILE",
-    shell_complete=complete.devices, help="Simulate there; may be repeated.",
-)  # fmt: skip
+@devices_option("Simulate there; may be repeated.", ("iphone-15-pro-max",))
 @click.option("--measure/--no-measure", default=True, help="Also run here; otherwise only simulate.")
-@click.option(
-    "--schedule",
-    type=click.Choice(list(SCHEDULES)),
-    default="tiled",
-    help="Whose products unpack inside: the fused way.",
-)
+@schedule_option(list(SCHEDULES), "tiled", "Whose products unpack inside: the fused way.")
 @click.option(
     "--naive", type=click.Choice(list(SCHEDULES)), default="mebp", help="What unpacks each block beforehand, in f32."
 )
-@click.option("--compute", type=click.Choice(["auto", "f32", "bf16"]), default="auto", help="Of the fused products.")
-@click.option(
-    "--steps", type=click.IntRange(1), default=2, metavar="N", help="Timed steps of each run, after one more."
-)
+@compute_option("Of the fused products.")
+@number_option("--steps", 2, "Timed steps of each run, after one more.", least=1)
 @click.option("--budget", default="4GB", metavar="SIZE", help="Cap of each run.")
-@click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="Here; 0 takes every processor.")
+@number_option("--threads", 0, "Here; 0 takes every processor.", least=0)
 @file_option("--plot", "Draw the curves as SVG into FILE.")
 @json_option("the record")
 def decompression(

@@ -7,14 +7,13 @@ from typing import Any
 import click
 
 from memsim.api.planning import plan as find_plan
-from memsim.cli import complete
 from memsim.cli.json_option import file_option, json_option
+from memsim.cli.options import NO_WEIGHTS, device_option, model_option, number_option, updates_options
 from memsim.cli.progress import count_progress, stage
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
-from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
 from memsim.results import PlannedResult, PlanPoint, Result
-from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.record import describe
 from memsim.search.search import Found
 from memsim.simulator.device import Device
@@ -26,28 +25,15 @@ _BAR = 40
 
 
 @click.command(name="plan", context_settings={"show_default": True})
-@click.option(
-    "--model",
-    default="qwen2.5-0.5b",
-    metavar="NAME|DIR",
-    shell_complete=complete.models,
-    help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
-)
-@click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
+@model_option(NO_WEIGHTS)
+@number_option("--seq-len", 256, "Tokens in a sequence.", metavar="TOKENS")
 @click.option("--budget", metavar="SIZE", help="Limit on the process: 1GB, 512MiB.  [default: the device's limit]")
-@click.option(
-    "--device",
-    default=HOST,
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).",
+@device_option(
+    "Whose rates decide, and whose rules: `host` is this machine (`memsim devices calibrate`).", default=HOST
 )
 @scheme_options_without_task
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
-)
-@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
-@click.option("--threads", type=int, default=0, metavar="N", help="Kernel threads; 0 takes every processor.")
+@updates_options
+@number_option("--threads", 0, "Kernel threads; 0 takes every processor.")
 @file_option("--emit", "Write the plan for `memsim run --plan`.")
 @file_option("--plot", "Draw seconds against budget as SVG.")
 @json_option("the result record")

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from memsim.api.replaying import STEPS, ReplayedCapture, ReplayedRun, replay
-from memsim.cli import complete
 from memsim.cli.json_option import json_option
+from memsim.cli.options import device_option
 from memsim.cli.predicting.verdict import killed, summary
 from memsim.cli.progress import stage
 from memsim.errors import LimitError
@@ -24,13 +24,7 @@ _COLUMNS = 60
 
 @click.command(name="replay", context_settings={"show_default": True})
 @click.argument("recorded", type=click.Path(path_type=Path), metavar="RUN_DIR|CAPTURE...", nargs=-1, required=True)
-@click.option(
-    "--device",
-    default="iphone-15-pro-max",
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="See `memsim devices`.",
-)
+@device_option()
 @click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
 @click.option(

@@ -6,46 +6,28 @@ from typing import Any
 import click
 
 from memsim.api.simulation import simulate
-from memsim.cli import complete
 from memsim.cli.json_option import json_option
+from memsim.cli.options import NO_WEIGHTS, device_option, model_option, number_option, schedule_option, updates_options
 from memsim.cli.predicting.verdict import killed, summary
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import LimitError
-from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
 from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.schedules.optimizers import STATE_PER_PARAMETER, OptimizerConfig
+from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.simulate import MODES, Mode
 from memsim.units import is_decimal, parse_bytes
 
 
 @click.command(name="simulate", context_settings={"show_default": True})
-@click.option(
-    "--model",
-    default="qwen2.5-0.5b",
-    metavar="NAME|DIR",
-    shell_complete=complete.models,
-    help=f"A preset ({', '.join(PRESETS)}), a pack, or a directory with a config.json; no weights are read.",
-)
-@click.option(
-    "--schedule", type=click.Choice(SCHEDULE_NAMES), default="mebp", help="What a step keeps, spills and recomputes."
-)
-@click.option(
-    "--device",
-    default="iphone-15-pro-max",
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="See `memsim devices`.",
-)
+@model_option(NO_WEIGHTS)
+@schedule_option(SCHEDULE_NAMES, "mebp", "What a step keeps, spills and recomputes.")
+@device_option()
 @click.option("--budget", metavar="SIZE", help="A limit below the device's: 1GB, 512MiB.  [default: the device's]")
 @click.option("--mode", type=click.Choice(list(MODES)), default="foreground", help="How the app runs: its limit.")
-@click.option("--seq-len", type=int, default=256, metavar="TOKENS", help="Tokens in a sequence.")
-@click.option("--steps", type=int, default=20, metavar="N", help="Optimizer steps in a row: the device gets hot.")
+@number_option("--seq-len", 256, "Tokens in a sequence.", metavar="TOKENS")
+@number_option("--steps", 20, "Optimizer steps in a row: the device gets hot.")
 @scheme_options_without_task
-@click.option(
-    "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
-)
-@click.option("--accumulate", type=int, default=1, metavar="N", help="Sequences whose gradients are summed in a step.")
+@updates_options
 @click.option(
     "--paging",
     type=click.Choice(["advised", "faults"]),

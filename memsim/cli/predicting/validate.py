@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from memsim.bench.host import CALIBRATION, HELD_OUT
-from memsim.cli import complete
 from memsim.cli.json_option import json_option
+from memsim.cli.options import device_option, number_option
 from memsim.result_file import emit_json
 from memsim.simulator.device_file import find_device
 from memsim.simulator.published_figures import DEVICE, REPETITIONS, SEQ_LEN, SOURCE, Measurement
@@ -23,13 +23,7 @@ CAVEAT = (
 
 
 @click.command(name="validate", context_settings={"show_default": True})
-@click.option(
-    "--device",
-    default=DEVICE,
-    metavar="NAME|FILE",
-    shell_complete=complete.devices,
-    help="What is not fitted (heat, flash, RAM) is this device's.",
-)
+@device_option("What is not fitted (heat, flash, RAM) is this device's.", default=DEVICE)
 @click.option("--host", is_flag=True, help="Instead: real runs on this machine, some of which calibrate.")
 @click.option(
     "--calibration",
@@ -38,7 +32,7 @@ CAVEAT = (
     help="With --host: runs that are fitted, MODEL:SCHEDULE:TOKENS.",
 )
 @click.option("--held-out", default=HELD_OUT, metavar="LIST", help="With --host: runs that are only predicted.")
-@click.option("--threads", type=click.IntRange(0), default=0, metavar="N", help="With --host; 0 takes every processor.")
+@number_option("--threads", 0, "With --host; 0 takes every processor.", least=0)
 @json_option("everything")
 def command(device: str, host: bool, calibration: str, held_out: str, threads: int, json_path: str | None) -> None:
     """Predict the published table of MeBP and MeZO, and print every error.
