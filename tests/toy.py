@@ -12,6 +12,7 @@ from memsim.models.scheme import Scheme
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.runtime.data import Batches, TokenFile
 from memsim.runtime.session import Session
+from memsim.runtime.tokenizer_choice import ChosenTokenizer
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
 from memsim.weights.pack import Pack
@@ -41,6 +42,14 @@ def plan_toy(
         evaluate=evaluate,
     )
     return plan_run(setup, pack.model_hash)
+
+
+BY_BYTES = ChosenTokenizer(None, "bytes", None)
+
+
+def in_file(path: Path) -> ChosenTokenizer:
+    """A tokenizer.json, as the tokenizer of a run."""
+    return ChosenTokenizer(path, "tokenizer.json", "0" * 64)
 
 
 def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3, first: int = 0) -> TokenFile:

@@ -18,7 +18,7 @@ from memsim.json_file import shown
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.result_file import emit_json
-from memsim.results import RecordingResult, Result
+from memsim.results import RecordingResult, Result, TokenizerResult
 from memsim.runtime.cap import ENFORCEMENTS
 from memsim.runtime.capped_run import run
 from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS, read_resumption
@@ -86,6 +86,17 @@ def _options(settings: Sequence[str]) -> list[str]:
     default=None,
     help="Tell a task's options apart by a classifier that is trained too, or by the words of their answers.  "
     "[default: a classifier for RoBERTa and --scheme head]",
+)
+@click.option(
+    "--tokenizer",
+    metavar="FILE|bytes",
+    help="tokenizer.json or tokenizer.model, or bytes for one id per byte.  [default: the model's own]",
+)
+@click.option(
+    "--bos",
+    type=click.Choice(["auto", "document", "never"]),
+    default="auto",
+    help="Begin every document as its tokenizer begins a text; auto: and every window of a longer one.",
 )
 @scheme_options
 @click.option(
@@ -186,6 +197,8 @@ def command(
     task: str | None,
     classifier: bool | None,
     template: bool,
+    tokenizer: str | None,
+    bos: Literal["auto", "document", "never"],
     optimizer: str,
     lr: float,
     accumulate: int,
@@ -248,6 +261,8 @@ def command(
         task=task,
         classifier=classifier,
         template=template,
+        tokenizer=tokenizer,
+        bos=bos,
         eval_data=eval_data,
         eval_every=eval_every,
         eval_sequences=eval_sequences,
@@ -370,6 +385,8 @@ def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> s
         likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
         how = "a classifier" if labels else likelihood
         rows.append(("task", f"{result.task}: options are chosen by {how}"))
+    if result.tokenizer is not None:
+        rows.append(("tokens", _tokens(result.tokenizer)))
     if result.step_s is not None:
         predicted = f", predicted {result.planned_step_s:.2f} s" if result.planned_step_s is not None else ""
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)}{predicted})"))
@@ -386,6 +403,16 @@ def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> s
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _tokens(tokenizer: TokenizerResult) -> str:
+    """Say what made the tokens, and what it added."""
+    if tokenizer.ends:
+        return f"{tokenizer.name}; every window between {' and '.join(tokenizer.ends)}"
+    if not tokenizer.begins:
+        return f"{tokenizer.name}; nothing begins a text"
+    where = "every window" if tokenizer.every_window else "every document"
+    return f"{tokenizer.name}; {where} begins with {' '.join(tokenizer.begins)}"
 
 
 def _cost(recording: RecordingResult, size: Callable[[int | None], str]) -> str:

@@ -23,6 +23,7 @@ from memsim.runtime.ready import Ready, make_ready
 from memsim.runtime.recording_cost import with_recording
 from memsim.runtime.run_checks import check, check_new
 from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
+from memsim.runtime.run_file import Identity
 from memsim.runtime.run_record import make_record
 
 FINISHED: list[Callable[[RunConfig, RunOutcome], None]] = []
@@ -50,13 +51,15 @@ def run(config: RunConfig, progress: RunProgress | None = None) -> RunOutcome:
     check(config, config.out or RUNS)
     ready = make_ready(config, progress)
     with new_directory(config.out, f"{ready.model}-{config.schedule}") as directory:
-        laid = lay_out(ready, directory, progress, {})
+        laid = lay_out(ready, directory, progress, None)
         accept(ready, directory, laid)
         directory.settle()
-        return carry_out(ready, directory, History(directory.path, None, LOGS), progress)
+        return carry_out(ready, directory, laid.identity, History(directory.path, None, LOGS), progress)
 
 
-def carry_out(ready: Ready, directory: RunDirectory, history: History, progress: RunProgress) -> RunOutcome:
+def carry_out(
+    ready: Ready, directory: RunDirectory, identity: Identity, history: History, progress: RunProgress
+) -> RunOutcome:
     """Run the steps that are not in ``history`` in a capped worker, and write the record.
 
     Raises:
@@ -71,10 +74,10 @@ def carry_out(ready: Ready, directory: RunDirectory, history: History, progress:
                 progress.note(
                     f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
                 )
-            job = make_job(ready, directory, history)
+            job = make_job(ready, directory, identity, history)
             outcome = launch(ready, job, cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
-        result = make_record(ready, enforcement, kernel_peak, outcome, history)
+        result = make_record(ready, identity, enforcement, kernel_peak, outcome, history)
         result = _leave(ready, directory, job, outcome, result)
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error

@@ -20,14 +20,16 @@ from memsim.runtime.prepare import forget_kernels
 from memsim.runtime.ready import Ready, admit
 from memsim.runtime.recording_cost import recorded_steps
 from memsim.runtime.run_config import RunProgress
+from memsim.runtime.run_file import Identity
 from memsim.runtime.seed_log import SeedLog, header_of
 from memsim.runtime.supervise import supervise
 from memsim.schedules.zeroth_order import METHODS, estimator
 
 
-def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
+def make_job(ready: Ready, directory: RunDirectory, identity: Identity, history: History) -> WorkerJob:
     """Return the worker's orders, but for what only the open cap knows."""
     config, pack, plan, out = ready.config, ready.pack, ready.plan, directory.path
+    used = identity.tokenizer
     return WorkerJob(
         parent_pid=os.getpid(),
         group=None,
@@ -47,7 +49,8 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
-        mask_id=mask_token_id(pack.tokenizer, pack.config.vocab_size) if _hides_tokens(ready) else None,
+        mask_id=mask_token_id(ready.tokenizer.path, pack.config.vocab_size) if _hides_tokens(ready) else None,
+        begin_id=used.begin_ids[0] if used and used.every_window and used.begin_ids else None,
         cold=config.cold,
         verify=config.verify,
         scratch=str((config.scratch or out).absolute()),

@@ -20,6 +20,7 @@ from memsim.runtime.prepare import (
     worker_needs,
 )
 from memsim.runtime.run_config import RunConfig, RunProgress, scheme_of
+from memsim.runtime.tokenizer_choice import ChosenTokenizer, choose_tokenizer
 from memsim.schedules.catalog import check_scheme
 from memsim.search.plan_file import plan_for
 from memsim.search.rates import rates_of
@@ -41,6 +42,7 @@ class Ready:
     """A run that may start: everything that was decided before its directory is touched.
 
     Attributes:
+        tokenizer: What makes tokens of the text.
         baseline_bytes: What the worker is expected to hold before any weight.
         checkpoint: Where matrices are trained: what the pack was made from, if it was.
     """
@@ -49,6 +51,7 @@ class Ready:
     task: Task | None
     setup: TrainingSetup
     pack: Pack
+    tokenizer: ChosenTokenizer
     model: str
     plan: RunPlan
     compute: str
@@ -77,6 +80,9 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     """
     task = find_task(config.task) if config.task else None
     pack, name = find_model(config.model, progress.packing)
+    tokenizer = choose_tokenizer(config.tokenizer, pack, config.model)
+    if config.bos != "auto" and pack.config.family.ends is not None:
+        raise UsageError(f"--bos {config.bos}: {name} has tokens of its own at either end of every window")
     config = replace(config, lora=with_our_names(config.lora, pack.config))
     setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
@@ -96,7 +102,7 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
     if config.record:
         baseline_bytes += recorder_bytes(plan.n_nodes)
-    ready = Ready(config, task, setup, pack, name, plan, compute, baseline_bytes, checkpoint)
+    ready = Ready(config, task, setup, pack, tokenizer, name, plan, compute, baseline_bytes, checkpoint)
     admit(ready, ready.baseline_bytes)
     progress.planned(ready.baseline_bytes + ready.working_set_bytes, pack.source)
     return ready

@@ -83,7 +83,7 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
         if (finished := _finished(out, config.steps, start)) is not None:
             progress.note(f"the run in {out} has finished its {config.steps} steps; give more with --steps")
             return RunOutcome(finished, directory.path, "", labels=ready.setup.scheme.labels)
-        laid = lay_out(ready, directory, progress, resumption.identity.texts)
+        laid = lay_out(ready, directory, progress, resumption.identity)
         differences = resumption.identity.differences(laid.identity)
         if differences and not resumption.allow_different_bits:
             raise InputError(
@@ -93,7 +93,7 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
         checkpoints.prune(start.step if start else 0)
         accept(ready, directory, laid)
         progress.note(f"going on after step {start.step}" if start else "no step is saved: beginning again")
-        return carry_out(ready, directory, History(directory.path, start, LOGS), progress)
+        return carry_out(ready, directory, laid.identity, History(directory.path, start, LOGS), progress)
 
 
 def _finished(out: Path, n_steps: int, start: Checkpoint | None) -> Result | None:

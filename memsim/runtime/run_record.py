@@ -7,6 +7,7 @@ from memsim.runtime.follow import Outcome
 from memsim.runtime.history import History, highest
 from memsim.runtime.ready import Ready
 from memsim.runtime.run_config import task_name
+from memsim.runtime.run_file import Identity
 from memsim.schedules.catalog import updates_by
 from memsim.schedules.record import record_choices
 
@@ -14,12 +15,18 @@ _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap"
 
 
 def make_record(
-    ready: Ready, enforcement: Enforcement, kernel_peak: int | None, outcome: Outcome, history: History
+    ready: Ready,
+    identity: Identity,
+    enforcement: Enforcement,
+    kernel_peak: int | None,
+    outcome: Outcome,
+    history: History,
 ) -> Result:
     """Return what is known of a run that has ended.
 
     Args:
         ready: The run.
+        identity: What its bits depend on.
         enforcement: What capped it.
         kernel_peak: The kernel's own peak of the group in this command, in bytes; None without one.
         outcome: What its worker reported.
@@ -36,6 +43,7 @@ def make_record(
         schedule=config.schedule,
         seq_len=config.seq_len,
         task=task_name(config),
+        tokenizer=identity.tokenizer,
         scheme=config.scheme,
         lora_rank=ready.setup.scheme.adapter_rank or None,
         trainable_parameters=n_trainable(ready.setup.config, ready.setup.scheme),

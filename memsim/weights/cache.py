@@ -27,7 +27,7 @@ from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
 
 DEFAULT_GROUP_SIZE = 32
 
-_PACKER_VERSION = 2  # raise it when the same checkpoint packs to other bytes
+_PACKER_VERSION = 3  # raise it when the same checkpoint packs to other bytes
 
 Progress = Callable[[str, int, int], None]
 

@@ -6,6 +6,7 @@ type and shape that ``config.json`` implies, and reads are bounded by the checke
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from memsim.errors import InputError
@@ -13,6 +14,7 @@ from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.family import DECODER, Family
 from memsim.models.parts import matrices, part_names, vectors
+from memsim.weights.directory_tokenizer import directory_tokenizer
 from memsim.weights.mlx_tensor import mlx_tensor
 from memsim.weights.plain_tensor import FLOAT_DTYPES, PlainTensor
 from memsim.weights.source import Checkpoint, SourceTensor, eos_in
@@ -51,7 +53,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
     }
     eos = data.get("eos_token_id")
-    return Checkpoint(directory, config, eos_in(eos[0] if isinstance(eos, list) and eos else eos, config), tensors)
+    eos_id = eos_in(eos[0] if isinstance(eos, list) and eos else eos, config)
+    return Checkpoint(directory, config, eos_id, tensors, partial(directory_tokenizer, directory, config.model_type))
 
 
 def hugging_face_name(part: str, name: str, family: Family = DECODER) -> str:

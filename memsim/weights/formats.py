@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from memsim.weights.checkpoint import CONFIG_FILE, is_checkpoint, open_checkpoint
+from memsim.weights.directory_tokenizer import TOKENIZER_FILES
 from memsim.weights.gguf_model import open_gguf
-from memsim.weights.source import TOKENIZER_FILES, Checkpoint
+from memsim.weights.source import Checkpoint
 
 _GGUF_SUFFIX = ".gguf"
 

@@ -17,6 +17,7 @@ from memsim.errors import InputError
 from memsim.json_file import shown
 from memsim.models.config import ModelConfig, config_from_dict
 from memsim.weights.checkpoint import hugging_face_name, wanted_tensors
+from memsim.weights.directory_tokenizer import TOKENIZER_FILE, directory_tokenizer
 from memsim.weights.gguf_config import hugging_face_config
 from memsim.weights.gguf_file import GgufHeader, read_gguf_header
 from memsim.weights.gguf_tensor import GGUF_KINDS, GgufTensor
@@ -71,7 +72,10 @@ def open_gguf(path: Path) -> Checkpoint:
     if unused:
         raise InputError(f"{path} holds the tensor {shown(min(unused))}, which {config.model_type} does not have")
     eos = eos_in(header.metadata.get("tokenizer.ggml.eos_token_id"), config)
-    return Checkpoint(path.parent, config, eos, tensors, partial(gguf_tokenizer, path))
+    # A tokenizer.json beside the file is the model's own.
+    beside = (path.parent / TOKENIZER_FILE).is_file()
+    read = partial(directory_tokenizer, path.parent, config.model_type) if beside else partial(gguf_tokenizer, path)
+    return Checkpoint(path.parent, config, eos, tensors, read)
 
 
 def _config_dict(header: GgufHeader, path: Path) -> dict[str, Any]:
