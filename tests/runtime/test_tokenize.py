@@ -141,7 +141,7 @@ def test_a_beginning_of_two_tokens_is_that_of_documents_alone(tmp_path: Path, pr
 
 
 def test_a_model_with_ends_of_its_own_has_no_other_beginning(tmp_path: Path, prepare: Any) -> None:
-    ids, info = prepare(text_file(tmp_path, "one fox"), begun(tmp_path, "<bos> $A"), ends=(1, 0))
+    ids, info = prepare(text_file(tmp_path, "one fox"), begun(tmp_path, "<bos> $A"), ends=(1, 0), seq_len=3)
     assert 1 not in ids
     assert (info.tokenizer.begins, info.tokenizer.ends) == ((), ("<bos>", "<|endoftext|>"))
 
