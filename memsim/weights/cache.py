@@ -21,6 +21,7 @@ from memsim.weights.formats import is_source, open_source, source_files
 from memsim.weights.hub import fetch, is_hub_id
 from memsim.weights.pack import Pack, is_pack, open_pack
 from memsim.weights.packing import write_packed
+from memsim.weights.registry_models import MODELS, is_registry_model, registry_model
 from memsim.weights.shipped import PACKS
 from memsim.weights.staging import discard, locked
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
@@ -53,7 +54,8 @@ def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int,
 def find_model(name: str, progress: Progress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
     """Return the pack that ``--model name`` means, and the model's name for people and records.
 
-    A preset gives its synthetic weights, or those that memsim ships; a pack directory is opened; a Hugging Face or MLX
+    A preset gives its synthetic weights, or those that memsim ships; a model of the package registry is the file that
+    `memsim models get` put into the cache; a pack directory is opened; a Hugging Face or MLX
     directory or a GGUF file is packed into the cache, once for each state of its files; a ``config.json`` gives
     synthetic weights of its shapes; what is none of these is looked for on the Hugging Face hub.
 
@@ -92,11 +94,13 @@ def checkpoint_of(name: str) -> Path | None:
 
 
 def local_source(name: str, progress: Progress) -> Path:
-    """Return the absolute path that ``name`` means: one that exists, or what the hub has under that name.
+    """Return the absolute path that ``name`` means: a model that was fetched, a path, or what the hub has.
 
     Raises:
-        InputError: ``name`` could be a hub id, but cannot be fetched.
+        InputError: ``name`` could be a hub id, but cannot be fetched, or is to be fetched by its own command.
     """
+    if is_registry_model(name):
+        return registry_model(name)
     path = Path(name).absolute()
     return fetch(name, progress) if is_hub_id(name) and not path.exists() else path
 
@@ -116,8 +120,8 @@ def _open_path(path: Path, progress: Progress, group_size: int | None, seed: int
         "is neither a pack nor a Hugging Face directory" if path.is_dir() else "is no preset, directory or GGUF file"
     )
     raise InputError(
-        f"model {str(path)!r} {problem}; presets: {', '.join(PRESETS)}; a directory must hold pack.json, or "
-        f"config.json and model.safetensors; a config.json alone gives synthetic weights"
+        f"model {str(path)!r} {problem}; presets: {', '.join([*PRESETS, *MODELS])}; a directory must hold pack.json, "
+        f"or config.json and model.safetensors; a config.json alone gives synthetic weights"
     )
 
 
