@@ -80,11 +80,11 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     """
     task = find_task(config.task) if config.task else None
     pack, name = find_model(config.model, progress.packing)
+    config = replace(config, lora=with_our_names(config.lora, pack.config))
+    setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     tokenizer = choose_tokenizer(config.tokenizer, pack, config.model)
     if config.bos != "auto" and pack.config.family.ends is not None:
         raise UsageError(f"--bos {config.bos}: {name} has tokens of its own at either end of every window")
-    config = replace(config, lora=with_our_names(config.lora, pack.config))
-    setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
     if setup.scheme.trains_matrices and checkpoint is None:
         progress.note(f"{name} is a pack of 4-bit weights: the bf16 weights to train start as they are there")
