@@ -37,6 +37,29 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerResult:
+    """What made tokens of the text, and which special tokens it added.
+
+    Attributes:
+        name: What it was read from: ``tokenizer.json``, a file's metadata, ..., or ``bytes``.
+        sha256: Of the tokenizer.json; None for bytes.
+        begins: What every document begins with.
+        begin_ids: Their ids.
+        every_window: Whether every window of a long text begins with them, too.
+        between: What stands between two documents; None for a newline.
+        ends: What every window stands between, where the model guesses hidden tokens.
+    """
+
+    name: str
+    sha256: str | None = None
+    begins: tuple[str, ...] = ()
+    begin_ids: tuple[int, ...] = ()
+    every_window: bool = False
+    between: str | None = None
+    ends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Loss (nats per token) and next-token accuracy (0 to 1) on the evaluation text, after ``step`` steps.
 
@@ -236,6 +259,7 @@ class Result:
 
     Attributes:
         task: What the examples of the data mean; None for plain text.
+        tokenizer: What made tokens of the text.
         scheme: What is trained: ``lora``, ``prefix``, ``prompt``, ``head`` or ``norms``.
         compute: Element type of the matrix products (``f32``, ``bf16``).
         budget_bytes: The cap, interpreter included.
@@ -269,6 +293,7 @@ class Result:
     schedule: str | None = None
     seq_len: int | None = None
     task: str | None = None
+    tokenizer: TokenizerResult | None = None
     scheme: str | None = None
     lora_rank: int | None = None
     trainable_parameters: int | None = None

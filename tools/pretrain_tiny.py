@@ -35,7 +35,9 @@ from memsim.cli.progress import bytes_progress
 from memsim.errors import InputError, MemsimError
 from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
+from memsim.weights.pack import BYTES
 from memsim.weights.packing import pack_checkpoint
+from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
 EOS_ID = 0
 """Between documents: a byte that no text holds."""
@@ -263,7 +265,9 @@ def main() -> None:
     trainer.quantise()
     trainer.model.save_pretrained(out / "checkpoint")
     with bytes_progress("packing") as progress:
-        report = pack_checkpoint(out / "checkpoint", out / "pack", GROUP_SIZES[0], progress)
+        report = pack_checkpoint(
+            out / "checkpoint", out / "pack", GROUP_SIZES[0], progress, FoundTokenizer(None, BYTES)
+        )
     write_texts(out / "text", topics)
     record = {
         "command": "python tools/pretrain_tiny.py OUT",

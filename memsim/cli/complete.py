@@ -29,7 +29,13 @@ def _in_list(known: Callable[[], Iterable[str]]) -> Complete:
 def _models() -> Iterable[str]:
     from memsim.models.presets import PRESETS
 
-    return PRESETS
+    return [*PRESETS, *_fetched()]
+
+
+def _fetched() -> Iterable[str]:
+    from memsim.weights.registry_models import MODELS
+
+    return MODELS
 
 
 def _devices() -> Iterable[str]:
@@ -51,6 +57,7 @@ def _schedules() -> Iterable[str]:
 
 
 models = _names(_models)
+fetched = _names(_fetched)
 devices = _names(_devices)
 tasks = _names(_tasks)
 model_list = _in_list(_models)

@@ -1,15 +1,15 @@
-"""Untrusted text, streamed: checked UTF-8 or JSONL in, pieces that are safe to tokenize one by one out."""
+"""Untrusted text, streamed: checked UTF-8 or JSONL in, chunks of text out."""
 
 import codecs
 import json
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from memsim.errors import InputError
 
-PIECE_CHARS = 1 << 16
+CHUNK_BYTES = 1 << 16
 MAX_LINE_BYTES = 64 << 20
 
 
@@ -28,35 +28,6 @@ def open_regular(path: Path, name: str) -> BinaryIO:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
-def pieces(chunks: Iterable[str], size: int = PIECE_CHARS) -> Iterator[str]:
-    """Regroup ``chunks`` into pieces of at most ``size`` characters, cut between words where that is possible."""
-    rest = ""
-    for chunk in chunks:
-        rest += chunk
-        start = 0
-        while len(rest) - start > size:
-            end = start + _last_cut(rest[start : start + size + 1])
-            yield rest[start:end]
-            start = end
-        rest = rest[start:]
-    if rest:
-        yield rest
-
-
-def _last_cut(window: str) -> int:
-    """Return the last place in ``window`` (its last character excepted) where no token of a usual tokenizer spans.
-
-    That is before a lone space (which belongs to the word after it) or after a lone newline; else the end.
-    """
-    for end in range(len(window) - 2, 1, -1):
-        before, here, after = window[end - 1], window[end], window[end + 1]
-        if here == " " and not before.isspace() and not after.isspace():
-            return end
-        if before == "\n" and not window[end - 2].isspace() and not here.isspace():
-            return end
-    return len(window) - 1
-
-
 def utf8_chunks(file: BinaryIO, name: str) -> Iterator[str]:
     """Yield the text of ``file`` in chunks, without a byte-order mark.
 
@@ -65,7 +36,7 @@ def utf8_chunks(file: BinaryIO, name: str) -> Iterator[str]:
     """
     offset, pending = 0, b""
     while True:
-        data = file.read(PIECE_CHARS)
+        data = file.read(CHUNK_BYTES)
         buffer = pending + data
         try:
             text, used = codecs.utf_8_decode(buffer, "strict", not data)

@@ -1,9 +1,9 @@
 """Text to token ids, in a process of its own, so that no other process of a run ever holds a tokenizer.
 
 ``prepare_tokens`` starts ``python -m memsim.data.tokenize JOB`` (a JSON object). The child writes ids to the open
-file it inherits and JSON lines to stdout: ``{"done_bytes", "total_bytes"}`` as it goes, then ``{"n_tokens"}`` or
-``{"error"}``. The text is streamed in pieces of 64 Ki characters, cut at a space before a word where there is one.
-That is a boundary for the byte-level BPE and SentencePiece tokenizers in use, so the ids are those of the whole text.
+file it inherits and JSON lines to stdout: ``{"done_bytes", "total_bytes"}`` as it goes, then ``{"n_tokens"}`` and what
+the tokenizer added, or ``{"error"}``. The text is streamed in pieces (``token_pieces``), to the ids of the whole. Every
+document begins as its tokenizer begins it.
 """
 
 import io
@@ -11,27 +11,34 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
 from memsim.cap.child import child_command, start_child
-from memsim.data.text import jsonl_texts, open_regular, pieces, utf8_chunks
+from memsim.data.text import jsonl_texts, open_regular, utf8_chunks
+from memsim.data.token_pieces import ids_of_whole
+from memsim.data.tokenizer_choice import ChosenTokenizer
+from memsim.data.tokenizer_file import begin_ids, encoder, load_tokenizer
 from memsim.data.windows import Ids, check_length
 from memsim.errors import InputError, WorkerError
 from memsim.files import atomic_write, last_line, temporary_file
+from memsim.results import TokenizerResult
 
 DEFAULT_TEXT = "pydoc_data.topics"
-MAX_TOKENIZER_BYTES = 256 << 20
 PROGRESS_BYTES = 1 << 18
 
 # tokenizer.json does not say which of its special tokens ends a text; these are the names that models in use give it.
 _EOS_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 
-Encode = Callable[[str], Ids]
+Bos = Literal["auto", "document", "never"]
+
+TextIds = Callable[[Iterable[str]], Iterator[Ids]]
+"""The ids of one document, given in chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,12 @@ class TokenInfo:
 
     Attributes:
         source: File name of the text, without its directory.
-        tokenizer: ``tokenizer.json``, or ``bytes`` for one id per byte.
+        tokenizer: What made tokens of it, and what was added.
     """
 
     n_tokens: int
     source: str
-    tokenizer: str
+    tokenizer: TokenizerResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +65,20 @@ class _Job:
     out_fd: int
     vocab_size: int
     eos_id: int | None
+    begins: bool
+    ends: tuple[int, ...] = ()
 
 
 def prepare_tokens(
     source: Path | None,
-    tokenizer: Path | None,
+    tokenizer: ChosenTokenizer,
     out: Path,
     *,
     vocab_size: int,
     seq_len: int,
     eos_id: int | None = None,
+    bos: Bos = "auto",
+    ends: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenInfo:
     """Turn a text into a file of little-endian uint32 token ids, written atomically.
@@ -75,12 +86,15 @@ def prepare_tokens(
     Args:
         source: A UTF-8 text file, or ``.jsonl`` with a ``text`` string in each line's object. None is the text that
             every Python carries, ``pydoc_data.topics``.
-        tokenizer: The model's ``tokenizer.json``. None is byte-level: ids 0 to 255.
+        tokenizer: The model's. Bytes are ids 0 to 255.
         out: The token file to write.
         vocab_size: Ids must be below it.
         seq_len: The text must hold at least one sequence of it.
         eos_id: Stands between documents. None looks for a usual end-of-text token in the tokenizer, and separates
             documents by a newline when there is none.
+        bos: Whether documents begin as the tokenizer begins a text, and with ``auto`` every window too, if that is by
+            one token.
+        ends: What every window stands between, in the place of all that.
         progress: Called with (bytes of text read, bytes in all).
 
     Raises:
@@ -93,15 +107,33 @@ def prepare_tokens(
         job = _Job(
             source=None if source is None else str(source.absolute()),
             source_name=name,
-            tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
+            tokenizer=None if tokenizer.path is None else str(tokenizer.path.absolute()),
             out_fd=file.fileno(),
             vocab_size=vocab_size,
             eos_id=eos_id,
+            begins=bos != "never" and ends is None,
+            ends=ends or (),
         )
-        n_tokens = int(run_child("memsim.data.tokenize", job, "n_tokens", progress)["n_tokens"])
-        check_length(n_tokens, seq_len, name)
+        last = run_child("memsim.data.tokenize", job, "n_tokens", progress)
+        check_length(int(last["n_tokens"]), seq_len, name)
+    every_window = ends is not None or (bos == "auto" and len(last["begin_ids"]) == 1)
     return TokenInfo(
-        n_tokens, DEFAULT_TEXT if source is None else source.name, "bytes" if tokenizer is None else "tokenizer.json"
+        int(last["n_tokens"]),
+        DEFAULT_TEXT if source is None else source.name,
+        used(tokenizer, last, every_window),
+    )
+
+
+def used(tokenizer: ChosenTokenizer, answer: Mapping[str, Any], every_window: bool) -> TokenizerResult:
+    """Return what the record says of a tokenizer, from the answer of the process that used it."""
+    return TokenizerResult(
+        name=tokenizer.name,
+        sha256=tokenizer.sha256,
+        begins=tuple(answer["begins"]),
+        begin_ids=tuple(answer["begin_ids"]),
+        every_window=every_window and bool(answer["begins"] or answer["ends"]),
+        between=answer["between"],
+        ends=tuple(answer["ends"]),
     )
 
 
@@ -155,23 +187,23 @@ def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_tokens``."""
     job = _Job(**json.loads(sys.argv[1]))
     try:
-        n_tokens = _tokenize(job)
+        answer = _tokenize(job)
     except InputError as error:
         say(error=str(error))
         sys.exit(1)
     except OSError as error:
         say(error=f"cannot tokenize {job.source_name}: {error.strerror or error}")
         sys.exit(1)
-    say(n_tokens=n_tokens)
+    say(**answer)
 
 
-def say(**message: int | str) -> None:
+def say(**message: Any) -> None:
     """Send the parent one message."""
     print(json.dumps(message), flush=True)
 
 
-def _tokenize(job: _Job) -> int:
-    """Write the ids of the job's text and return how many there are."""
+def _tokenize(job: _Job) -> dict[str, Any]:
+    """Write the ids of the job's text; return how many there are, and what was added."""
     n_tokens = said_bytes = 0
     with _open_source(job) as file, open(job.out_fd, "wb", closefd=False) as out:  # noqa: PTH123 (a descriptor)
         total_bytes = file.seek(0, os.SEEK_END)
@@ -180,8 +212,11 @@ def _tokenize(job: _Job) -> int:
             raise InputError(f"{job.source_name} is empty")
         is_jsonl = job.source is None or Path(job.source).suffix.lower() == ".jsonl"
         texts = jsonl_texts(file, job.source_name) if is_jsonl else iter([utf8_chunks(file, job.source_name)])
-        encode, eos_id = _byte_encoder(job) if job.tokenizer is None else _tokenizer_encoder(job)
-        for ids in token_runs(texts, encode, eos_id):
+        loaded = load_tokenizer(job.tokenizer) if job.tokenizer else None
+        ids_of: TextIds = _byte_ids if loaded is None else partial(ids_of_whole, encode=encoder(loaded))
+        begin = begin_ids(loaded) if loaded is not None and job.begins else ()
+        eos_id = job.eos_id if loaded is None else _end_of(loaded, job)
+        for ids in token_runs(texts, ids_of, eos_id, begin):
             _check_vocabulary(ids, job)
             out.write(ids.tobytes())
             n_tokens += len(ids)
@@ -189,7 +224,13 @@ def _tokenize(job: _Job) -> int:
                 said_bytes = file.tell()
                 say(done_bytes=said_bytes, total_bytes=total_bytes)
     say(done_bytes=total_bytes, total_bytes=total_bytes)
-    return n_tokens
+    return {
+        "n_tokens": n_tokens,
+        "begin_ids": begin,
+        "begins": [token_name(loaded, index) for index in begin],
+        "between": None if eos_id is None else token_name(loaded, eos_id),
+        "ends": [token_name(loaded, index) for index in job.ends],
+    }
 
 
 def _check_vocabulary(ids: Ids, job: _Job) -> None:
@@ -213,49 +254,40 @@ def _open_source(job: _Job) -> BinaryIO:
     return open_regular(Path(job.source), job.source_name)
 
 
-def _byte_encoder(job: _Job) -> tuple[Encode, int | None]:
-    return lambda text: np.frombuffer(text.encode(), dtype=np.uint8).astype("<u4"), job.eos_id
+def _byte_ids(chunks: Iterable[str]) -> Iterator[Ids]:
+    return (np.frombuffer(chunk.encode(), dtype=np.uint8).astype("<u4") for chunk in chunks)
 
 
-def _tokenizer_encoder(job: _Job) -> tuple[Encode, int | None]:
-    """Load a ``tokenizer.json`` and return its encoder and the id that ends a document, if it has one."""
-    tokenizer = load_tokenizer(job.tokenizer or "")
+def _end_of(tokenizer: Any, job: _Job) -> int | None:
+    """Return the id that ends a document, if there is one."""
     found = (tokenizer.token_to_id(token) for token in _EOS_TOKENS)
-    eos_id = job.eos_id if job.eos_id is not None else next((id for id in found if id is not None), None)
-    return lambda text: np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype="<u4"), eos_id
+    return job.eos_id if job.eos_id is not None else next((index for index in found if index is not None), None)
 
 
-def load_tokenizer(path: str) -> Any:
-    """Return the ``tokenizers.Tokenizer`` in a ``tokenizer.json``, untrusted.
+def token_name(tokenizer: Any, index: int) -> str:
+    """Return what records call a token."""
+    name = tokenizer.id_to_token(index) if tokenizer is not None else None
+    return str(index) if name is None else str(name)
 
-    Raises:
-        InputError: It cannot be read, or is none.
+
+def token_runs(
+    texts: Iterable[Iterable[str]], ids_of: TextIds, eos_id: int | None, begin: Sequence[int] = ()
+) -> Iterator[Ids]:
+    """Yield the ids of ``texts`` piece by piece.
+
+    Args:
+        texts: Documents in chunks.
+        ids_of: Makes ids of one.
+        eos_id: Stands between two documents; without one, a newline does.
+        begin: Stands before each document.
     """
-    from tokenizers import Tokenizer
-
-    name = f"tokenizer {path}"
-    with open_regular(Path(path), name) as file:
-        data = file.read(MAX_TOKENIZER_BYTES + 1)
-    if len(data) > MAX_TOKENIZER_BYTES:
-        raise InputError(f"{name} is larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
-    try:
-        tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises bare Exception for every kind of corruption
-        raise InputError(f"{name} is corrupt: {' '.join(str(error).split())[:200]}") from error
-    # A tokenizer.json saved after use may cut or pad every text to one length.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def token_runs(texts: Iterable[Iterable[str]], encode: Encode, eos_id: int | None) -> Iterator[Ids]:
-    """Yield the ids of ``texts`` piece by piece, with ``eos_id`` (or, without one, a newline) between two texts."""
-    separator = encode("\n") if eos_id is None else np.array([eos_id], dtype="<u4")
+    first = np.array(begin, dtype="<u4")
     for number, chunks in enumerate(texts):
         if number:
-            yield separator
-        for piece in pieces(chunks):
-            yield encode(piece)
+            yield from ids_of(["\n"]) if eos_id is None else [np.array([eos_id], dtype="<u4")]
+        if begin:
+            yield first
+        yield from ids_of(chunks)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from memsim.data.examples import record_words
 from memsim.data.text import jsonl_lines, open_regular
-from memsim.data.tokenize import PROGRESS_BYTES, load_tokenizer, run_child, say
+from memsim.data.tokenize import PROGRESS_BYTES, Bos, run_child, say, token_name, used
+from memsim.data.tokenizer_choice import ChosenTokenizer
+from memsim.data.tokenizer_file import begin_ids, load_tokenizer
 from memsim.data.windows import IGNORED, Ids
 from memsim.errors import InputError
 from memsim.files import atomic_write
 from memsim.json_decode import decode
 from memsim.json_file import parse_object
+from memsim.results import TokenizerResult
 from memsim.tasks.task import Example, Task
 
 Encode = Callable[[str], tuple[list[int], int]]
@@ -44,6 +48,7 @@ class ExampleJob:
         tokenizer: The model's ``tokenizer.json``; None is byte-level.
         with_template: Whether examples read as the task's ``template`` or as its ``plain`` says.
         options: ``right`` for training, ``all`` for an evaluation, ``none`` for a classifier's labels.
+        begins: Whether a window begins as the tokenizer begins a text.
         ends: The first and the last token of a window, if it must have them.
         mask_id: What stands for each token of an answer; None where the token before it predicts it.
     """
@@ -57,6 +62,7 @@ class ExampleJob:
     task: Task
     with_template: bool
     options: str
+    begins: bool = True
     ends: tuple[int, ...] | None = None
     mask_id: int | None = None
 
@@ -67,15 +73,17 @@ class ExampleInfo:
 
     Attributes:
         n_truncated: Examples that lost tokens, because they are longer than a window.
+        tokenizer: What made tokens of them, and what was added.
     """
 
     n_examples: int
     n_truncated: int
+    tokenizer: TokenizerResult
 
 
 def prepare_examples(
     source: Path,
-    tokenizer: Path | None,
+    tokenizer: ChosenTokenizer,
     out: Path,
     task: Task,
     *,
@@ -83,6 +91,7 @@ def prepare_examples(
     seq_len: int,
     with_template: bool,
     options: str,
+    bos: Bos = "auto",
     ends: tuple[int, int] | None = None,
     mask_id: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -98,38 +107,40 @@ def prepare_examples(
         job = ExampleJob(
             source=str(source.absolute()),
             source_name=str(source),
-            tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
+            tokenizer=None if tokenizer.path is None else str(tokenizer.path.absolute()),
             out_fd=file.fileno(),
             vocab_size=vocab_size,
             seq_len=seq_len,
             task=task,
             with_template=with_template,
             options=options,
+            begins=bos != "never",
             ends=ends,
             mask_id=mask_id,
         )
         last = run_child("memsim.data.tokenize_task", job, "n_examples", progress)
-    return ExampleInfo(int(last["n_examples"]), int(last["n_truncated"]))
+    return ExampleInfo(int(last["n_examples"]), int(last["n_truncated"]), used(tokenizer, last, every_window=True))
 
 
 def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_examples``."""
     job = decode(ExampleJob, json.loads(sys.argv[1]), "job")
     try:
-        n_examples, n_truncated = _tokenize(job)
+        answer = _tokenize(job)
     except InputError as error:
         say(error=str(error))
         sys.exit(1)
     except OSError as error:
         say(error=f"cannot tokenize {job.source_name}: {error.strerror or error}")
         sys.exit(1)
-    say(n_examples=n_examples, n_truncated=n_truncated)
+    say(**answer)
 
 
-def _tokenize(job: ExampleJob) -> tuple[int, int]:
-    """Write the windows of every example; return how many examples there are, and how many are cut short."""
+def _tokenize(job: ExampleJob) -> dict[str, Any]:
+    """Write the windows of every example; return how many there are, how many are cut short, and what was added."""
     n_examples = n_truncated = said_bytes = 0
-    encode = _byte_encoder() if job.tokenizer is None else _encoder(job.tokenizer)
+    loaded = load_tokenizer(job.tokenizer) if job.tokenizer else None
+    encode = _byte_encoder() if loaded is None else _encoder(loaded, job.begins)
     source = open_regular(Path(job.source), job.source_name)
     with source as file, open(job.out_fd, "wb", closefd=False) as out:  # noqa: PTH123 (a descriptor)
         total_bytes = file.seek(0, os.SEEK_END)
@@ -150,7 +161,15 @@ def _tokenize(job: ExampleJob) -> tuple[int, int]:
                 say(done_bytes=said_bytes, total_bytes=total_bytes)
     if not n_examples:
         raise InputError(f"{job.source_name} has no example")
-    return n_examples, n_truncated
+    begin = begin_ids(loaded) if loaded is not None and job.begins and job.ends is None else ()
+    return {
+        "n_examples": n_examples,
+        "n_truncated": n_truncated,
+        "begin_ids": begin,
+        "begins": [token_name(loaded, index) for index in begin],
+        "between": None,
+        "ends": [token_name(loaded, index) for index in job.ends or ()],
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,15 +261,14 @@ def _byte_encoder() -> Encode:
     return lambda text: (list(text.encode()), 0)
 
 
-def _encoder(path: str) -> Encode:
-    tokenizer = load_tokenizer(path)
-
+def _encoder(tokenizer: Any, begins: bool) -> Encode:
     def encode(text: str) -> tuple[list[int], int]:
         encoding = tokenizer.encode(text)
         special = encoding.special_tokens_mask
         own = [index for index, flag in enumerate(special) if not flag]
         # An end of text that the tokenizer adds is no part of an answer.
-        return encoding.ids[: own[-1] + 1 if own else 0], own[0] if own else 0
+        first, end = (own[0], own[-1] + 1) if own else (0, 0)
+        return (encoding.ids[:end], first) if begins else (encoding.ids[first:end], 0)
 
     return encode
 

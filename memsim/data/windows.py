@@ -10,9 +10,6 @@ from memsim.errors import InputError, UsageError
 
 TOKEN_BYTES = 4
 IGNORED = 0xFFFFFFFF
-"""The label of a token that counts nowhere."""
-
-IGNORED = 0xFFFFFFFF
 """The label of a token that has none: it counts in no loss and no accuracy."""
 
 Ids = npt.NDArray[np.uint32]
@@ -67,8 +64,13 @@ class TokenFile:
         tokens: [n_tokens] uint32, a plain view of the map: pages are read when touched and the kernel may drop them.
     """
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    def __init__(self, path: Path, vocab_size: int, begin_id: int | None = None) -> None:
         """Map ``path``, untrusted.
+
+        Args:
+            path: The file.
+            vocab_size: Ids are below it.
+            begin_id: What every window begins with, as every document of the file does; None for nothing.
 
         Raises:
             InputError: It cannot be read, is empty, or is not a whole number of ids.
@@ -76,6 +78,7 @@ class TokenFile:
         self.tokens = map_ids(path)
         self._path = path
         self._vocab_size = vocab_size
+        self._begin_id = begin_id
 
     def check(self, seq_len: int) -> None:
         """Check that there is one window.
@@ -90,7 +93,10 @@ class TokenFile:
         return (len(self.tokens) - 1) // seq_len
 
     def window(self, index: int, seq_len: int) -> tuple[Ids, Ids]:
-        """Return (ids, labels) of one window, each [seq_len] and a view of the map: labels are ids one token later.
+        """Return (ids, labels) of one window, each [seq_len]: labels are ids one token later.
+
+        Without a token that begins every window they are views of the map. With one, it stands where the window before
+        has its last label, so that every token of the text is a label once.
 
         Raises:
             InputError: An id is beyond the vocabulary, so that the embedding and the loss would read past their ends.
@@ -98,14 +104,20 @@ class TokenFile:
         """
         if not 0 <= index < self.n_windows(seq_len):
             raise IndexError(f"window {index} of {self.n_windows(seq_len)}")
-        span = self.tokens[index * seq_len : (index + 1) * seq_len + 1]
+        start = index * seq_len
+        if self._begin_id is not None and self.tokens[start + 1] == self._begin_id:
+            # A document begins here: the window begins with it, if the file goes on for so long.
+            start += start + seq_len + 1 < len(self.tokens)
+        span = self.tokens[start : start + seq_len + 1]
         largest = int(span.max())
         if largest >= self._vocab_size:
             raise InputError(
                 f"token file {self._path} holds id {largest} in window {index}, beyond the vocabulary of "
                 f"{self._vocab_size}; tokenize the text again"
             )
-        return span[:-1], span[1:]
+        if self._begin_id is None or self._begin_id in span[:2]:
+            return span[:-1], span[1:]
+        return np.concatenate(([self._begin_id], span[1:-1]), dtype=np.uint32, casting="unsafe"), span[1:]
 
 
 class Batches:

@@ -49,6 +49,7 @@ class WorkerJob:
         scheme: What is trained, as ``models.schemes.scheme_to_dict`` writes it.
         task: None for plain text.
         mask_id: Stands for a hidden token in masked language modelling; None predicts the next token.
+        begin_id: Begins every window of a text; None for nothing.
         cold: Drop weight pages from the page cache at every eviction.
         verify: When weights are checked against their checksums: ``first``, or ``full``: at every page-in.
         kernel_rank: The most LoRA ranks that a product sees at once.
@@ -79,6 +80,7 @@ class WorkerJob:
     accumulate: int
     seed: int
     mask_id: int | None
+    begin_id: int | None
     cold: bool
     verify: str
     scratch: str

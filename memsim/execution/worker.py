@@ -147,7 +147,7 @@ def _windows(path: str, job: WorkerJob, config: "ModelConfig") -> "Windows":
     """Return the windows of a token file, masked if the model needs that."""
     from memsim.data.windows import TokenFile
 
-    file = TokenFile(Path(path), config.vocab_size)
+    file = TokenFile(Path(path), config.vocab_size, job.begin_id)
     if job.mask_id is None or config.family.ends is None:
         return file
     from memsim.data.masking import MaskedTokens

@@ -10,6 +10,7 @@ from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
+from memsim.results import TokenizerResult
 
 SCHEMA: Final = "memsim.run/1"
 RUN_FILE = "run.json"
@@ -26,6 +27,7 @@ class Identity:
     Attributes:
         model_hash: Of the weights.
         texts: SHA-256 of each file of token ids.
+        tokenizer: What made them; None in runs of before.
         program: SHA-256 of the step program with its places.
         compute: The compute path of the products.
         cpu: The processor, which decides which kernels there are.
@@ -41,6 +43,7 @@ class Identity:
     cpu: str
     kernels: str
     versions: dict[str, str]
+    tokenizer: TokenizerResult | None = None
 
     def differences(self, now: "Identity") -> list[str]:
         """Return one phrase for each field in which ``now`` is another."""
@@ -49,6 +52,8 @@ class Identity:
             before, after = getattr(self, spec.name), getattr(now, spec.name)
             if before == after:
                 continue
+            if isinstance(before, TokenizerResult) and isinstance(after, TokenizerResult):
+                before, after = asdict(before), asdict(after)
             if isinstance(before, dict):
                 keys = [key for key in before | after if before.get(key) != after.get(key)]
                 phrases += [f"{key} {_short(before.get(key))} before, now {_short(after.get(key))}" for key in keys]

@@ -14,6 +14,7 @@ from memsim.result_file import write_result
 from memsim.results import Enforcement, Request, Result
 from memsim.run_directory.checkpoints import Checkpoints
 from memsim.run_directory.directory import ADAPTER, LOGS, RUNS, RunDirectory, new_directory
+from memsim.run_directory.settings_file import Identity
 from memsim.run_directory.steps_file import History
 from memsim.runtime.config import RunConfig
 from memsim.runtime.config_checks import check, check_new
@@ -51,15 +52,20 @@ def run(config: RunConfig, progress: RunProgress | None = None, command: str = "
     origin = begin(config, command)
     ready = make_ready(config, progress)
     with new_directory(config.out, f"{ready.model}-{config.schedule}") as directory:
-        laid = lay_out(ready, directory, progress, {})
+        laid = lay_out(ready, directory, progress, None)
         accept(ready, directory, laid, origin)
         directory.settle()
         asked = origin.request(ready.config, laid.identity.texts)
-        return carry_out(ready, directory, History(directory.path, None, LOGS), progress, asked)
+        return carry_out(ready, directory, laid.identity, History(directory.path, None, LOGS), progress, asked)
 
 
 def carry_out(
-    ready: Ready, directory: RunDirectory, history: History, progress: RunProgress, request: Request
+    ready: Ready,
+    directory: RunDirectory,
+    identity: Identity,
+    history: History,
+    progress: RunProgress,
+    request: Request,
 ) -> RunOutcome:
     """Run the steps that are not in ``history`` in a capped worker, and write the record, with ``request`` in it.
 
@@ -75,12 +81,12 @@ def carry_out(
                 progress.note(
                     f"no cgroup here ({cap.refusals[-1] if cap.refusals else 'not asked for'}): {cap.enforcement}"
                 )
-            job = make_job(ready, directory, history)
+            job = make_job(ready, directory, identity, history)
             outcome = launch(ready, job, cap, directory, history, progress)
             enforcement, kernel_peak = cast(Enforcement, cap.enforcement), cap.kernel_peak_bytes()
         if outcome.reason == "interrupted":
             outcome.message = f"interrupted after {len(outcome.steps)} steps"
-        result = make_record(ready, enforcement, kernel_peak, outcome, history, request)
+        result = make_record(ready, identity, enforcement, kernel_peak, outcome, history, request)
         result = _leave(ready, directory, job, outcome, result)
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error

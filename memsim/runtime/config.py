@@ -27,6 +27,8 @@ class RunConfig:
         template: Whether an example of the task reads as its template or as its plain text.
         classifier: Whether a classifier, which is trained too, tells the task's options apart, and not the words of
             their answers; None is what suits the model: a classifier for RoBERTa and for the scheme ``head``.
+        tokenizer: A file, or ``bytes``; None is the model's own.
+        bos: Whether documents begin as the tokenizer begins a text (``document``), and windows too (``auto``).
         eval_sequences: Sequences, or examples of a task, that an evaluation takes at most.
         eval_first: Evaluate before the first step too.
         verify: When weights are checked against their checksums: ``first``, before the first step, or ``full``, which
@@ -57,6 +59,8 @@ class RunConfig:
     task: str | None = None
     template: bool = True
     classifier: bool | None = None
+    tokenizer: str | None = None
+    bos: Literal["auto", "document", "never"] = "auto"
     eval_data: Path | None = None
     eval_every: int = 0
     eval_sequences: int = 8

@@ -14,6 +14,7 @@ from memsim.models.schemes import scheme_to_dict
 from memsim.planner.separate import mapped_from_bytes
 from memsim.run_directory.directory import ADAPTER, EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.seed_log import SeedLog, header_of
+from memsim.run_directory.settings_file import Identity
 from memsim.run_directory.steps_file import History
 from memsim.runtime.follow import NotCompiled
 from memsim.runtime.outcome import Outcome
@@ -25,9 +26,10 @@ from memsim.runtime.supervise import supervise
 from memsim.schedules.zeroth_order import METHODS, Estimator, estimator
 
 
-def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJob:
+def make_job(ready: Ready, directory: RunDirectory, identity: Identity, history: History) -> WorkerJob:
     """Return the worker's orders, but for what only the open cap knows."""
     config, pack, plan, out = ready.config, ready.pack, ready.plan, directory.path
+    used = identity.tokenizer
     return WorkerJob(
         group=None,
         data_limit_bytes=None,
@@ -46,7 +48,8 @@ def make_job(ready: Ready, directory: RunDirectory, history: History) -> WorkerJ
         seq_len=config.seq_len,
         accumulate=config.accumulate,
         seed=config.seed,
-        mask_id=mask_token_id(pack.tokenizer, pack.config.vocab_size) if _hides_tokens(ready) else None,
+        mask_id=mask_token_id(ready.tokenizer.path, pack.config.vocab_size) if _hides_tokens(ready) else None,
+        begin_id=used.begin_ids[0] if used and used.every_window and used.begin_ids else None,
         cold=config.cold,
         verify=config.verify,
         scratch=str((config.scratch or out).absolute()),

@@ -1,6 +1,5 @@
 """The files of a run that exist before its first step: token ids, step programs, settings."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from memsim.files import require_free, writing
 from memsim.host import host_info, versions
 from memsim.ir.serialize import save_program
 from memsim.models.tiles import matrices_bytes
+from memsim.results import TokenizerResult
 from memsim.run_directory.checkpoints import N_KEPT
 from memsim.run_directory.directory import EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.settings_file import Identity, file_digest, write_run_file
@@ -34,26 +34,27 @@ class LaidOut:
     files: tuple[Path, ...]
 
 
-def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known: Mapping[str, str]) -> LaidOut:
+def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, before: Identity | None) -> LaidOut:
     """Write token ids and step programs to the work directory.
 
     Args:
         ready: The run.
         directory: Its directory.
         progress: Told when tokenizing begins.
-        known: SHA-256 of the files of token ids of an earlier command, which serve if they are still whole.
+        before: Of an earlier command, whose files of token ids serve if they are still whole.
 
     Raises:
         InputError: A text cannot be read or is too short, or the disk is full.
     """
     _require_room(ready, directory)
     pack, digests, files = ready.pack, {}, []
+    known, tokenizer = (before.texts, before.tokenizer) if before else ({}, None)
     for name in ready.texts:
         earlier = directory.checkpoints / name
         if name in known and earlier.is_file() and file_digest(earlier) == known[name]:
             digests[name] = known[name]
             continue
-        _write_data(ready, name, directory.work / name, progress)
+        tokenizer = _write_data(ready, name, directory.work / name, progress)
         digests[name] = file_digest(directory.work / name)
         files.append(directory.work / name)
     save_program(ready.plan.train, directory.work / PROGRAM_FILE)
@@ -68,6 +69,7 @@ def lay_out(ready: Ready, directory: RunDirectory, progress: RunProgress, known:
         cpu=host_info().cpu,
         kernels=kernels_digest(),
         versions={name: version for name, version in versions().items() if name != "python"},
+        tokenizer=tokenizer,
     )
     return LaidOut(identity, tuple(files))
 
@@ -80,30 +82,39 @@ def _require_room(ready: Ready, directory: RunDirectory) -> None:
         require_free(directory.path, (N_KEPT + 2) * n_bytes, f"{what}, with {N_KEPT + 1} checkpoints and the result,")
 
 
-def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> None:
-    """Make a file of token ids, or of the examples of a task."""
+def _write_data(ready: Ready, name: str, path: Path, progress: RunProgress) -> TokenizerResult:
+    """Make a file of token ids, or of the examples of a task; return what made them."""
     config, pack, task, text = ready.config, ready.pack, ready.task, ready.texts[name]
-    by_bytes = pack.source == "packed" and pack.tokenizer is None and pack.config.vocab_size > 256
-    progress.stage("tokenizing by bytes, since no tokenizer.json is beside the model" if by_bytes else "tokenizing")
-    vocab_size, seq_len = pack.config.vocab_size, config.seq_len
+    progress.stage("tokenizing")
+    vocab_size, seq_len, ends = pack.config.vocab_size, config.seq_len, pack.config.family.ends
     if task is None:
-        prepare_tokens(text, pack.tokenizer, path, vocab_size=vocab_size, seq_len=seq_len, eos_id=pack.eos_token_id)
-        return
+        return prepare_tokens(
+            text,
+            ready.tokenizer,
+            path,
+            vocab_size=vocab_size,
+            seq_len=seq_len,
+            eos_id=pack.eos_token_id,
+            bos=config.bos,
+            ends=ends,
+        ).tokenizer
     assert text is not None
-    labels, ends = ready.setup.scheme.labels, pack.config.family.ends
+    labels = ready.setup.scheme.labels
     done = prepare_examples(
         text,
-        pack.tokenizer,
+        ready.tokenizer,
         path,
         task,
         vocab_size=vocab_size,
         seq_len=seq_len,
         with_template=config.template,
         options="none" if labels else "right" if name == "tokens.bin" else "all",
+        bos=config.bos,
         ends=ends,
-        mask_id=mask_token_id(pack.tokenizer, vocab_size) if ends and not labels else None,
+        mask_id=mask_token_id(ready.tokenizer.path, vocab_size) if ends and not labels else None,
     )
     progress.note(f"{done.n_truncated} of the {done.n_examples} examples of {text} are cut to {seq_len} tokens")
+    return done.tokenizer
 
 
 def accept(ready: Ready, directory: RunDirectory, laid: LaidOut, origin: Origin) -> None:

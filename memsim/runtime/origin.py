@@ -10,6 +10,7 @@ from memsim.run_directory.settings_file import file_digest
 from memsim.runtime.config import RunConfig
 from memsim.runtime.settings import recorded_settings
 from memsim.weights.cache import identifier
+from memsim.weights.pack import BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +56,13 @@ def located(config: RunConfig) -> RunConfig:
         return path.absolute() if path is not None else None
 
     task = _task_file(config)
+    tokenizer = None if config.tokenizer in (None, BYTES) else Path(str(config.tokenizer))
     return replace(
         config,
         model=identifier(config.model),
         task=str(task.absolute()) if task else config.task,
         data=absolute(config.data),
+        tokenizer=str(tokenizer.absolute()) if tokenizer else config.tokenizer,
         eval_data=absolute(config.eval_data),
         scratch=absolute(config.scratch),
         out=absolute(config.out),

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from memsim.data.tokenizer_choice import ChosenTokenizer, choose_tokenizer
 from memsim.errors import UsageError
 from memsim.ir.op import Effect
 from memsim.ir.ops import effect_of
@@ -46,6 +47,7 @@ class Ready:
     """A run that may start: everything that was decided before its directory is touched.
 
     Attributes:
+        tokenizer: What makes tokens of the text.
         baseline_bytes: What the worker is expected to hold before any weight.
         checkpoint: Where matrices are trained: what the pack was made from, if it was.
     """
@@ -54,6 +56,7 @@ class Ready:
     task: Task | None
     setup: TrainingSetup
     pack: Pack
+    tokenizer: ChosenTokenizer
     model: str
     plan: RunPlan
     compute: str
@@ -84,6 +87,9 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     pack, name = find_model(config.model, progress.packing)
     if config.scheme == "lora":
         config = replace(config, lora=with_our_names(config.lora, pack.config))
+    tokenizer = choose_tokenizer(config.tokenizer, pack, config.model)
+    if config.bos != "auto" and pack.config.family.ends is not None:
+        raise UsageError(f"--bos {config.bos}: {name} has tokens of its own at either end of every window")
     setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
     if setup.scheme.trains_matrices and checkpoint is None:
@@ -102,7 +108,7 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     baseline_bytes = worker_baseline(kernels.footprint_bytes[compute], plan.n_nodes)
     if config.record:
         baseline_bytes += recorder_bytes(plan.n_nodes)
-    ready = Ready(config, task, setup, pack, name, plan, compute, baseline_bytes, checkpoint)
+    ready = Ready(config, task, setup, pack, tokenizer, name, plan, compute, baseline_bytes, checkpoint)
     admit(ready, ready.baseline_bytes)
     progress.planned(ready.baseline_bytes + ready.working_set_bytes, pack.source)
     return ready

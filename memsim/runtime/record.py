@@ -3,6 +3,7 @@
 from memsim.host import host_info, versions
 from memsim.models.lora import n_trainable
 from memsim.results import Enforcement, ExitReason, Request, Result
+from memsim.run_directory.settings_file import Identity
 from memsim.run_directory.steps_file import History, highest
 from memsim.runtime.config import task_name
 from memsim.runtime.outcome import Outcome
@@ -15,6 +16,7 @@ _FITS: dict[ExitReason, bool] = {"done": True, "refused": False, "killed_at_cap"
 
 def make_record(
     ready: Ready,
+    identity: Identity,
     enforcement: Enforcement,
     kernel_peak: int | None,
     outcome: Outcome,
@@ -25,6 +27,7 @@ def make_record(
 
     Args:
         ready: The run.
+        identity: What its bits depend on.
         enforcement: What capped it.
         kernel_peak: The kernel's own peak of the group in this command, in bytes; None without one.
         outcome: What its worker reported.
@@ -42,6 +45,7 @@ def make_record(
         schedule=config.schedule,
         seq_len=config.seq_len,
         task=task_name(config),
+        tokenizer=identity.tokenizer,
         scheme=config.scheme,
         lora_rank=ready.setup.scheme.adapter_rank or None,
         trainable_parameters=n_trainable(ready.setup.config, ready.setup.scheme),

@@ -107,7 +107,7 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
                 )
             progress.note(f"the run in {out} has finished its {config.steps} steps; give more with --steps")
             return RunOutcome(finished, directory.path, "", labels=ready.setup.scheme.labels)
-        laid = lay_out(ready, directory, progress, resumption.identity.texts)
+        laid = lay_out(ready, directory, progress, resumption.identity)
         differences = resumption.identity.differences(laid.identity)
         if differences and not resumption.allow_different_bits:
             raise InputError(
@@ -118,7 +118,8 @@ def resume(resumption: Resumption, progress: RunProgress) -> RunOutcome:
         accept(ready, directory, laid, resumption.origin)
         progress.note(f"going on after step {start.step}" if start else "no step is saved: beginning again")
         request = resumption.origin.request(ready.config, laid.identity.texts)
-        return carry_out(ready, directory, History(directory.path, start, LOGS), progress, request)
+        history = History(directory.path, start, LOGS)
+        return carry_out(ready, directory, laid.identity, history, progress, request)
 
 
 def _finished(out: Path, n_steps: int, start: Checkpoint | None) -> Result | None:

@@ -174,6 +174,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="task", option="--task", kind=str, optional=True),
     Setting(name="template", option="--template/--no-template", kind=bool, unused=_with_task),
     Setting(name="classifier", option="--classifier/--label-words", kind=bool, optional=True, unused=_with_task),
+    Setting(name="tokenizer", option="--tokenizer", kind=str, optional=True),
+    Setting(name="bos", option="--bos", kind=str, choices=("auto", "document", "never")),
     Setting(name="eval_data", option="--eval-data", kind=Path, optional=True),
     _count("eval_every", "--eval-every", 0, unit="steps", unused=_with_evaluation),
     _count("eval_sequences", "--eval-sequences", unused=_with_evaluation),

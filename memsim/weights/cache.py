@@ -23,12 +23,13 @@ from memsim.weights.packing import write_packed
 from memsim.weights.readers.formats import is_source, open_source, source_files
 from memsim.weights.readers.hub import fetch, is_hub_id
 from memsim.weights.readers.hugging_face import MAX_CONFIG_BYTES
+from memsim.weights.registry_models import MODELS, is_registry_model, registry_model
 from memsim.weights.shipped import PACKS
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
 
 DEFAULT_GROUP_SIZE = 32
 
-_PACKER_VERSION = 2  # raise it when the same checkpoint packs to other bytes
+_PACKER_VERSION = 3  # raise it when the same checkpoint packs to other bytes
 
 
 def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int, progress: BytesProgress) -> Pack:
@@ -52,7 +53,8 @@ def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int,
 def find_model(name: str, progress: BytesProgress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
     """Return the pack that ``--model name`` means, and the model's name for people and records.
 
-    A preset gives its synthetic weights, or those that memsim ships; a pack directory is opened; a Hugging Face or MLX
+    A preset gives its synthetic weights, or those that memsim ships; a model of the package registry is the file that
+    `memsim models get` put into the cache; a pack directory is opened; a Hugging Face or MLX
     directory or a GGUF file is packed into the cache, once for each state of its files; a ``config.json`` gives
     synthetic weights of its shapes; what is none of these is looked for on the Hugging Face hub.
 
@@ -96,7 +98,7 @@ def identifier(name: str) -> str:
     Raises:
         InputError: It cannot be asked whether a file of that name is there.
     """
-    if name.lower() in PACKS or name.lower() in PRESETS:
+    if name.lower() in PACKS or name.lower() in PRESETS or is_registry_model(name):
         return name.lower()
     try:
         path = Path(name).absolute()
@@ -106,11 +108,13 @@ def identifier(name: str) -> str:
 
 
 def local_source(name: str, progress: BytesProgress) -> Path:
-    """Return the absolute path that ``name`` means: one that exists, or what the hub has under that name.
+    """Return the absolute path that ``name`` means: a model that was fetched, a path, or what the hub has.
 
     Raises:
-        InputError: ``name`` could be a hub id, but cannot be fetched.
+        InputError: ``name`` could be a hub id, but cannot be fetched, or is to be fetched by its own command.
     """
+    if is_registry_model(name):
+        return registry_model(name)
     path = Path(name).absolute()
     return fetch(name, progress) if is_hub_id(name) and not path.exists() else path
 
@@ -130,8 +134,8 @@ def _open_path(path: Path, progress: BytesProgress, group_size: int | None, seed
         "is neither a pack nor a Hugging Face directory" if path.is_dir() else "is no preset, directory or GGUF file"
     )
     raise InputError(
-        f"model {str(path)!r} {problem}; presets: {', '.join(PRESETS)}; a directory must hold pack.json, or "
-        f"config.json and model.safetensors; a config.json alone gives synthetic weights"
+        f"model {str(path)!r} {problem}; presets: {', '.join([*PRESETS, *MODELS])}; a directory must hold pack.json, "
+        f"or config.json and model.safetensors; a config.json alone gives synthetic weights"
     )
 
 

@@ -22,10 +22,13 @@ from memsim.weights.tensor_file import PAD_PREFIX, TENSOR_ALIGNMENT, TensorEntry
 SCHEMA = "memsim.pack/1"
 PACK_FILE = "pack.json"
 TOKENIZER_FILE = "tokenizer.json"
+BYTES = "bytes"
+"""What a pack calls the tokenizer of a model whose ids are bytes."""
 SOURCES = ("synthetic", "packed")
 
 _MAX_JSON_BYTES = 4 << 20
 _MAX_PART_HEADER_BYTES = 1 << 20
+_MAX_ORIGIN = 1 << 12  # characters
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,6 +63,7 @@ class Pack:
         eos_token_id: End-of-text token, when the checkpoint named one.
         parts: Part name -> file, in forward order.
         tokenizer: Its ``tokenizer.json``, when it has one.
+        tokenizer_origin: What that was made of, ``bytes`` for a model of bytes, or what was found in its place.
     """
 
     directory: Path
@@ -71,6 +75,7 @@ class Pack:
     eos_token_id: int | None
     parts: Mapping[str, PartFile]
     tokenizer: Path | None
+    tokenizer_origin: str
 
     @property
     def n_bytes(self) -> int:
@@ -129,6 +134,7 @@ def open_pack(directory: Path) -> Pack:
         eos_token_id=_integer_or_none(data, "eos_token_id", where, config.vocab_size),
         parts=parts,
         tokenizer=tokenizer if tokenizer.is_file() else None,
+        tokenizer_origin=_tokenizer_origin(data, where),
     )
 
 
@@ -144,6 +150,15 @@ def verify_part(pack: Pack, name: str, mapped: bytes | memoryview | mmap.mmap) -
             f"{part.path} does not match its checksum: it changed since it was packed; "
             f"delete {pack.directory} and pack again"
         )
+
+
+def _tokenizer_origin(data: Mapping[str, Any], where: Path) -> str:
+    """Return what a pack says of its tokenizer; packs of before say nothing."""
+    unsaid = BYTES if data.get("source") == "synthetic" else f"{where.parent} has no {TOKENIZER_FILE}"
+    origin = data.get("tokenizer", unsaid)
+    if not isinstance(origin, str) or len(origin) > _MAX_ORIGIN or not origin.isprintable():
+        raise InputError(f"{where}: 'tokenizer' must be a short text, not {shown(origin)}")
+    return origin
 
 
 def _config(data: Mapping[str, Any], where: Path) -> ModelConfig:

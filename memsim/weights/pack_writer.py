@@ -9,7 +9,7 @@ from typing import Any
 from memsim.files import write_text
 from memsim.models.config import ModelConfig
 from memsim.models.parts import part_names, part_tensors
-from memsim.weights.pack import PACK_FILE, SCHEMA, model_hash, part_file_name
+from memsim.weights.pack import BYTES, PACK_FILE, SCHEMA, model_hash, part_file_name
 from memsim.weights.tensor_file import TensorFileWriter, file_bytes
 
 
@@ -37,13 +37,16 @@ class PackWriter:
             sha256 = writer.finish()
         self._parts[name] = {"file": part_file_name(name), "n_bytes": writer.n_bytes, "sha256": sha256}
 
-    def finish(self, source: str, seed: int | None = None, eos_token_id: int | None = None) -> None:
+    def finish(
+        self, source: str, seed: int | None = None, eos_token_id: int | None = None, tokenizer: str = BYTES
+    ) -> None:
         """Write ``pack.json``.
 
         Args:
             source: ``synthetic`` or ``packed``.
             seed: Of synthetic weights.
             eos_token_id: End-of-text token, if known.
+            tokenizer: What its tokenizer.json was made of, ``bytes`` for a model of bytes, or what was found instead.
         """
         checksums = {name: part["sha256"] for name, part in self._parts.items()}
         description = {
@@ -52,6 +55,7 @@ class PackWriter:
             "seed": seed,
             "group_size": self._group_size,
             "eos_token_id": eos_token_id,
+            "tokenizer": tokenizer,
             "model_hash": model_hash(self._config, self._group_size, checksums),
             "config": self._config.to_dict(),
             "parts": {name: self._parts[name] for name in part_names(self._config)},

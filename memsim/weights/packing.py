@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from memsim.weights.pack import Pack, open_pack
 from memsim.weights.pack_writer import PackWriter, pack_bytes
 from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize
 from memsim.weights.readers.formats import open_source
-from memsim.weights.readers.source import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor
+from memsim.weights.readers.source import Checkpoint, RowReader, SourceTensor
 from memsim.weights.tensor_file import TensorFileWriter
+from memsim.weights.tokenizers.directory_tokenizer import CONFIG_FILE, TOKENIZER_FILE
+from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
 _CHUNK_WEIGHTS = 1 << 20  # 4 MiB of float32 rows, some five times that with all temporaries
 _KEPT_SCALES_BYTES = 64 << 20
@@ -68,7 +70,9 @@ class PackReport:
         return sqrt(sum(error.squared_error for error in self.errors) / total) if total else 0.0
 
 
-def pack_checkpoint(source: Path, out: Path, group_size: int, progress: BytesProgress) -> PackReport:
+def pack_checkpoint(
+    source: Path, out: Path, group_size: int, progress: BytesProgress, tokenizer: FoundTokenizer | None = None
+) -> PackReport:
     """Quantise the checkpoint ``source`` into the pack ``out``.
 
     Args:
@@ -76,6 +80,7 @@ def pack_checkpoint(source: Path, out: Path, group_size: int, progress: BytesPro
         out: Must not exist; it appears only when it is complete.
         group_size: Columns that share a scale, 32 or 64.
         progress: Called with (label, source bytes done, source bytes in all).
+        tokenizer: In the place of the checkpoint's own.
 
     Raises:
         InputError: ``out`` exists, the disk is too small (checked first), or the checkpoint is not usable.
@@ -83,6 +88,8 @@ def pack_checkpoint(source: Path, out: Path, group_size: int, progress: BytesPro
     out = out.absolute()
     _refuse_existing(out)
     checkpoint = open_source(source)
+    if tokenizer is not None:
+        checkpoint = replace(checkpoint, tokenizer=lambda: tokenizer)
     with locked(out):
         _refuse_existing(out)  # another process may have made it meanwhile
         return write_packed(checkpoint, out, group_size, progress)
@@ -103,7 +110,9 @@ def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: B
     config = checkpoint.config
     errors = []
     with staged_directory(out) as staging:
-        tokenizer_bytes = _tokenizer_bytes(checkpoint.directory)
+        found = checkpoint.tokenizer()
+        beside = checkpoint.directory / CONFIG_FILE
+        tokenizer_bytes = _size(beside) + (len(found.text.encode()) if found.text else 0)
         require_free(staging, pack_bytes(config, group_size) + tokenizer_bytes, "the pack")
         pack = PackWriter(staging, config, group_size)
         for part in part_names(config):
@@ -118,10 +127,11 @@ def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: B
                     writer.write(name, _read_vector(tensor))
                     done += tensor.n_bytes
                     progress(tensor.name, done, total)
-        _copy_tokenizer(checkpoint.directory, staging)
-        if not (staging / TOKENIZER_FILES[0]).exists() and (made := checkpoint.tokenizer()) is not None:
-            write_text(staging / TOKENIZER_FILES[0], made)
-        pack.finish("packed", eos_token_id=checkpoint.eos_token_id)
+        if beside.is_file():
+            _copy(beside, staging / CONFIG_FILE)
+        if found.text is not None:
+            write_text(staging / TOKENIZER_FILE, found.text)
+        pack.finish("packed", eos_token_id=checkpoint.eos_token_id, tokenizer=_printable(found.origin))
     return PackReport(open_pack(out), tuple(errors))
 
 
@@ -193,23 +203,23 @@ def _read_vector(tensor: SourceTensor) -> NDArray[np.float32]:
     return values
 
 
-def _tokenizer_bytes(directory: Path) -> int:
-    """Return the size of the tokenizer's files.
+def _printable(text: str) -> str:
+    """Return a text, which may hold the name of a file, as a pack may hold it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:1000]
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file of the tokenizer, 0 without one.
 
     Raises:
-        InputError: One is absurdly large.
+        InputError: It is absurdly large.
     """
-    total = 0
-    for path in (directory / name for name in TOKENIZER_FILES):
-        n_bytes = path.stat().st_size if path.is_file() else 0
-        if n_bytes > _MAX_TOKENIZER_BYTES:
-            raise InputError(f"{path} has {format_bytes(n_bytes)}; no tokenizer is that large")
-        total += n_bytes
-    return total
+    n_bytes = path.stat().st_size if path.is_file() else 0
+    if n_bytes > _MAX_TOKENIZER_BYTES:
+        raise InputError(f"{path} has {format_bytes(n_bytes)}; no tokenizer is that large")
+    return n_bytes
 
 
-def _copy_tokenizer(source: Path, out: Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            with open_regular(source / name) as original, atomic_write(out / name) as copy:
-                shutil.copyfileobj(original, copy)
+def _copy(source: Path, out: Path) -> None:
+    with open_regular(source) as original, atomic_write(out) as copy:
+        shutil.copyfileobj(original, copy)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.data import text
-from memsim.data.text import jsonl_texts, open_regular, pieces, utf8_chunks
+from memsim.data.text import jsonl_texts, open_regular, utf8_chunks
 from memsim.errors import InputError
 
 
@@ -21,35 +21,13 @@ def documents(data: bytes) -> list[str]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(alphabet="ab \n\té", max_size=30)), st.integers(2, 9))
-def test_pieces_are_the_text_and_bounded(chunks: list[str], size: int) -> None:
-    found = list(pieces(chunks, size))
-    assert "".join(found) == "".join(chunks)
-    assert all(0 < len(piece) <= size for piece in found)
-
-
-@pytest.mark.parametrize(
-    ("whole", "expected"),
-    [
-        ("aa bb cc", ["aa bb", " cc"]),  # before the space, which belongs to the word after it
-        ("aa\nbb\ncc", ["aa\n", "bb\ncc"]),  # after the newline; six characters would need a look at the eighth
-        ("aa bb  cc", ["aa", " bb  c", "c"]),  # never inside a run of spaces, even if that leaves only a bad cut
-        ("aa\n\nbbcc", ["aa\n\nbb", "cc"]),
-        ("aaaaaaaa", ["aaaaaa", "aa"]),  # no better place
-    ],
-)
-def test_pieces_are_cut_between_words(whole: str, expected: list[str]) -> None:
-    assert list(pieces([whole], 6)) == expected
-
-
-@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_any_text_is_read_back(whole: str) -> None:
     assert read(whole.encode()) == whole.removeprefix("\ufeff")
 
 
 def test_a_character_across_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "PIECE_CHARS", 3)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 3)
     assert read("aé€😀b".encode()) == "aé€😀b"
 
 
@@ -60,7 +38,7 @@ def test_a_character_across_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bad_byte_is_named_however_the_file_is_cut(
     data: bytes, byte: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "PIECE_CHARS", size)
+    monkeypatch.setattr(text, "CHUNK_BYTES", size)
     with pytest.raises(InputError, match=rf"a\.txt is not UTF-8: byte {byte} is wrong"):
         read(data)
 

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
 from memsim.data import tokenize
-from memsim.data.text import pieces
 from memsim.data.tokenize import TokenInfo, prepare_tokens, token_runs
 from memsim.errors import InputError, WorkerError
+from memsim.results import TokenizerResult
+from toy import BY_BYTES, in_file
 
 # The pre-tokenizer of Qwen2.5, whose \s+(?!\S) makes a token depend on what follows it.
 QWEN_SPLIT = (
@@ -25,10 +27,6 @@ QWEN_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 TEXT = "The quick brown fox, isn't it?\n\nIt  jumped over 12 dogs.\nThen\tit slept.\n" * 40
-
-
-# That of GPT-2, for which a blank line's two newlines are two tokens before a word and one at the end.
-GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def byte_level_bpe(special_tokens: list[str], pattern: str = QWEN_SPLIT) -> Tokenizer:
@@ -62,7 +60,8 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(tmp_path: Path) -> Callable[..., tuple[list[int], TokenInfo]]:
     def run(source: Path | None, tokenizer: Path | None = None, **options: Any) -> tuple[list[int], TokenInfo]:
         out = tmp_path / "tokens"
-        info = prepare_tokens(source, tokenizer, out, **{"vocab_size": 1000, "seq_len": 4} | options)
+        chosen = in_file(tokenizer) if tokenizer else BY_BYTES
+        info = prepare_tokens(source, chosen, out, **{"vocab_size": 1000, "seq_len": 4} | options)
         ids = np.fromfile(out, dtype="<u4").tolist()
         assert len(ids) == info.n_tokens
         return ids, info
@@ -83,7 +82,7 @@ def jsonl_file(directory: Path, *texts: str) -> Path:
 def test_bytes_without_a_tokenizer(tmp_path: Path, prepare: Any) -> None:
     ids, info = prepare(text_file(tmp_path, "größer"))
     assert ids == list("größer".encode())
-    assert info == TokenInfo(n_tokens=8, source="a.txt", tokenizer="bytes")
+    assert info == TokenInfo(n_tokens=8, source="a.txt", tokenizer=TokenizerResult(name="bytes"))
 
 
 def test_documents_without_an_end_token_are_separated_by_a_newline(tmp_path: Path, prepare: Any) -> None:
@@ -97,8 +96,53 @@ def test_documents_are_joined_by_the_end_token(tmp_path: Path, bpe: Path, prepar
     source = jsonl_file(tmp_path, "one fox", "two dogs")
     ids, info = prepare(source, bpe)
     assert ids == [*one, eos, *two]
-    assert info.tokenizer == "tokenizer.json"
+    assert info.tokenizer == TokenizerResult(name="tokenizer.json", sha256="0" * 64, between="<|endoftext|>")
     assert prepare(source, bpe, eos_id=999)[0] == [*one, 999, *two]
+
+
+def begun(directory: Path, single: str) -> Path:
+    """A tokenizer that puts special tokens around a text, and whose <bos> is no text's."""
+    tokenizer = byte_level_bpe(["<|endoftext|>", "<bos>", "<lang>"])
+    special = [("<|endoftext|>", 0), ("<bos>", 1), ("<lang>", 2)]
+    tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return directory / "tokenizer.json"
+
+
+def test_every_document_begins_as_its_tokenizer_begins_it(tmp_path: Path, prepare: Any) -> None:
+    path = begun(tmp_path, "<bos> $A")
+    source = jsonl_file(tmp_path, *(f"document {index}, a short one" for index in range(40)))
+    ids, info = prepare(source, path)
+    tokenizer = Tokenizer.from_file(str(path))
+    texts = [json.loads(line)["text"] for line in source.read_text().splitlines()]
+    assert ids == [index for text in texts for index in (0, *tokenizer.encode(text).ids)][1:]
+    assert ids.count(1) == 40
+    added = TokenizerResult(
+        name="tokenizer.json",
+        sha256="0" * 64,
+        begins=("<bos>",),
+        begin_ids=(1,),
+        every_window=True,
+        between="<|endoftext|>",
+    )
+    assert info.tokenizer == added
+    assert prepare(source, path, bos="document")[1].tokenizer == replace(added, every_window=False)
+    without, info = prepare(source, path, bos="never")
+    assert without == [index for index in ids if index != 1]
+    assert info.tokenizer == replace(added, begins=(), begin_ids=(), every_window=False)
+
+
+def test_a_beginning_of_two_tokens_is_that_of_documents_alone(tmp_path: Path, prepare: Any) -> None:
+    ids, info = prepare(text_file(tmp_path, "one fox"), begun(tmp_path, "<bos> <lang> $A <|endoftext|>"))
+    assert ids[:2] == [1, 2]
+    assert 0 not in ids
+    assert (info.tokenizer.begin_ids, info.tokenizer.every_window) == ((1, 2), False)
+
+
+def test_a_model_with_ends_of_its_own_has_no_other_beginning(tmp_path: Path, prepare: Any) -> None:
+    ids, info = prepare(text_file(tmp_path, "one fox"), begun(tmp_path, "<bos> $A"), ends=(1, 0), seq_len=3)
+    assert 1 not in ids
+    assert (info.tokenizer.begins, info.tokenizer.ends) == ((), ("<bos>", "<|endoftext|>"))
 
 
 def test_a_tokenizer_encodes_the_whole_text(tmp_path: Path, bpe: Path, prepare: Any) -> None:
@@ -106,15 +150,6 @@ def test_a_tokenizer_encodes_the_whole_text(tmp_path: Path, bpe: Path, prepare: 
     text = TEXT * 80
     assert len(text) > 3 << 16
     assert prepare(text_file(tmp_path, text), bpe)[0] == byte_level_bpe(["<|endoftext|>"]).encode(text).ids
-
-
-@pytest.mark.parametrize("pattern", [QWEN_SPLIT, GPT2_SPLIT], ids=["qwen", "gpt2"])
-@pytest.mark.parametrize("size", [16, 33, 64])
-def test_a_piece_ends_where_a_token_ends(size: int, pattern: str) -> None:
-    tokenizer = byte_level_bpe([], pattern)
-    cut = list(pieces([TEXT], size))
-    assert len(cut) > len(TEXT) // size
-    assert [id for piece in cut for id in tokenizer.encode(piece).ids] == tokenizer.encode(TEXT).ids
 
 
 def test_ids_round_trip_to_the_text(tmp_path: Path, bpe: Path, prepare: Any) -> None:
@@ -127,7 +162,7 @@ def test_default_text_is_python_s_own_and_always_the_same(prepare: Any) -> None:
     from pydoc_data.topics import topics
 
     first, info = prepare(None)
-    assert info == TokenInfo(n_tokens=len(first), source="pydoc_data.topics", tokenizer="bytes")
+    assert info == TokenInfo(n_tokens=len(first), source="pydoc_data.topics", tokenizer=TokenizerResult(name="bytes"))
     assert bytes(first).decode() == "\n".join(topics[name] for name in sorted(topics))
 
 
@@ -216,14 +251,14 @@ def test_a_word_level_tokenizer_without_an_end_token(tmp_path: Path, prepare: An
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     # The child writes to a descriptor that it inherits; /dev/full is one whose every write fails.
     with Path("/dev/full").open("wb") as full:
-        job = tokenize._Job(str(text_file(tmp_path, TEXT)), "a.txt", None, full.fileno(), 256, None)
+        job = tokenize._Job(str(text_file(tmp_path, TEXT)), "a.txt", None, full.fileno(), 256, None, False)
         with pytest.raises(InputError, match=r"cannot tokenize a\.txt: No space left on device"):
             tokenize.run_child("memsim.data.tokenize", job, "n_tokens")
 
 
 def test_a_crash_is_a_worker_error(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
-        job = tokenize._Job(str(text_file(tmp_path, TEXT)), "a.txt", None, out.fileno(), "many", None)  # type: ignore
+        job = tokenize._Job(str(text_file(tmp_path, TEXT)), "a.txt", None, out.fileno(), "many", None, False)  # type: ignore
         with pytest.raises(WorkerError, match=r"tokenizes a\.txt died \(1\): TypeError: "):
             tokenize.run_child("memsim.data.tokenize", job, "n_tokens")
 
@@ -234,7 +269,7 @@ def test_an_interrupt_stops_the_child_and_leaves_nothing(tmp_path: Path) -> None
 
     source = text_file(tmp_path, TEXT)
     with pytest.raises(KeyboardInterrupt):
-        prepare_tokens(source, None, tmp_path / "tokens", vocab_size=256, seq_len=4, progress=interrupt)
+        prepare_tokens(source, BY_BYTES, tmp_path / "tokens", vocab_size=256, seq_len=4, progress=interrupt)
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -244,12 +279,10 @@ def test_neither_the_text_nor_the_tokenizer_enters_the_parent() -> None:
 
 
 def test_token_runs_put_the_separator_between_texts_only() -> None:
-    def encode(text: str) -> tokenize.Ids:
-        return np.frombuffer(text.encode(), dtype=np.uint8).astype("<u4")
-
-    def joined(texts: list[list[str]], eos_id: int | None) -> list[int]:
-        return [id for run in token_runs(texts, encode, eos_id) for id in run.tolist()]
+    def joined(texts: list[list[str]], eos_id: int | None, begin: tuple[int, ...] = ()) -> list[int]:
+        return [id for run in token_runs(texts, tokenize._byte_ids, eos_id, begin) for id in run.tolist()]
 
     assert joined([["a", "b"], [""], ["c"]], 7) == [97, 98, 7, 7, 99]
     assert joined([["a"], ["c"]], None) == [97, 10, 99]
     assert joined([], 7) == []
+    assert joined([["a", "b"], [], ["c"]], 7, (8, 9)) == [8, 9, 97, 98, 7, 8, 9, 7, 8, 9, 99]

@@ -12,7 +12,9 @@ from memsim.data.examples import ExampleFile
 from memsim.data.tokenize_task import ExampleInfo, prepare_examples
 from memsim.data.windows import IGNORED
 from memsim.errors import InputError
+from memsim.results import TokenizerResult
 from memsim.tasks.task_file import find_task
+from toy import BY_BYTES, in_file
 
 FILMS = ({"sentence": "a warm film", "label": 1}, {"sentence": "dull", "label": 0})
 CUPS = ({"sentence": "It fits because _ is big.", "option1": "the cup", "option2": "it", "answer": "1"},)
@@ -33,7 +35,8 @@ def prepare(
         examples = "".join(json.dumps(example) + "\n" for example in examples).encode()
     source.write_bytes(examples)
     settings = {"vocab_size": VOCAB, "seq_len": 32, "with_template": True} | changes
-    info = prepare_examples(source, tokenizer, directory / "out", find_task(task), options=options, **settings)
+    chosen = in_file(tokenizer) if tokenizer else BY_BYTES
+    info = prepare_examples(source, chosen, directory / "out", find_task(task), options=options, **settings)
     n_labels = 2 if options == "none" else settings["vocab_size"]
     n_options = 2 if options == "all" else 1
     return info, ExampleFile(directory / "out", settings["vocab_size"], n_labels, settings["seq_len"], n_options)
@@ -48,7 +51,7 @@ def spelled(window: tuple[np.ndarray, np.ndarray]) -> tuple[str, str]:
 
 def test_the_labels_of_a_window_are_its_answer(tmp_path: Path) -> None:
     info, file = prepare(tmp_path, FILMS)
-    assert info == ExampleInfo(n_examples=2, n_truncated=0)
+    assert info == ExampleInfo(n_examples=2, n_truncated=0, tokenizer=TokenizerResult(name="bytes"))
     assert file.n_windows(32) == 2
     prompt = "a warm film It was"
     # The token before the answer predicts its first; the last token of the answer is only ever a label.
@@ -83,7 +86,7 @@ def test_a_classifier_s_label_is_on_the_last_token(tmp_path: Path) -> None:
 def test_what_is_too_long_loses_its_start(tmp_path: Path) -> None:
     long = {"sentence": "x" * 40 + "end", "label": 1}
     info, file = prepare(tmp_path, [long, FILMS[1]])
-    assert info == ExampleInfo(n_examples=2, n_truncated=1)
+    assert info == ExampleInfo(n_examples=2, n_truncated=1, tokenizer=TokenizerResult(name="bytes"))
     assert spelled(file.window(0, 32)) == ("x" * 17 + "end It was grea", "." * 26 + " great")
 
 
@@ -138,7 +141,7 @@ def test_examples_that_cannot_serve_are_one_line(tmp_path: Path, data: Any, chan
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         prepare_examples(
-            tmp_path / "none", None, tmp_path / "out", find_task("sst2"),
+            tmp_path / "none", BY_BYTES, tmp_path / "out", find_task("sst2"),
             vocab_size=9, seq_len=4, with_template=True, options="all",
         )  # fmt: skip
 

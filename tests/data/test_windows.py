@@ -44,6 +44,27 @@ def test_a_window_is_a_read_only_view_of_the_map(tokens: TokenFile) -> None:
         ids[0] = 1
 
 
+def test_every_window_begins_with_the_beginning_token_and_every_token_is_a_label_once(tmp_path: Path) -> None:
+    text = [7, *range(100, 140)]
+    file = TokenFile(write_tokens(tmp_path / "tokens", text), VOCAB, begin_id=7)
+    assert file.n_windows(8) == 5
+    windows = [file.window(index, 8) for index in range(5)]
+    assert all(len(ids) == len(labels) == 8 and ids[0] == 7 for ids, labels in windows)
+    assert [label for _, labels in windows for label in labels.tolist()] == text[1:]
+    assert all(ids[1:].tolist() == labels[:-1].tolist() for ids, labels in windows)
+
+
+def test_a_document_that_begins_with_a_window_begins_it_once(tmp_path: Path) -> None:
+    # The second document begins at token 8, the last before a window; the third at token 17, the first label of one.
+    text = [7, *range(100, 107), 7, *range(110, 117), 2, 7, *range(120, 130)]
+    file = TokenFile(write_tokens(tmp_path / "tokens", text), VOCAB, begin_id=7)
+    assert [file.window(index, 8)[0].tolist() for index in range(3)] == [text[:8], text[8:16], text[17:25]]
+    assert file.window(2, 8)[1].tolist() == text[18:26]
+    # At the very end of a file there is no later token to go on to.
+    file = TokenFile(write_tokens(tmp_path / "end", text[:25]), VOCAB, begin_id=7)
+    assert file.window(2, 8)[0].tolist() == text[16:24]
+
+
 @pytest.mark.parametrize("index", [-1, 5])
 def test_there_is_no_window_beyond_the_file(tokens: TokenFile, index: int) -> None:
     with pytest.raises(IndexError, match=f"window {index} of 5"):

@@ -29,7 +29,8 @@ def test_lists_every_preset_with_its_sizes(tmp_path):
         "tiled peak, 256 tokens",
     ]
     assert lines[1].split()[:8] == ["qwen2.5-0.5b", "qwen2", "24", "896", "494,032,768", "265.7", "MiB", "4,399,104"]
-    assert len(lines) == len(PRESETS) + 2
+    assert len(lines) == len(PRESETS) + 3
+    assert lines[-2].startswith("smollm2-135m  SmolLM2-135M-Instruct")
     assert len({len(line) for line in lines[: len(PRESETS) + 1]}) == 1  # columns line up
     assert json.loads((tmp_path / "models.json").read_text())["families"] == list(FAMILIES)
 

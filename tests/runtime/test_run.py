@@ -43,6 +43,7 @@ from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import MIB
 from memsim.weights.adapters import read_adapter
 from memsim.weights.pack import Pack
+from toy import BY_BYTES
 
 pytestmark = pytest.mark.usefixtures("cache")
 assert cache and one_thread  # fixtures, found by name
@@ -169,7 +170,7 @@ def test_the_worker_computes_what_a_session_computes(pack: Pack, disk: Path, tmp
     session = Session(pack, LORA, plan.train, plan.evaluate, disk, seed=5)
     files = {}
     for name, source in {"train": text, "eval": other}.items():
-        prepare_tokens(source, None, tmp_path / name, vocab_size=1024, seq_len=64)
+        prepare_tokens(source, BY_BYTES, tmp_path / name, vocab_size=1024, seq_len=64)
         files[name] = TokenFile(tmp_path / name, 1024)
     batches = Batches(files["train"], 64, seed=5)
     scores, evaluations = [], []

@@ -18,6 +18,7 @@ from memsim.runtime.outcome import RunOutcome
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.pack import open_pack
 from memsim.weights.packing import pack_checkpoint
+from toy import in_file
 
 SEQ_LEN, STEPS, VOCAB = 64, 30, 384
 
@@ -92,8 +93,10 @@ def test_its_loss_falls_on_real_text(trained: RunOutcome) -> None:
 
 
 def test_the_text_was_tokenized_with_the_models_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
-    info = prepare_tokens(None, checkpoint / "tokenizer.json", tmp_path / "t", vocab_size=VOCAB, seq_len=SEQ_LEN)
-    assert info.tokenizer == "tokenizer.json"
+    info = prepare_tokens(
+        None, in_file(checkpoint / "tokenizer.json"), tmp_path / "t", vocab_size=VOCAB, seq_len=SEQ_LEN
+    )
+    assert info.tokenizer.name == "tokenizer.json"
     ids = np.fromfile(tmp_path / "t", dtype="<u4")
     assert ids.max() > 256  # merged tokens, which a byte-level fallback does not have
 

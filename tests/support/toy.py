@@ -6,6 +6,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from memsim.data.tokenizer_choice import ChosenTokenizer
 from memsim.data.windows import Batches, TokenFile
 from memsim.execution.session import Session
 from memsim.ir.serialize import PlacedProgram
@@ -41,6 +42,14 @@ def plan_toy(
         evaluate=evaluate,
     )
     return plan_run(setup, pack.model_hash)
+
+
+BY_BYTES = ChosenTokenizer(None, "bytes", None)
+
+
+def in_file(path: Path) -> ChosenTokenizer:
+    """A tokenizer.json, as the tokenizer of a run."""
+    return ChosenTokenizer(path, "tokenizer.json", "0" * 64)
 
 
 def token_file(path: Path, vocab_size: int, n_tokens: int = 4000, seed: int = 3, first: int = 0) -> TokenFile:

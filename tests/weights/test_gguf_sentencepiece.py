@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, trainers
-from transformers import LlamaTokenizer
+from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
 from memsim.weights.tokenizers.gguf_tokenizer import gguf_tokenizer
@@ -77,15 +77,16 @@ def sentencepiece_ids(text: str, pieces: Pieces, prefix: bool) -> list[int]:
 
 
 def made(path: Path) -> Tokenizer:
-    text = gguf_tokenizer(path)
-    assert text is not None
-    return Tokenizer.from_str(text)
+    found = gguf_tokenizer(path)
+    assert found.text is not None, found.origin
+    return Tokenizer.from_str(found.text)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_ids_are_those_of_the_rule(tmp_path: Path, pieces: Pieces, prefix: bool) -> None:
     tokenizer = made(write(tmp_path / "x.gguf", pieces, prefix))
-    for text in TEXTS:
+    # Before a text that begins with a space no second one is put, as in transformers; SentencePiece does.
+    for text in (text for text in TEXTS if not (prefix and text.startswith(" "))):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert ids == sentencepiece_ids(text, pieces, prefix)
         assert tokenizer.decode(ids) == text
@@ -97,9 +98,53 @@ def test_ids_are_those_of_transformers(tmp_path: Path, pieces: Pieces) -> None:
     merges = generate_merges(vocabulary, {piece: score for piece, score, _ in pieces})
     reference = LlamaTokenizer(vocab=vocabulary, merges=merges)
     tokenizer = made(write(tmp_path / "x.gguf", pieces))
-    # Before a text that begins with a space, transformers 5 puts no second one; SentencePiece and llama.cpp do.
-    for text in (text for text in TEXTS if not text.startswith(" ")):
+    for text in TEXTS:
         assert tokenizer.encode(text).ids == [1, *reference.encode(text, add_special_tokens=False)]
+
+
+def gemma(path: Path, pieces: Pieces, unknown: int | None = 0) -> Path:
+    """Write the vocabulary as a Gemma file has it: <unk> is a control token, runs of spaces are stored as spaces."""
+    runs = [(" " * length, -1000.0, USER_DEFINED) for length in range(2, 9)] + [("\n\n", -1000.0, USER_DEFINED)]
+    kinds = [(piece, -1000.0, CONTROL if kind == UNKNOWN else kind) for piece, _, kind in pieces]
+    kinds = [item for item in kinds if item[0] not in {SPACE * length for length in range(2, 9)}]
+    writer = gguf.GGUFWriter(path, "gemma3")
+    for key in ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"):
+        writer.add_uint32(f"gemma3.{key}", 8)  # transformers wants a whole configuration
+    writer.add_uint32("gemma3.attention.head_count_kv", 8)
+    writer.add_uint32("gemma3.attention.key_length", 8)
+    writer.add_uint32("gemma3.attention.sliding_window", 8)
+    writer.add_float32("gemma3.attention.layer_norm_rms_epsilon", 1e-6)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([piece for piece, _, _ in [*kinds, *runs]])
+    writer.add_token_scores([score for _, score, _ in [*kinds, *runs]])
+    writer.add_token_types([kind for _, _, kind in [*kinds, *runs]])
+    writer.add_add_space_prefix(False)
+    writer.add_bos_token_id(1)
+    if unknown is not None:
+        writer.add_unk_token_id(unknown)
+    writer.add_add_bos_token(True)
+    writer.add_tensor("x", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_ids_of_gemma_s_kind_are_those_of_transformers(tmp_path: Path, pieces: Pieces) -> None:
+    path = gemma(tmp_path / "x.gguf", pieces)
+    reference = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    tokenizer = made(path)
+    for text in (*TEXTS, "a" + " " * 21 + "b\n\n\n  c", "<unk></s>"):
+        assert tokenizer.encode(text).ids == reference.backend_tokenizer.encode(text).ids
+    assert tokenizer.encode("<unk>").ids == [1, 0]
+    assert tokenizer.encode("a").ids[0] == 1
+
+
+def test_a_vocabulary_without_an_unknown_token_spells_in_bytes(tmp_path: Path, pieces: Pieces) -> None:
+    tokenizer = made(gemma(tmp_path / "x.gguf", pieces, unknown=None))
+    assert tokenizer.decode(tokenizer.encode("数 🙂").ids) == "数 🙂"
 
 
 def test_special_and_own_tokens_are_found_in_the_text(tmp_path: Path, pieces: Pieces) -> None:
@@ -111,11 +156,8 @@ def test_special_and_own_tokens_are_found_in_the_text(tmp_path: Path, pieces: Pi
 
 def test_what_is_no_whole_vocabulary_is_not_made(tmp_path: Path, pieces: Pieces) -> None:
     twice = [*pieces, pieces[-1]]
-    without_unknown = [(piece, score, CONTROL if kind == UNKNOWN else kind) for piece, score, kind in pieces]
-    for number, (given, scores) in enumerate(
-        ((twice, None), (without_unknown, None), (pieces, [0.0]), (pieces, [float("nan")] * len(pieces)))
-    ):
-        assert gguf_tokenizer(write(tmp_path / f"{number}.gguf", given, scores=scores)) is None
+    for number, (given, scores) in enumerate(((twice, None), (pieces, [0.0]), (pieces, [float("nan")] * len(pieces)))):
+        assert gguf_tokenizer(write(tmp_path / f"{number}.gguf", given, scores=scores)).text is None
 
 
 def test_a_hostile_vocabulary_is_bounded(tmp_path: Path, pieces: Pieces) -> None:
@@ -128,5 +170,5 @@ def test_a_hostile_vocabulary_is_bounded(tmp_path: Path, pieces: Pieces) -> None
     tokenizer = made(write(tmp_path / "x.gguf", [*pieces[:260], *hostile]))
     assert tokenizer.get_vocab_size() == 260 + len(hostile)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("memsim.weights.tokenizers.gguf_sentencepiece._MAX_MERGES", 1000)
-        assert gguf_tokenizer(tmp_path / "x.gguf") is None
+        patch.setattr("memsim.weights.tokenizers.sentencepiece_json._MAX_MERGES", 1000)
+        assert gguf_tokenizer(tmp_path / "x.gguf").text is None

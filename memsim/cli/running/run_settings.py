@@ -28,9 +28,9 @@ _PLANNED = ("model", "seq_len", "scheme", "lora_rank", "target_modules", "virtua
 """Options that a plan decides."""
 
 _AS_THEY_ARE = (
-    *("model", "schedule", "seq_len", "steps", "task", "classifier", "template", "eval_data", "eval_every"),
-    *("eval_sequences", "eval_first", "scheme", "accumulate", "seed", "threads", "compute", "verify", "out", "scratch"),
-    *("checkpoint_every", "plan_check", "enforcement", "lcsb_groups", "record"),
+    *("model", "schedule", "seq_len", "steps", "task", "classifier", "template", "tokenizer", "bos"),
+    *("eval_data", "eval_every", "eval_sequences", "eval_first", "scheme", "accumulate", "seed", "threads"),
+    *("compute", "verify", "out", "scratch", "checkpoint_every", "plan_check", "enforcement", "lcsb_groups", "record"),
 )
 """Parameters that ``RunConfig`` calls as the command line does."""
 

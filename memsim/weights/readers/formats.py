@@ -4,7 +4,8 @@ from pathlib import Path
 
 from memsim.weights.readers.gguf_model import open_gguf
 from memsim.weights.readers.hugging_face import CONFIG_FILE, is_checkpoint, open_checkpoint
-from memsim.weights.readers.source import TOKENIZER_FILES, Checkpoint
+from memsim.weights.readers.source import Checkpoint
+from memsim.weights.tokenizers.directory_tokenizer import TOKENIZER_FILES
 
 _GGUF_SUFFIX = ".gguf"
 

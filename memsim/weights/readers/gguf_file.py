@@ -185,8 +185,10 @@ class _Reader:
             raise InputError(f"{self._path} has an array of the unknown type {kind}; it is corrupt")
         item_bytes = struct.calcsize(_SCALARS[kind])
         count = self._count(item_bytes, "array items")
-        if keep or count <= _MAX_ARRAY:
+        if count <= _MAX_ARRAY:
             return tuple(self._value(kind) for _ in range(count))  # type: ignore[return-value]  # scalars
+        if keep:
+            return struct.unpack(f"<{count}{_SCALARS[kind][1]}", self._take(count * item_bytes))
         self._skip(count * item_bytes)
         self._file.seek(self._position)
         return None

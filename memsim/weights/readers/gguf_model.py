@@ -21,6 +21,7 @@ from memsim.weights.readers.gguf_file import GgufHeader, read_gguf_header
 from memsim.weights.readers.gguf_tensor import GGUF_KINDS, GgufTensor
 from memsim.weights.readers.hugging_face import hugging_face_name, wanted_tensors
 from memsim.weights.readers.source import Checkpoint, SourceTensor, eos_in
+from memsim.weights.tokenizers.directory_tokenizer import TOKENIZER_FILE, directory_tokenizer
 from memsim.weights.tokenizers.gguf_tokenizer import gguf_tokenizer
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -71,7 +72,10 @@ def open_gguf(path: Path) -> Checkpoint:
     if unused:
         raise InputError(f"{path} holds the tensor {shown(min(unused))}, which {config.model_type} does not have")
     eos = eos_in(header.metadata.get("tokenizer.ggml.eos_token_id"), config)
-    return Checkpoint(path.parent, config, eos, tensors, partial(gguf_tokenizer, path))
+    # A tokenizer.json beside the file is the model's own.
+    beside = (path.parent / TOKENIZER_FILE).is_file()
+    read = partial(directory_tokenizer, path.parent, config.model_type) if beside else partial(gguf_tokenizer, path)
+    return Checkpoint(path.parent, config, eos, tensors, read)
 
 
 def _config_dict(header: GgufHeader, path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memsim.errors import InputError
-from memsim.weights.readers.source import TOKENIZER_FILES
+from memsim.weights.tokenizers.directory_tokenizer import TOKENIZER_FILES
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"({_NAME}/{_NAME})(?:/([A-Za-z0-9][A-Za-z0-9._/-]*\.gguf))?")

@@ -6,6 +6,7 @@ type and shape that ``config.json`` implies, and reads are bounded by the checke
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from memsim.errors import InputError
@@ -17,6 +18,7 @@ from memsim.weights.readers.mlx_tensor import mlx_tensor
 from memsim.weights.readers.plain_tensor import FLOAT_DTYPES, PlainTensor
 from memsim.weights.readers.source import Checkpoint, SourceTensor, eos_in
 from memsim.weights.tensor_file import TensorEntry, read_header
+from memsim.weights.tokenizers.directory_tokenizer import directory_tokenizer
 
 CONFIG_FILE = "config.json"
 
@@ -51,7 +53,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
     }
     eos = data.get("eos_token_id")
-    return Checkpoint(directory, config, eos_in(eos[0] if isinstance(eos, list) and eos else eos, config), tensors)
+    eos_id = eos_in(eos[0] if isinstance(eos, list) and eos else eos, config)
+    return Checkpoint(directory, config, eos_id, tensors, partial(directory_tokenizer, directory, config.model_type))
 
 
 def hugging_face_name(part: str, name: str, family: Family = DECODER) -> str:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from memsim.errors import InputError
 from memsim.models.config import ModelConfig
 from memsim.weights.quantize import Grid
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +76,14 @@ class Checkpoint:
         config: The model's dimensions.
         eos_token_id: End-of-text token, if the checkpoint names one inside the vocabulary.
         tensors: (part, our tensor name) -> source.
-        tokenizer: Makes the text of a tokenizer.json from the checkpoint's own metadata, for where none lies beside
-            it; None if that is of a kind that cannot be made.
+        tokenizer: Reads its tokenizer, or says what it has in the place of one.
     """
 
     directory: Path
     config: ModelConfig
     eos_token_id: int | None
     tensors: Mapping[tuple[str, str], SourceTensor]
-    tokenizer: Callable[[], str | None] = lambda: None
+    tokenizer: Callable[[], FoundTokenizer]
 
     @property
     def n_bytes(self) -> int:

@@ -1,59 +1,69 @@
-"""The ``tokenizer.json`` of a GGUF file, from its metadata: byte-level BPE, as Qwen and Llama 3 have it.
+"""The ``tokenizer.json`` of a GGUF file, from its metadata.
 
-llama.cpp calls that model ``gpt2``, and names how text is cut before it (``tokenizer.ggml.pre``); the expressions are
-those of the models' own tokenizer.json. ``gguf_sentencepiece`` has the other model.
+llama.cpp has two kinds of tokenizers for the supported families: ``gpt2`` is byte-level BPE, which is made here, and
+``llama`` SentencePiece (``gguf_sentencepiece``).
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from memsim.weights.readers.gguf_file import read_gguf_header
-from memsim.weights.tokenizers.gguf_sentencepiece import SCORES, sentencepiece_tokenizer
-from memsim.weights.tokenizers.gguf_vocabulary import CONTROL, TOKENS, TYPES, USER_DEFINED, added_tokens, texts_of
-
-_MERGES = "tokenizer.ggml.merges"
-_UNUSED = 5
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+from memsim.json_file import shown
+from memsim.weights.readers.gguf_file import Value, read_gguf_header
+from memsim.weights.tokenizers.gguf_pre_tokenizers import CUTS
+from memsim.weights.tokenizers.gguf_sentencepiece import gguf_sentencepiece
+from memsim.weights.tokenizers.gguf_vocabulary import (
+    CONTROL,
+    MERGES,
+    SCORES,
+    TOKENS,
+    TYPES,
+    UNUSED,
+    USER_DEFINED,
+    begin_id,
+    kinds_of,
+    texts_of,
 )
-# Name of the way to cut -> expression, normalizer, and whether a word of the vocabulary is taken whole.
-_CUTS: dict[str, tuple[str, dict[str, str] | None, bool]] = {
-    "qwen2": (_WORDS.format(digits=""), {"type": "NFC"}, False),
-    "llama-bpe": (_WORDS.format(digits="{1,3}"), None, True),
-}
+from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer, added_token, beginning, byte_level
 
 
-def gguf_tokenizer(path: Path) -> str | None:
-    """Return the text of a ``tokenizer.json``, or None if the file's tokenizer is of another kind.
+def gguf_tokenizer(path: Path) -> FoundTokenizer:
+    """Return the tokenizer that a GGUF file describes, or what it has in the place of one.
 
     Raises:
         InputError: The file is malformed.
     """
-    metadata = read_gguf_header(path, frozenset({TOKENS, _MERGES, TYPES, SCORES})).metadata
-    if metadata.get("tokenizer.ggml.model") == "llama":
-        return sentencepiece_tokenizer(metadata)
-    cut = metadata.get("tokenizer.ggml.pre")
-    tokens, merges = texts_of(metadata.get(TOKENS)), texts_of(metadata.get(_MERGES))
-    if metadata.get("tokenizer.ggml.model") != "gpt2" or cut not in _CUTS or not tokens or not merges:
-        return None
-    types = metadata.get(TYPES)
-    kinds = types if isinstance(types, tuple) and len(types) == len(tokens) else (1,) * len(tokens)
-    expression, normalizer, whole_words = _CUTS[str(cut)]
-    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    model = {
-        "type": "BPE",
-        "ignore_merges": whole_words,
-        "vocab": {token: index for index, token in enumerate(tokens) if kinds[index] != _UNUSED},
-        "merges": list(merges),
-    }
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": added_tokens(tokens, kinds, (CONTROL, USER_DEFINED), (CONTROL,)),
-        "normalizer": normalizer,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, by_bytes]},
-        "decoder": by_bytes,
-        "model": model,
-    }
-    return json.dumps(tokenizer, ensure_ascii=False)
+    metadata = read_gguf_header(path, frozenset({TOKENS, MERGES, TYPES, SCORES})).metadata
+    model, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    if model == "llama":
+        return gguf_sentencepiece(metadata, path.name)
+    if model != "gpt2":
+        found = "no tokenizer" if model is None else f"a tokenizer of the kind {shown(model)}"
+        return FoundTokenizer(None, f"{path.name} has {found} (memsim reads llama.cpp's 'gpt2' and 'llama')")
+    if cut is not None and cut not in CUTS:
+        known = ", ".join(name for name in CUTS if name)
+        return FoundTokenizer(
+            None, f"{path.name} cuts text in the way {shown(cut)} (tokenizer.ggml.pre); memsim knows {known}"
+        )
+    tokens, merges = texts_of(metadata.get(TOKENS)), texts_of(metadata.get(MERGES))
+    if not tokens or not merges or len(set(tokens)) < len(tokens):
+        return FoundTokenizer(None, f"{path.name} has {len(set(tokens))} tokens and {len(merges)} merges: not all")
+    return FoundTokenizer(_byte_level(metadata, tokens, merges), f"the metadata of {path.name} (gpt2, {cut})")
+
+
+def _byte_level(metadata: Mapping[str, Value], tokens: tuple[str, ...], merges: tuple[str, ...]) -> str:
+    cut = CUTS[metadata.get("tokenizer.ggml.pre")]  # type: ignore[index]  # known to be one
+    kinds = kinds_of(metadata, len(tokens)) or (1,) * len(tokens)
+    begin = begin_id(metadata, len(tokens), cut.begins)
+    return byte_level(
+        {token: index for index, token in enumerate(tokens) if kinds[index] != UNUSED},
+        merges,
+        [
+            added_token(index, token, kind == CONTROL)
+            for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+            if kind in (CONTROL, USER_DEFINED)
+        ],
+        split=cut.split,
+        normalizer=cut.normalizer,
+        whole_words=cut.whole_words,
+        post_processor=None if begin is None else beginning(tokens[begin], begin),
+    )
