@@ -42,7 +42,7 @@ def choose_tokenizer(asked: str | None, pack: Pack, model: str) -> ChosenTokeniz
         return _of_file(Path(asked), pack.config.model_type)
     if pack.tokenizer is None:
         raise InputError(
-            f"{model} has no tokenizer that memsim can read: {pack.tokenizer_origin}; give the model's own with "
+            f"no tokenizer for {model}: {pack.tokenizer_origin}; give the model's own with "
             f"--tokenizer FILE (tokenizer.json or tokenizer.model), or train on bytes with --tokenizer bytes"
         )
     # A tokenizer.json that was put into a pack by hand is what the pack says it is not.

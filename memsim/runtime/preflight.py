@@ -87,10 +87,10 @@ def make_ready(config: RunConfig, progress: RunProgress) -> Ready:
     pack, name = find_model(config.model, progress.packing)
     if config.scheme == "lora":
         config = replace(config, lora=with_our_names(config.lora, pack.config))
+    setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     tokenizer = choose_tokenizer(config.tokenizer, pack, config.model)
     if config.bos != "auto" and pack.config.family.ends is not None:
         raise UsageError(f"--bos {config.bos}: {name} has tokens of its own at either end of every window")
-    setup = _setup(config, scheme_of(config, classifier_labels(config, task, pack.config)), pack)
     checkpoint = checkpoint_of(config.model) if setup.scheme.trains_matrices else None
     if setup.scheme.trains_matrices and checkpoint is None:
         progress.note(f"{name} is a pack of 4-bit weights: the bf16 weights to train start as they are there")

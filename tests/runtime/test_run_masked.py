@@ -54,6 +54,9 @@ def test_it_learns_and_peft_loads_the_adapter(checkpoint: Path, tmp_path: Path) 
 def test_every_schedule_runs_it(checkpoint: Path, tmp_path: Path, schedule: str) -> None:
     outcome = run_toy(checkpoint, tmp_path / "out", seq_len=33, steps=2, schedule=schedule, eval_data=Path(__file__))
     assert outcome.result.exit_reason == "done"
+    used = outcome.result.tokenizer
+    assert used is not None
+    assert (used.begins, used.ends, used.every_window, used.between) == ((), ("<s>", "</s>"), True, "</s>")
     assert 0.0 < (outcome.result.evals[0].loss or 0.0) < 20.0
 
 
@@ -62,6 +65,8 @@ def test_what_cannot_be_trained_is_refused(checkpoint: Path, tmp_path: Path) -> 
         run_toy(checkpoint, tmp_path / "out", seq_len=SEQ_LEN + 1)
     with pytest.raises(UsageError, match="--seq-len 2 is below 3: roberta puts a token at either end"):
         run_toy(checkpoint, tmp_path / "out", seq_len=2)
+    with pytest.raises(UsageError, match="--bos never: hf-roberta has tokens of its own at either end of every window"):
+        run_toy(checkpoint, tmp_path / "out", seq_len=SEQ_LEN, bos="never")
     RobertaForSequenceClassification(roberta_config()).save_pretrained(tmp_path / "classifier")
     with pytest.raises(UsageError, match="classifier classifies sequences: give it examples with --task, or use"):
         run_toy(tmp_path / "classifier", tmp_path / "out", seq_len=SEQ_LEN)
