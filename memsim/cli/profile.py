@@ -156,12 +156,12 @@ def memory(
 
 
 def _planned(model: str, schedule: str, seq_len: int, threads: int) -> tuple[Timeline, list[tuple[str, int]]]:
-    config, group_size, _ = find_dimensions(model)
+    config, packing, _ = find_dimensions(model)
     if seq_len > config.max_position_embeddings:
         raise UsageError(
             f"--seq-len {seq_len} is above the model's max_position_embeddings, {config.max_position_embeddings}"
         )
-    setup = TrainingSetup(config, group_size, LoraConfig(), schedule, seq_len, OptimizerConfig(), threads=threads)
+    setup = TrainingSetup(config, packing, LoraConfig(), schedule, seq_len, OptimizerConfig(), threads=threads)
     plan = plan_run(setup, "")
     return planned_timeline(plan.program, plan.memory, 0), list(plan.memory.held)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from memsim.ir.matrix_format import stores
 from memsim.ir.op import Attrs, OpTable, integer, require
 from memsim.ir.program import TensorType
 
@@ -9,13 +10,13 @@ PRODUCT_OPS = OpTable()
 
 
 def require_packed(q: TensorType, scales: TensorType, attrs: Attrs) -> None:
-    """Check that (q, scales) store a matrix [n_rows, n_columns]: kernels read them by address."""
+    """Check that (q, scales) store a matrix [n_rows, n_columns] in some format: kernels read them by address.
+
+    The format follows from the shapes.
+    """
     n_rows, n_columns, group = (integer(attrs, key) for key in ("n_rows", "n_columns", "group_size"))
-    panels, groups = -(-n_rows // 16), -(-n_columns // group)
-    fits = q == TensorType((panels, groups * group // 8, 16), "u32") and scales == TensorType(
-        (groups, 16 * panels), "f16"
-    )
-    require(group in (32, 64) and fits, (q, scales))
+    require(q.dtype == "u32" and scales.dtype == "f16", (q, scales))
+    require(stores(q.shape, scales.shape, n_rows, n_columns, group), (q, scales))
 
 
 def matrix_shape(attrs: Attrs) -> tuple[int, int]:
