@@ -9,36 +9,53 @@ import click
 from memsim.cli.progress import bytes_progress
 from memsim.errors import InputError
 from memsim.files import write_text
-from memsim.models.parts import GROUP_SIZES
+from memsim.models.matrix_formats import describe_counts
 from memsim.units import format_bytes
-from memsim.weights.cache import local_source
+from memsim.weights.cache import DEFAULT_GROUP_SIZE, local_source
+from memsim.weights.pack_writer import pack_bytes
 from memsim.weights.packing import PackReport, pack_checkpoint
+from memsim.weights.recipe import CHOICES, EMBEDDING_BITS, Recipe
 
 
 @click.command(name="pack")
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(CHOICES),
+    help="How matrices are stored: the paper's symmetric INT4, affine INT4, or for each matrix the smallest format "
+    "that keeps what SOURCE has. By default the last for a checkpoint that is quantised, else symmetric.",
+)
+@click.option(
     "--group-size",
-    type=click.Choice([str(size) for size in GROUP_SIZES]),
-    default=str(GROUP_SIZES[0]),
-    show_default=True,
-    help="Weights of a row that share one scale.",
+    type=click.Choice(["32", "64", "128"]),
+    help="Weights of a row that share one scale; 32 by default. 128 is for affine alone.",
+)
+@click.option(
+    "--embedding-bits",
+    type=click.Choice([str(bits) for bits in EMBEDDING_BITS]),
+    help="Bits of the token embedding, which is the head too where they are tied. By default as the format has it.",
 )
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the result as JSON to PATH, or to stdout.")
-def command(source: str, out: Path, group_size: str, json_path: str | None) -> None:
-    """Quantise the checkpoint SOURCE to INT4 and write it to the new directory OUT.
+def command(
+    source: str, out: Path, format_name: str | None, group_size: str | None, embedding_bits: str | None,
+    json_path: str | None,
+) -> None:  # fmt: skip
+    """Quantise the checkpoint SOURCE and write it to the new directory OUT.
 
     SOURCE is a Hugging Face directory (config.json, safetensors in bf16, f16 or f32, one file or shards), an MLX one
-    (affine, any bits), a GGUF file (Q4_0 is taken over bit for bit in groups of 32; other types are quantised anew),
-    or a model on the Hugging Face hub (owner/model, or owner/model/file.gguf). tokenizer.json is copied from beside
-    it, or made from the metadata of a GGUF file (byte-level BPE of Qwen and Llama 3, SentencePiece). SOURCE is streamed
-    by rows, so that packing takes under 300 MB of memory for a matrix of any size.
+    (affine; 4 bits and fewer are taken over exactly), a GGUF file (Q4_0, Q4_1, Q5_0 and Q8_0 are taken over exactly,
+    Q4_K to the rounding of its scales to float16; other types are quantised to 8 bits), or a model on the Hugging Face
+    hub (owner/model, or owner/model/file.gguf). tokenizer.json is copied from beside it, or made from the metadata of a
+    GGUF file (byte-level BPE of Qwen and Llama 3, SentencePiece). SOURCE is streamed by rows, so that packing takes
+    under 300 MB of memory for a matrix of any size.
     """
     if json_path not in (None, "-") and not Path(json_path).absolute().parent.is_dir():
         raise InputError(f"cannot write {json_path}: its directory does not exist")
     with bytes_progress("packing") as progress:
-        report = pack_checkpoint(local_source(source, progress), out, int(group_size), progress)
+        recipe = Recipe(format_name, _number(group_size), _number(embedding_bits))
+        report = pack_checkpoint(local_source(source, progress), out, recipe, progress)
     if report.pack.tokenizer is None:
         beside = f"put the model's into {report.pack.directory}, or runs take bytes for tokens"
         click.echo(f"memsim: {source} has no tokenizer.json beside it; {beside}", err=True)
@@ -50,21 +67,28 @@ def command(source: str, out: Path, group_size: str, json_path: str | None) -> N
         write_text(Path(json_path), json.dumps(_record(report), indent=2) + "\n")
 
 
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
 def _table(report: PackReport) -> str:
     """Return one line for each matrix, and the total."""
     width = max(len(error.name) for error in report.errors)
-    lines = [f"{'matrix':<{width}} {'shape':>16} {'from':>5} {'error':>7} {'largest':>9}"]
+    lines = [f"{'matrix':<{width}} {'shape':>16} {'from':>5} {'stored as':>14} {'error':>7} {'largest':>9}"]
     for error in report.errors:
         shape = "{} x {}".format(*error.shape)
         lost = f"{error.relative_error:>7.2%} {error.max_error:>9.3g}"
-        lines.append(f"{error.name:<{width}} {shape:>16} {error.original:>5} {lost}")
+        lines.append(f"{error.name:<{width}} {shape:>16} {error.original:>5} {error.stored!s:>14} {lost}")
     largest = max(error.max_error for error in report.errors)
-    lines.append(f"{'total':<{width}} {len(report.errors):>16} {'':>5} {report.relative_error:>7.2%} {largest:>9.3g}")
+    total = f"{report.relative_error:>7.2%} {largest:>9.3g}"
+    lines.append(f"{'total':<{width}} {len(report.errors):>16} {'':>5} {'':>14} {total}")
     lines.append("error: ||stored - original|| / ||original||; largest: of |stored - original|")
     pack = report.pack
-    lines.append(
-        f"{pack.directory}: {format_bytes(pack.n_bytes)} in {len(pack.parts)} files, groups of {pack.group_size}"
-    )
+    stored = describe_counts(error.stored for error in report.errors)
+    lines.append(f"{pack.directory}: {format_bytes(pack.n_bytes)} in {len(pack.parts)} files, {stored}")
+    if more := pack.n_bytes - pack_bytes(pack.config, DEFAULT_GROUP_SIZE):
+        paper = f"symmetric INT4 in groups of {DEFAULT_GROUP_SIZE}"
+        lines.append(f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} than {paper} would take")
     return "\n".join(lines)
 
 
@@ -76,6 +100,7 @@ def _record(report: PackReport) -> dict[str, Any]:
         "model_hash": pack.model_hash,
         "config": pack.config.to_dict(),
         "group_size": pack.group_size,
+        "symmetric_bytes": pack_bytes(pack.config, DEFAULT_GROUP_SIZE),
         "n_bytes": pack.n_bytes,
         "tokenizer": pack.tokenizer is not None,
         "relative_error": report.relative_error,
@@ -84,6 +109,8 @@ def _record(report: PackReport) -> dict[str, Any]:
                 "name": error.name,
                 "shape": list(error.shape),
                 "original": error.original,
+                "format": error.stored.name,
+                "group_size": error.stored.group_size,
                 "relative_error": error.relative_error,
                 "max_error": error.max_error,
             }

@@ -91,10 +91,10 @@ def symmetric(group_size: int) -> MatrixFormat:
     return MatrixFormat("symmetric", group_size)
 
 
-def stores(q: tuple[int, ...], scales: tuple[int, ...], n_rows: int, n_columns: int, group_size: int) -> bool:
-    """Return whether arrays of these shapes store a matrix [n_rows, n_columns] in some format."""
-    return any(
-        MatrixFormat(kind.name, group_size).shapes(n_rows, n_columns) == (q, scales)
-        for kind in KINDS.values()
-        if group_size in kind.group_sizes
-    )
+def format_of(
+    q: tuple[int, ...], scales: tuple[int, ...], n_rows: int, n_columns: int, group_size: int
+) -> MatrixFormat | None:
+    """Return the format in which arrays of these shapes store a matrix [n_rows, n_columns]; None for none."""
+    kinds = (kind for kind in KINDS.values() if group_size in kind.group_sizes)
+    each = (MatrixFormat(kind.name, group_size) for kind in kinds)
+    return next((own for own in each if own.shapes(n_rows, n_columns) == (q, scales)), None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from memsim.ir.matrix_format import stores
+from memsim.ir.matrix_format import format_of
 from memsim.ir.op import Attrs, OpTable, integer, require
 from memsim.ir.program import TensorType
 
@@ -16,7 +16,7 @@ def require_packed(q: TensorType, scales: TensorType, attrs: Attrs) -> None:
     """
     n_rows, n_columns, group = (integer(attrs, key) for key in ("n_rows", "n_columns", "group_size"))
     require(q.dtype == "u32" and scales.dtype == "f16", (q, scales))
-    require(stores(q.shape, scales.shape, n_rows, n_columns, group), (q, scales))
+    require(format_of(q.shape, scales.shape, n_rows, n_columns, group) is not None, (q, scales))
 
 
 def matrix_shape(attrs: Attrs) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The format of each matrix of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from memsim.ir.matrix_format import MatrixFormat, symmetric
@@ -55,6 +56,14 @@ def describe(packing: Packing) -> int | dict[str, str | dict[str, str]]:
     if not formats.others and formats.usual.name == "symmetric":
         return formats.usual.group_size
     return {"usual": str(formats.usual), "others": {"/".join(place): str(own) for place, own in formats.others}}
+
+
+def describe_counts(each: Iterable[MatrixFormat]) -> str:
+    """Return for people what matrices are stored as: ``symmetric g32``, or ``affine g32 (210), symmetric8 g32 (1)``."""
+    counts = Counter(map(str, each))
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{name} ({count})" for name, count in counts.most_common())
 
 
 def formats_from(chosen: Mapping[tuple[str, str], MatrixFormat]) -> Formats:

@@ -17,7 +17,7 @@ from memsim.errors import InputError, UsageError
 from memsim.ir.matrix_format import MatrixFormat, symmetric
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
-from memsim.models.matrix_formats import Formats, formats_from
+from memsim.models.matrix_formats import Formats, Packing, formats_from, formats_of
 from memsim.models.parts import GROUP_SIZES, matrices, part_names, part_tensors
 from memsim.weights.tensor_file import PAD_PREFIX, TENSOR_ALIGNMENT, TensorEntry, read_header
 
@@ -96,8 +96,9 @@ def part_file_name(part: str) -> str:
     return f"{part}.safetensors"
 
 
-def describe_formats(config: ModelConfig, formats: Formats) -> dict[str, Any]:
+def describe_formats(config: ModelConfig, packing: Packing) -> dict[str, Any]:
     """Return what ``pack.json`` says of formats: the group size where all is symmetric INT4, else every matrix's."""
+    formats = formats_of(packing)
     if not formats.others and formats.usual.name == "symmetric":
         return {"schema": SCHEMA, "group_size": formats.usual.group_size}
     named = {
@@ -110,9 +111,9 @@ def describe_formats(config: ModelConfig, formats: Formats) -> dict[str, Any]:
     return {"schema": MIXED_SCHEMA, "formats": named}
 
 
-def model_hash(config: ModelConfig, formats: Formats, checksums: Mapping[str, str]) -> str:
+def model_hash(config: ModelConfig, packing: Packing, checksums: Mapping[str, str]) -> str:
     """Return the SHA-256 that names a model: configuration, formats and part name -> checksum."""
-    described = describe_formats(config, formats)
+    described = describe_formats(config, packing)
     del described["schema"]
     identity = {"config": config.to_dict(), "parts": dict(checksums)} | described
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
