@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from memsim.ir.matrix_format import ROWS_PER_PANEL, MatrixFormat
 from memsim.json_file import open_regular
 from memsim.models.parts import matrices, packed_matrix, part_names, vectors
 from memsim.units import format_bytes
+from memsim.weights.compensation import Compensating
 from memsim.weights.formats import open_source
-from memsim.weights.pack import Pack, open_pack
+from memsim.weights.pack import Pack, open_pack, part_file_name
 from memsim.weights.pack_writer import PackWriter, pack_bytes
-from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize
+from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize, require_finite
 from memsim.weights.recipe import Recipe, recipe_of
 from memsim.weights.source import TOKENIZER_FILES, Checkpoint, RowReader, SourceTensor
 from memsim.weights.staging import locked, staged_directory
@@ -74,6 +76,19 @@ class PackReport:
         return sqrt(sum(error.squared_error for error in self.errors) / total) if total else 0.0
 
 
+class Rounding(Protocol):
+    """Decides how the weights of each part are rounded; parts come in forward order."""
+
+    def begin(self, part: str) -> None:
+        """Prepare for the matrices of ``part``."""
+
+    def rounding(self, name: str) -> Compensating | None:
+        """Return how matrix ``name`` of the part is rounded; None for each weight by itself."""
+
+    def end(self, part: str, path: Path) -> None:
+        """Learn that the part is in the file ``path``."""
+
+
 def pack_checkpoint(source: Path, out: Path, recipe: Recipe | int, progress: Progress) -> PackReport:
     """Quantise the checkpoint ``source`` into the pack ``out``.
 
@@ -86,12 +101,22 @@ def pack_checkpoint(source: Path, out: Path, recipe: Recipe | int, progress: Pro
     Raises:
         InputError: ``out`` exists, the disk is too small (checked first), or the checkpoint is not usable.
     """
+    return pack_opened(open_source(source), out, recipe, progress)
+
+
+def pack_opened(
+    checkpoint: Checkpoint, out: Path, recipe: Recipe | int, progress: Progress, rounding: Rounding | None = None
+) -> PackReport:
+    """Quantise an opened checkpoint as ``pack_checkpoint`` does.
+
+    Raises:
+        InputError: As there.
+    """
     out = out.absolute()
     _refuse_existing(out)
-    checkpoint = open_source(source)
     with locked(out):
         _refuse_existing(out)  # another process may have made it meanwhile
-        return write_packed(checkpoint, out, recipe, progress)
+        return write_packed(checkpoint, out, recipe, progress, rounding)
 
 
 def _refuse_existing(out: Path) -> None:
@@ -99,7 +124,9 @@ def _refuse_existing(out: Path) -> None:
         raise InputError(f"{out} exists already; choose another directory or delete it")
 
 
-def write_packed(checkpoint: Checkpoint, out: Path, recipe: Recipe | int, progress: Progress) -> PackReport:
+def write_packed(
+    checkpoint: Checkpoint, out: Path, recipe: Recipe | int, progress: Progress, rounding: Rounding | None = None
+) -> PackReport:
     """Quantise an opened checkpoint into ``out``; call this while holding ``staging.locked(out)``.
 
     Raises:
@@ -113,17 +140,22 @@ def write_packed(checkpoint: Checkpoint, out: Path, recipe: Recipe | int, progre
         require_free(staging, pack_bytes(config, formats) + tokenizer_bytes, "the pack")
         pack = PackWriter(staging, config, formats)
         for part in part_names(config):
+            if rounding is not None:
+                rounding.begin(part)
             with pack.part(part) as writer:
                 for name in matrices(config, part):
                     tensor = checkpoint.tensors[part, f"{name}.weight"]
                     report = _Step(progress, tensor.name, done, total)
-                    errors.append(_pack_matrix(writer, name, tensor, formats.of(part, name), report))
+                    rounded = rounding.rounding(name) if rounding is not None else None
+                    errors.append(_pack_matrix(writer, name, tensor, formats.of(part, name), report, rounded))
                     done += tensor.n_bytes
                 for name in vectors(config, part):
                     tensor = checkpoint.tensors[part, name]
                     writer.write(name, _read_vector(tensor))
                     done += tensor.n_bytes
                     progress(tensor.name, done, total)
+            if rounding is not None:
+                rounding.end(part, staging / part_file_name(part))
         _copy_tokenizer(checkpoint.directory, staging)
         if not (staging / TOKENIZER_FILES[0]).exists() and (made := checkpoint.tokenizer()) is not None:
             write_text(staging / TOKENIZER_FILES[0], made)
@@ -145,7 +177,12 @@ class _Step:
 
 
 def _pack_matrix(
-    writer: TensorFileWriter, name: str, tensor: SourceTensor, stored: MatrixFormat, step: _Step
+    writer: TensorFileWriter,
+    name: str,
+    tensor: SourceTensor,
+    stored: MatrixFormat,
+    step: _Step,
+    rounded: Compensating | None,
 ) -> TensorError:
     """Quantise one matrix chunk by chunk: q as the rows come, scales (stored by column) at the end."""
     n_rows, n_columns = tensor.rows
@@ -156,7 +193,7 @@ def _pack_matrix(
     squared_error = squared_norm = max_error = 0.0
     with tensor.open() as reader:
         for first, count in _chunks(n_rows, n_columns):
-            rows, q, scales = _quantized(reader, first, count, stored, tensor.name)
+            rows, q, scales = _quantized(reader, first, count, stored, tensor.name, rounded)
             writer.write(f"{name}.q", q)
             kept[:, first : first + scales.shape[1]] = scales[:n_kept]
             squared_norm += _sum_of_squares(rows)
@@ -168,17 +205,20 @@ def _pack_matrix(
         for start in range(n_kept, n_groups, n_kept):
             again = kept[: min(n_kept, n_groups - start)]
             for first, count in _chunks(n_rows, n_columns):
-                scales = _quantized(reader, first, count, stored, tensor.name)[2]
+                scales = _quantized(reader, first, count, stored, tensor.name, rounded)[2]
                 again[:, first : first + scales.shape[1]] = scales[start : start + len(again)]
             writer.write(f"{name}.scales", again)
     return TensorError(tensor.name, (n_rows, n_columns), tensor.stored, stored, squared_error, squared_norm, max_error)
 
 
 def _quantized(
-    reader: RowReader, first: int, count: int, stored: MatrixFormat, name: str
+    reader: RowReader, first: int, count: int, stored: MatrixFormat, name: str, rounded: Compensating | None
 ) -> tuple[Rows, Packed, Scales]:
     """Return some rows of a matrix: as the source has them, and packed."""
     chunk = reader.read(first, count)
+    if rounded is not None and stored.kind.bits == 4:  # 8 bits leave nothing to compensate
+        require_finite(chunk.values, stored.kind, name)
+        return chunk.values, *rounded.quantize(chunk.values, stored)
     return chunk.values, *quantize(chunk.values, stored, name, chunk.grid)
 
 

@@ -45,7 +45,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class _Coded:
+class Coded:
     """Levels [N, KG, G] of groups, with scales and offsets [N, KG] as they are stored."""
 
     levels: Levels
@@ -62,7 +62,7 @@ class _Coded:
             loss: Rows = np.einsum("nkg,nkg->nk", difference, difference)
         return loss
 
-    def take(self, other: "_Coded", where: NDArray[np.bool_]) -> None:
+    def take(self, other: "Coded", where: NDArray[np.bool_]) -> None:
         """Become ``other`` in the groups ``where`` [N, KG]."""
         self.levels[where] = other.levels[where]
         self.scales[where] = other.scales[where]
@@ -92,11 +92,11 @@ def quantize(rows: Rows, stored: MatrixFormat | int, name: str, grid: Grid | Non
     groups = padded(rows, own.group_size)
     n_rows = len(groups)
     groups = groups.reshape(n_rows, -1, own.group_size)
-    _check(groups, own.kind, name)
-    coded = _affine(groups) if own.kind.affine else _symmetric(groups, own.kind)
+    require_finite(groups, own.kind, name)
+    coded = coded_groups(groups, own.kind)
     if grid is not None and grid.group_size % own.group_size == 0:
         _keep_grid(coded, groups, grid, own.kind)
-    return pack_levels(coded.levels.reshape(n_rows, -1), own.kind.bits), _stacked(coded)
+    return pack_levels(coded.levels.reshape(n_rows, -1), own.kind.bits), stacked(coded.scales, coded.offsets)
 
 
 def padded(rows: Rows, group_size: int) -> Rows:
@@ -110,7 +110,12 @@ def padded(rows: Rows, group_size: int) -> Rows:
     return wider
 
 
-def _check(groups: Rows, kind: FormatKind, name: str) -> None:
+def require_finite(groups: Rows, kind: FormatKind, name: str) -> None:
+    """Check that a format reaches all weights of an array.
+
+    Raises:
+        InputError: NaN or infinite weights, or some too large for a float16 scale.
+    """
     largest = float(np.abs(groups).max(initial=0.0))  # max hands on a NaN
     if not np.isfinite(largest):
         raise InputError(f"{name} holds NaN or infinite weights; the checkpoint is corrupt")
@@ -122,7 +127,12 @@ def _check(groups: Rows, kind: FormatKind, name: str) -> None:
         )
 
 
-def _symmetric(groups: Rows, kind: FormatKind) -> _Coded:
+def coded_groups(groups: Rows, kind: FormatKind) -> Coded:
+    """Return ``groups`` [N, KG, G] rounded, each weight by itself."""
+    return _affine(groups) if kind.affine else _symmetric(groups, kind)
+
+
+def _symmetric(groups: Rows, kind: FormatKind) -> Coded:
     """Return new levels of a format without offsets."""
     smallest, largest = kind.levels
     magnitudes = np.abs(groups)
@@ -136,7 +146,7 @@ def _symmetric(groups: Rows, kind: FormatKind) -> _Coded:
     return coded
 
 
-def _affine(groups: Rows) -> _Coded:
+def _affine(groups: Rows) -> Coded:
     """Return new levels of the affine format. Zeros beyond the matrix's columns only widen the range."""
     lowest = groups.min(axis=2).astype(np.float16)
     with np.errstate(over="ignore"):
@@ -144,10 +154,10 @@ def _affine(groups: Rows) -> _Coded:
         scales = np.minimum(spread / np.float32(15), _LARGEST_HALF).astype(np.float16)
     divisors = np.where(scales > 0, scales, np.inf).astype(np.float32)
     levels = (groups - lowest.astype(np.float32)[:, :, None]) / divisors[:, :, None]
-    return _Coded(np.clip(np.rint(levels), 0, 15).astype(np.int16), scales, lowest)
+    return Coded(np.clip(np.rint(levels), 0, 15).astype(np.int16), scales, lowest)
 
 
-def _rounded(groups: Rows, scales: Rows, kind: FormatKind) -> _Coded:
+def _rounded(groups: Rows, scales: Rows, kind: FormatKind) -> Coded:
     """Return the nearest levels of ``groups`` [N, KG, G] for ``scales`` [N, KG]."""
     halves = scales.astype(np.float16)
     # Against the scale as stored, in float16: what the reader multiplies with. A zero scale gives zeros. A product
@@ -157,10 +167,10 @@ def _rounded(groups: Rows, scales: Rows, kind: FormatKind) -> _Coded:
     np.rint(scaled, out=scaled)
     # A scale that float16 rounded down far (a subnormal) leaves quotients outside.
     np.clip(scaled, *kind.levels, out=scaled)
-    return _Coded(scaled.astype(np.int16), halves)
+    return Coded(scaled.astype(np.int16), halves)
 
 
-def _keep_grid(coded: _Coded, groups: Rows, grid: Grid, kind: FormatKind) -> None:
+def _keep_grid(coded: Coded, groups: Rows, grid: Grid, kind: FormatKind) -> None:
     """Put the source's own levels, scales and offsets into ``coded`` where the format has them and they lose no more.
 
     Levels that a format lacks are never clipped: that would cost the outliers, which matter most.
@@ -176,10 +186,8 @@ def _keep_grid(coded: _Coded, groups: Rows, grid: Grid, kind: FormatKind) -> Non
     elif not kind.affine and offsets is not None:
         levels, offsets = levels + _whole_steps(scales, offsets)[:, :, None], None
     with np.errstate(over="ignore"):  # a scale beyond float16 becomes infinite, and loses
-        own = _Coded(levels, scales.astype(np.float16), None if offsets is None else offsets.astype(np.float16))
-    new = _Coded(
-        coded.levels[:n_rows], coded.scales[:n_rows], None if coded.offsets is None else coded.offsets[:n_rows]
-    )
+        own = Coded(levels, scales.astype(np.float16), None if offsets is None else offsets.astype(np.float16))
+    new = Coded(coded.levels[:n_rows], coded.scales[:n_rows], None if coded.offsets is None else coded.offsets[:n_rows])
     smallest, largest = kind.levels
     inside = (levels >= smallest).all(axis=2) & (levels <= largest).all(axis=2)
     new.take(own, inside & (own.loss(groups[:n_rows]) <= new.loss(groups[:n_rows])))
@@ -194,11 +202,11 @@ def _whole_steps(scales: Rows, offsets: Rows) -> Levels:
     return whole
 
 
-def _stacked(coded: _Coded) -> Scales:
-    """Return scales [KG, N], or with offsets [2 KG, N]: a row of scales, then one of offsets, for each group."""
-    if coded.offsets is None:
-        return np.ascontiguousarray(coded.scales.T)
-    pairs = np.stack([coded.scales.T, coded.offsets.T], axis=1)
+def stacked(scales: Scales, offsets: Scales | None) -> Scales:
+    """Return scales [N, KG] as [KG, N]; with offsets [2 KG, N]: for each group a row of scales, then one of offsets."""
+    if offsets is None:
+        return np.ascontiguousarray(scales.T)
+    pairs = np.stack([scales.T, offsets.T], axis=1)
     return np.ascontiguousarray(pairs.reshape(-1, pairs.shape[2]))
 
 
