@@ -160,6 +160,23 @@ class PlanPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FormatCost:
+    """What a model's matrices cost more than they would in symmetric INT4, groups of 32; less than 0 if it is less.
+
+    Attributes:
+        stored: The formats that they have.
+        disk_bytes: Of the pack.
+        paged_in_bytes: Of a step.
+        file_floor_bytes: Of the budget.
+    """
+
+    stored: str
+    disk_bytes: int
+    paged_in_bytes: int
+    file_floor_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedResult:
     """What ``memsim plan`` found for a budget; None where nothing fits.
 
@@ -174,6 +191,7 @@ class PlannedResult:
         front: The fastest schedule for each of some budgets, smallest first.
         smallest_budget_bytes: With which a step is possible at all.
         longest_seq_len: With which it is possible under the budget; 0 if there is none.
+        format_cost: Of the chosen schedule; None where all is symmetric INT4.
     """
 
     device: str
@@ -186,6 +204,7 @@ class PlannedResult:
     front: tuple[PlanPoint, ...]
     smallest_budget_bytes: int
     longest_seq_len: int
+    format_cost: FormatCost | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"cli", "pytest_plugin"},
     {"api"},
     {"reports", "regression"},
-    {"bench", "compare", "sweep"},
+    {"bench", "compare", "sweep", "quality"},
     {"calibration"},
     {"runtime"},
     {"execution"},

@@ -22,7 +22,7 @@ import sysconfig
 import time
 import tokenize
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from memsim.errors import InputError, MemsimError
 from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
 from memsim.weights.pack import BYTES
-from memsim.weights.packing import pack_checkpoint
+from memsim.weights.packing import pack_opened
+from memsim.weights.readers.formats import open_source
 from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
 EOS_ID = 0
@@ -265,9 +266,8 @@ def main() -> None:
     trainer.quantise()
     trainer.model.save_pretrained(out / "checkpoint")
     with bytes_progress("packing") as progress:
-        report = pack_checkpoint(
-            out / "checkpoint", out / "pack", GROUP_SIZES[0], progress, FoundTokenizer(None, BYTES)
-        )
+        checkpoint = replace(open_source(out / "checkpoint"), tokenizer=lambda: FoundTokenizer(None, BYTES))
+        report = pack_opened(checkpoint, out / "pack", GROUP_SIZES[0], progress)
     write_texts(out / "text", topics)
     record = {
         "command": "python tools/pretrain_tiny.py OUT",

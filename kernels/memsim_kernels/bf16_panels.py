@@ -26,7 +26,9 @@ from memsim_kernels.bf16_unpack import (
     HALF_BYTES,
     JOB_AHEAD,
     JOB_COLUMN,
+    JOB_FORMAT,
     JOB_GROUP_SHIFT,
+    JOB_OFFSETS,
     JOB_PANEL,
     JOB_Q,
     JOB_Q_STEP,
@@ -39,6 +41,7 @@ from memsim_kernels.bf16_unpack import (
     PAIR_BYTES,
 )  # fmt: skip
 from memsim_kernels.jit import F32, U16, U32, helper
+from memsim_kernels.levels import AFFINE, SYMMETRIC_8, format_of
 from memsim_kernels.panel import ONLY_UNPACKING, WITHOUT_UNPACKING
 from memsim_kernels.vectors import address_of as address
 
@@ -59,30 +62,41 @@ THREAD_FLOATS = (OWN_JOB + JOB_WORDS * 8) // 4
 
 
 @helper
+def group_shift_of(group_size: int) -> int:
+    """Return log2(group size / 8), of 32, 64 or 128 columns."""
+    return 2 if group_size == 32 else 3 if group_size == 64 else 4
+
+
+@helper
 def start_job(
     job: I64, target: int, panel: int, at: int, steps: int, q: U32, scales: U16, group_shift: int, transposed: bool
 ) -> None:
     """Describe the unpacking of a panel: 32 columns of the result, ``steps`` of the reduction from ``at`` on."""
-    n16, k8 = q.shape[0], q.shape[1]
+    n16, dwords_of_row = q.shape[0], q.shape[1]
+    form = format_of(q, scales, 8 << group_shift)
+    step_dwords = 8 if form == SYMMETRIC_8 else 4  # of a row, in a step of the reduction or a panel's columns
+    group_bytes = n16 * 32 * (2 if form == AFFINE else 1)
+    job[JOB_FORMAT] = form
+    job[JOB_OFFSETS] = n16 * 32
     job[JOB_UNIT] = 0
     job[JOB_PANEL] = target
     job[JOB_GROUP_SHIFT] = group_shift
     if transposed:
         inside = panel * 2 + 1 < n16  # else the upper half repeats the lower one, and nobody reads its result
-        job[JOB_Q] = address(q) + (panel * 2 * k8 + at * 4) * 64
-        job[JOB_Q_STEP] = k8 * 64 if inside else 0
+        job[JOB_Q] = address(q) + (panel * 2 * dwords_of_row + at * step_dwords) * 64
+        job[JOB_Q_STEP] = dwords_of_row * 64 if inside else 0
         job[JOB_SCALES] = address(scales) + panel * 64
         job[JOB_SCALES_STEP] = 32 if inside else 0
-        job[JOB_SCALES_GROUP] = n16 * 32
+        job[JOB_SCALES_GROUP] = group_bytes
         job[JOB_COLUMN] = at * 4
         job[JOB_UNITS] = steps * 8
-        job[JOB_AHEAD] = 2 * k8 * 64
+        job[JOB_AHEAD] = 2 * dwords_of_row * 64
     else:
-        job[JOB_Q] = address(q) + (at * 2 * k8 + panel * 4) * 64
-        job[JOB_Q_STEP] = k8 * 64
-        job[JOB_SCALES] = address(scales) + ((panel * 4) >> group_shift) * n16 * 32 + at * 64
+        job[JOB_Q] = address(q) + (at * 2 * dwords_of_row + panel * step_dwords) * 64
+        job[JOB_Q_STEP] = dwords_of_row * 64
+        job[JOB_SCALES] = address(scales) + ((panel * 4) >> group_shift) * group_bytes + at * 64
         job[JOB_UNITS] = min(steps * 2, n16 - at * 2) * 8
-        job[JOB_AHEAD] = 256
+        job[JOB_AHEAD] = step_dwords * 64
         if at * 2 + steps * 2 > n16:
             for i in range(16):
                 clear_line(target + (steps - 1) * 2048 + 512 + i // 8 * 1024 + i % 8 * 64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from memsim_kernels import cpu
 from memsim_kernels.bf16_block import release_tiles, round_line
-from memsim_kernels.bf16_panels import STEPS, THREAD_FLOATS, multiply_panels, prepare_tiles
+from memsim_kernels.bf16_panels import STEPS, THREAD_FLOATS, group_shift_of, multiply_panels, prepare_tiles
 from memsim_kernels.bf16_rows import pack_rows
 from memsim_kernels.jit import (
     BOOL,
@@ -151,7 +151,7 @@ def _head(
     scale: float, with_dx: bool, amx: bool, work: F32, workers: int,
 ) -> None:  # fmt: skip
     tokens, columns = x.shape
-    group_shift = 2 if group_size == 32 else 3
+    group_shift = group_shift_of(group_size)
     tiles = (vocabulary + TILE - 1) // TILE
     skip = (-address(work) // 4) % 16
     a = address(work) + skip * 4
@@ -201,10 +201,10 @@ def head_q4_bf16(
             None to leave it out.
         x: [T, C].
         labels: uint32 [T]; IGNORED (0xFFFFFFFF) counts nowhere.
-        q: Packed W [V, C], uint32 [V16, C8, 16].
-        scales: float16 [CG, 16 V16].
+        q: Packed W [V, C], uint32 (see ``levels``).
+        scales: float16, and its offsets.
         vocabulary: V.
-        group_size: 32 or 64.
+        group_size: 32, 64 or 128.
         scale: Factor of the mean loss whose gradient dx is.
         work: At least ``head_bf16_floats(T, C, threads)``, overwritten.
         amx: Use the tiles rather than the vectors.

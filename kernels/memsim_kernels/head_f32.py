@@ -186,10 +186,10 @@ def head_q4(
             None to leave it out.
         x: [T, C].
         labels: uint32 [T]; IGNORED (0xFFFFFFFF) counts nowhere.
-        q: Packed W [V, C], uint32 [V16, C8, 16].
-        scales: float16 [CG, 16 V16].
+        q: Packed W [V, C], uint32 (see ``levels``).
+        scales: float16, and its offsets.
         vocabulary: V.
-        group_size: 32 or 64.
+        group_size: 32, 64 or 128.
         scale: Factor of the mean loss whose gradient dx is.
         work: At least ``head_floats(T, C, threads)``, overwritten.
         bias: [V], or an empty array for none.

@@ -50,8 +50,8 @@ def linear_q4_forward(
     Args:
         y: [T, N], written.
         x: [T, K].
-        q: Packed W, uint32 [N16, K8, 16].
-        scales: float16 [KG, 16 N16].
+        q: Packed W, uint32 (see ``levels``).
+        scales: float16, and its offsets.
         bias: [N], or an empty array for none.
         group_size: Columns of W that share a scale, a multiple of 16.
         adapter: A, B and scale, if there is one.
@@ -69,8 +69,8 @@ def linear_q4_backward_input(
     Args:
         dx: [T, K], written.
         dy: [T, N].
-        q: Packed W, uint32 [N16, K8, 16].
-        scales: float16 [KG, 16 N16].
+        q: Packed W, uint32 (see ``levels``).
+        scales: float16, and its offsets.
         group_size: Columns of W that share a scale, a multiple of 16.
         accumulate: Add to dx.
         adapter: A, B and scale, if there is one.

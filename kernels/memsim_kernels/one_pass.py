@@ -10,8 +10,10 @@ import numpy as np
 
 from memsim_kernels.exponential import exp
 from memsim_kernels.jit import F32, F64, U16, U32, helper
+from memsim_kernels.levels import format_of
+from memsim_kernels.panel import packed_weight
 from memsim_kernels.softmax_rows import largest_of, sum_of_exponentials
-from memsim_kernels.vectors import LANES, half_to_float
+from memsim_kernels.vectors import LANES
 
 IGNORED = 0xFFFFFFFF
 LARGEST, SUM, LABEL_LOGIT, FIRST, SEEN = range(5)
@@ -154,8 +156,7 @@ def finish_row(
         for j in range(out.size):
             out[j] += own[j] * factors[part]
     less = np.float32(math.exp(state[LABEL_LOGIT] - state[LARGEST]) / state[SUM] - 1.0)
+    form = format_of(q, scales, group_size)
     for j in range(out.size):
-        dword = np.int64(q[label // 16, j // 8, label % 16])
-        nibble = (dword >> (4 * (j % 8))) & 15
-        value = np.float32((nibble ^ 8) - 8) * half_to_float(scales[j // group_size, label])
+        value = packed_weight(q, scales, group_size, form, label, j)
         out[j] = (out[j] + less * value) * np.float32(scale)

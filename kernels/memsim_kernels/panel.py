@@ -1,24 +1,31 @@
 """Blocks of a matrix copied, transposed or unpacked into the panel that the inner loop of a product reads.
 
 ``out`` and ``x`` are flat arrays; ``<array>_at`` is the first element, ``<array>_row`` the distance between rows, in
-elements. The packed layout is the one of the weight files: q uint32 [N16, K8, 16] holds at [p, j, l] the columns
-8 j ... 8 j + 7 of row 16 p + l as two's-complement nibbles, lowest first; scales [KG, 16 N16] holds float16 bits, one
-per group of columns of a row. A group is a multiple of 16 columns.
+elements. The packed layout is the one of the weight files: q uint32 holds at [p, j, l] the levels of neighbouring
+columns of row 16 p + l, lowest first; scales holds float16 bits, for groups of columns of a row (see ``levels``). A
+group is a multiple of 16 columns.
 
 A call counts references to every array, which is atomic and slow: so each function does a whole block.
 """
 
+from typing import Any
+
 import numpy as np
 
 from memsim_kernels.jit import F32, U16, U32, helper
-from memsim_kernels.vectors import (
-    LANES,
-    half_to_float,
-    move_16,
-    transpose_16,
-    unpack_8_columns,
-    unpack_16_columns,
+from memsim_kernels.levels import (
+    AFFINE,
+    SYMMETRIC,
+    SYMMETRIC_8,
+    eight_affine,
+    eight_symmetric,
+    eight_symmetric_8,
+    format_of,
+    sixteen_affine,
+    sixteen_symmetric,
+    sixteen_symmetric_8,
 )
+from memsim_kernels.vectors import LANES, half_to_float, move_16, transpose_16
 
 ALL, WITHOUT_UNPACKING, ONLY_UNPACKING = 0, 1, 2  # of a product with a packed matrix: what a benchmark leaves out
 
@@ -86,22 +93,34 @@ def unpack_block(
     ``column`` and ``columns`` are multiples of 16. Columns beyond the packed ones become zero.
     """
     flat_q, flat_scales = q.reshape(-1), scales.reshape(-1)
-    eights, all_rows = q.shape[1], scales.shape[1]
-    inside = min(columns, eights * 8 - column)
+    form, dwords_of_row, all_rows = format_of(q, scales, group_size), q.shape[1], scales.shape[1]
+    share = 4 if form == SYMMETRIC_8 else 8  # columns of a dword
+    group_rows = 2 if form == AFFINE else 1
+    inside = min(columns, dwords_of_row * share - column)
     first_group = column // group_size
     first_end = (first_group + 1) * group_size - column
     for i in range(row, row + rows):
         to = out_at + (i - row) * out_row
-        dwords = (i // LANES * eights + column // 8) * LANES + i % LANES
-        j, end, scale_at = 0, first_end, first_group * all_rows + i
+        dwords = (i // LANES * dwords_of_row + column // share) * LANES + i % LANES
+        j, end, scale_at = 0, first_end, first_group * group_rows * all_rows + i
         while j < inside:
-            scale = half_to_float(flat_scales[scale_at])
+            scale, offset = half_to_float(flat_scales[scale_at]), np.float32(0.0)
             end = min(end, inside)
-            while j < end:
-                unpack_16_columns(out, to + j, flat_q, dwords + 2 * j, scale)
-                j += LANES
+            if form == SYMMETRIC:
+                while j < end:
+                    sixteen_symmetric(out, to + j, flat_q, dwords + 2 * j, scale, offset)
+                    j += LANES
+            elif form == AFFINE:
+                offset = half_to_float(flat_scales[scale_at + all_rows])
+                while j < end:
+                    sixteen_affine(out, to + j, flat_q, dwords + 2 * j, scale, offset)
+                    j += LANES
+            else:
+                while j < end:
+                    sixteen_symmetric_8(out, to + j, flat_q, dwords + 4 * j, scale, offset)
+                    j += LANES
             end += group_size
-            scale_at += all_rows
+            scale_at += group_rows * all_rows
         for zero in range(inside, columns):
             out[to + zero] = np.float32(0.0)
 
@@ -116,17 +135,33 @@ def unpack_block_transposed(
     ``row`` and ``rows`` are multiples of 16, ``column`` one of 8. ``columns`` is rounded up to a multiple of 8.
     """
     flat_q, flat_scales = q.reshape(-1), scales.reshape(-1)
-    eights, all_rows = q.shape[1], scales.shape[1]
+    form, dwords_of_row, all_rows = format_of(q, scales, group_size), q.shape[1], scales.shape[1]
+    share = 4 if form == SYMMETRIC_8 else 8  # columns of a dword
+    group_rows = 2 if form == AFFINE else 1
     for j in range(0, columns, 8):
-        group = (column + j) // group_size
-        dwords = (row // LANES * eights + (column + j) // 8) * LANES
+        scale_at = (column + j) // group_size * group_rows * all_rows + row
+        dwords = (row // LANES * dwords_of_row + (column + j) // share) * LANES
         for i in range(0, rows, LANES):
-            unpack_8_columns(
-                out,
-                out_at + j * out_row + i,
-                out_row,
-                flat_q,
-                dwords + i * eights,
-                flat_scales,
-                group * all_rows + row + i,
-            )
+            to, at, scale = out_at + j * out_row + i, dwords + i * dwords_of_row, scale_at + i
+            if form == SYMMETRIC:
+                eight_symmetric(out, to, out_row, flat_q, at, flat_scales, scale, all_rows)
+            elif form == AFFINE:
+                eight_affine(out, to, out_row, flat_q, at, flat_scales, scale, all_rows)
+            else:
+                eight_symmetric_8(out, to, out_row, flat_q, at, flat_scales, scale, all_rows)
+
+
+@helper
+def packed_weight(q: U32, scales: U16, group_size: int, form: int, row: np.int64, column: int) -> Any:
+    """Return one weight of a packed matrix whose format is ``form``."""
+    share = 4 if form == SYMMETRIC_8 else 8
+    group = column // group_size * (2 if form == AFFINE else 1)
+    dword = np.int64(q[row // LANES, column // share, row % LANES])
+    scale = half_to_float(scales[group, row])
+    if form == SYMMETRIC_8:
+        level = (dword >> (8 * (column % 4))) & 255
+        return np.float32((level ^ 128) - 128) * scale
+    level = (dword >> (4 * (column % 8))) & 15
+    if form == AFFINE:
+        return np.float32(level) * scale + half_to_float(scales[group + 1, row])
+    return np.float32((level ^ 8) - 8) * scale

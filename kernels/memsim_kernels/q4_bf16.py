@@ -24,6 +24,7 @@ from memsim_kernels.bf16_panels import (
     STEP_BYTES,
     STEPS,
     THREAD_FLOATS,
+    group_shift_of,
     multiply_panels,
     prepare_tiles,
     round_step,
@@ -89,7 +90,7 @@ def _product(
     rank = side.shape[1] if transposed else side.shape[0]
     lane_rows, slot = (m // lanes, rank // lanes) if lanes > 1 else (0, 1)
     rank_steps, depth_steps, panels = (rank + 31) // 32, (depth + 31) // 32, (n + COLUMNS - 1) // COLUMNS
-    group_shift = 2 if group_size == 32 else 3
+    group_shift = group_shift_of(group_size)
     most_blocks, most_steps = (min(m, ROWS) + 15) // 16, min(STEPS, depth_steps + rank_steps)
     skip = (-address(work) // 4) % 16
     own_at = skip + most_blocks * most_steps * (STEP_BYTES // 8)
@@ -149,10 +150,10 @@ def linear_q4_forward_bf16(
     Args:
         y: [T, N], written.
         x: [T, K].
-        q: Packed W, uint32 [N16, K8, 16].
-        scales: float16 [KG, 16 N16].
+        q: Packed W, uint32 (see ``levels``).
+        scales: float16, and its offsets.
         bias: [N], or an empty array for none.
-        group_size: 32 or 64.
+        group_size: 32, 64 or 128.
         work: At least ``workspace_floats(T, K, threads, R)``, overwritten.
         adapter: A, B and scale, if there is one; its workspace is not used.
         amx: Use the tiles rather than the vectors.
@@ -173,9 +174,9 @@ def linear_q4_backward_input_bf16(
     Args:
         dx: [T, K], written, or added to when ``accumulate``.
         dy: [T, N].
-        q: Packed W, uint32 [N16, K8, 16].
-        scales: float16 [KG, 16 N16].
-        group_size: 32 or 64.
+        q: Packed W, uint32 (see ``levels``).
+        scales: float16, and its offsets.
+        group_size: 32, 64 or 128.
         accumulate: Add to dx.
         work: At least ``workspace_floats(T, N, threads, R)``, overwritten.
         adapter: A, B and scale, if there is one; its workspace is not used.

@@ -45,12 +45,12 @@ def _embed(y: F32, ids: U32, q: U32, scales: U16, group_size: int, scale: float)
 
 
 def unpack_q4(w: F32, q: U32, scales: F16, group_size: int) -> None:
-    """Unpack an INT4 matrix.
+    """Unpack a packed matrix.
 
     Args:
         w: [N, K], written.
-        q: uint32 [N16, K8, 16].
-        scales: float16 [KG, 16 N16].
+        q: uint32 (see ``levels``).
+        scales: float16, and its offsets.
         group_size: Columns that share a scale, a multiple of 16.
     """
     _unpack(w, q, scales.view(np.uint16), group_size)
@@ -62,8 +62,8 @@ def embedding_q4_forward(y: F32, ids: U32, q: U32, scales: F16, group_size: int,
     Args:
         y: [T, C], written. A row whose id is beyond the packed rows becomes NaN.
         ids: uint32 [T].
-        q: uint32 [N16, K8, 16].
-        scales: float16 [KG, 16 N16].
+        q: uint32 (see ``levels``).
+        scales: float16, and its offsets.
         group_size: Columns that share a scale, a multiple of 16.
         scale: The factor on every row.
     """

@@ -11,19 +11,19 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from memsim_kernels.jit import F32, U16, U32
+from memsim_kernels.jit import F32
 
 LANES = 16
 _INDEX = ir.IntType(32)
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_INTEGERS = ir.VectorType(_INDEX, LANES)
-_HALVES = ir.VectorType(ir.HalfType(), LANES)
+INTEGERS = ir.VectorType(_INDEX, LANES)
+HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 
 def spread(builder: Any, value: Any, vector: Any = FLOATS) -> Any:
     """Return a vector whose every lane is ``value``."""
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _INDEX(0))
-    return builder.shuffle_vector(first, first, ir.Constant(_INTEGERS, [0] * LANES))
+    return builder.shuffle_vector(first, first, ir.Constant(INTEGERS, [0] * LANES))
 
 
 def data_of(context: Any, builder: Any, signature: Any, arguments: Any, index: int) -> Any:
@@ -36,7 +36,8 @@ def vector_at(builder: Any, data: Any, at: Any, vector: Any = FLOATS) -> Any:
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
-def _row_at(builder: Any, at: Any, row: Any, index: int) -> Any:
+def row_at(builder: Any, at: Any, row: Any, index: int) -> Any:
+    """Return the element where row ``index`` begins."""
     return builder.add(at, builder.mul(row, row.type(index)))
 
 
@@ -48,8 +49,8 @@ def transposition_stage(builder: Any, rows: list[Any], step: int) -> list[Any]:
     for i in range(LANES):
         if i & step == 0:
             pair = rows[i], rows[i + step]
-            result[i] = builder.shuffle_vector(*pair, ir.Constant(_INTEGERS, low))
-            result[i + step] = builder.shuffle_vector(*pair, ir.Constant(_INTEGERS, high))
+            result[i] = builder.shuffle_vector(*pair, ir.Constant(INTEGERS, low))
+            result[i + step] = builder.shuffle_vector(*pair, ir.Constant(INTEGERS, high))
     return result
 
 
@@ -72,19 +73,6 @@ if config.DISABLE_JIT:
         for lane in range(LANES):
             line = x[x_at + lane * x_row : x_at + lane * x_row + LANES]
             out[out_at + lane : out_at + lane + (LANES - 1) * out_row + 1 : out_row] = line * scale
-
-    def unpack_8_columns(out: F32, out_at: int, out_row: int, q: U32, q_at: int, scales: U16, scales_at: int) -> None:
-        """Write column 8 j + i of 16 packed rows to row i of ``out``; ``q_at`` and ``scales_at`` name row 16 p."""
-        factors = scales[scales_at : scales_at + LANES].view(np.float16).astype(np.float32)
-        for i in range(8):
-            nibbles = (q[q_at : q_at + LANES] >> np.uint32(4 * i)).astype(np.int32) & 15
-            out[out_at + i * out_row : out_at + i * out_row + LANES] = ((nibbles ^ 8) - 8).astype(np.float32) * factors
-
-    def unpack_16_columns(out: F32, out_at: int, q: U32, q_at: int, scale: Any) -> None:
-        """Write columns 8 j ... 8 j + 15 of one packed row, times ``scale``; ``q_at`` names the dword of column 8 j."""
-        for i in range(16):
-            nibble = (int(q[q_at + i // 8 * LANES]) >> (4 * (i % 8))) & 15
-            out[out_at + i] = np.float32((nibble ^ 8) - 8) * scale
 
 else:
 
@@ -131,55 +119,13 @@ else:
             factor = spread(builder, scale)
             rows = []
             for i in range(LANES):
-                line = builder.load(vector_at(builder, source, _row_at(builder, x_at, x_row, i)), align=4)
+                line = builder.load(vector_at(builder, source, row_at(builder, x_at, x_row, i)), align=4)
                 rows.append(builder.fmul(line, factor))
             for step in (1, 2, 4, 8):
                 rows = transposition_stage(builder, rows, step)
             for i, line in enumerate(rows):
-                builder.store(line, vector_at(builder, to, _row_at(builder, out_at, out_row, i)), align=4)
+                builder.store(line, vector_at(builder, to, row_at(builder, out_at, out_row, i)), align=4)
             return context.get_dummy_value()
 
         integer = types.int64
         return types.void(out, integer, integer, x, integer, integer, types.float32), codegen
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def unpack_8_columns(
-        typing_context: Any, out: Any, out_at: Any, out_row: Any, q: Any, q_at: Any, scales: Any, scales_at: Any
-    ) -> Any:
-        """Write column 8 j + i of 16 packed rows to row i of ``out``; ``q_at`` and ``scales_at`` name row 16 p."""
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            to, packed, halves = (data_of(context, builder, signature, arguments, index) for index in (0, 3, 5))
-            _, out_at, out_row, _, q_at, _, scales_at = arguments
-            dwords = builder.load(vector_at(builder, packed, q_at, _INTEGERS), align=4)
-            factors = builder.fpext(builder.load(vector_at(builder, halves, scales_at, _HALVES), align=2), FLOATS)
-            bits = ir.Constant(_INTEGERS, [28] * LANES)
-            for i in range(8):
-                top = builder.shl(dwords, ir.Constant(_INTEGERS, [28 - 4 * i] * LANES))
-                value = builder.fmul(builder.sitofp(builder.ashr(top, bits), FLOATS), factors)
-                builder.store(value, vector_at(builder, to, _row_at(builder, out_at, out_row, i)), align=4)
-            return context.get_dummy_value()
-
-        integer = types.int64
-        return types.void(out, integer, integer, q, integer, scales, integer), codegen
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def unpack_16_columns(typing_context: Any, out: Any, out_at: Any, q: Any, q_at: Any, scale: Any) -> Any:
-        """Write columns 8 j ... 8 j + 15 of one packed row, times ``scale``; ``q_at`` names the dword of column 8 j."""
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            to, packed = (data_of(context, builder, signature, arguments, index) for index in (0, 2))
-            _, out_at, _, q_at, scale = arguments
-            pair = [builder.load(builder.gep(packed, [builder.add(q_at, q_at.type(at))])) for at in (0, LANES)]
-            low, high = (spread(builder, dword, _INTEGERS) for dword in pair)
-            dwords = builder.shuffle_vector(
-                low, high, ir.Constant(_INTEGERS, [lane if lane < 8 else lane + LANES for lane in range(LANES)])
-            )
-            top = builder.shl(dwords, ir.Constant(_INTEGERS, [28 - 4 * (lane % 8) for lane in range(LANES)]))
-            nibbles = builder.ashr(top, ir.Constant(_INTEGERS, [28] * LANES))
-            value = builder.fmul(builder.sitofp(nibbles, FLOATS), spread(builder, scale))
-            builder.store(value, vector_at(builder, to, out_at), align=4)
-            return context.get_dummy_value()
-
-        integer = types.int64
-        return types.void(out, integer, q, integer, types.float32), codegen

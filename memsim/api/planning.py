@@ -120,9 +120,9 @@ def plan(
     numbers = target.at("nominal")
     budget = int(numbers.foreground_limit_bytes) if budget_bytes is None else budget_bytes
     check_limits(budget, "foreground")
-    config, group_size, name = find_dimensions(model)
+    config, packing, name = find_dimensions(model)
     n_threads = _threads(threads, target, here)
-    setup = training_setup(config, group_size, "auto", seq_len, scheme, optimizer, accumulate, n_threads)
+    setup = training_setup(config, packing, "auto", seq_len, scheme, optimizer, accumulate, n_threads)
     packed, unpacked = _needs_here(n_threads, say) if here else (device_app(numbers, target.rule),) * 2
 
     def needs_of(choices: Choices) -> Needs:

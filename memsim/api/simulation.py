@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig, with_our_names
+from memsim.models.matrix_formats import Packing
 from memsim.models.scheme import Scheme, check_length, with_classifier
 from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
@@ -89,9 +90,9 @@ def simulate(
     if schedule not in SCHEDULE_NAMES:
         raise UsageError(f"no schedule {schedule!r}; choose from {', '.join(SCHEDULE_NAMES)}")
     target = find_device(device)
-    config, group_size, name = find_dimensions(model)
+    config, packing, name = find_dimensions(model)
     threads = max(1, int(target.at("nominal").threads))
-    setup = training_setup(config, group_size, schedule, seq_len, scheme, optimizer, accumulate, threads)
+    setup = training_setup(config, packing, schedule, seq_len, scheme, optimizer, accumulate, threads)
     plan = plan_run(setup, "")
     trace = trace_program(plan.train.program, plan.memory)
     simulation = simulate_trace(trace, target, steps, budget_bytes, advised)
@@ -113,7 +114,7 @@ def check_limits(budget_bytes: int | None, mode: str) -> None:
 
 def training_setup(
     config: ModelConfig,
-    group_size: int,
+    packing: Packing,
     schedule: str,
     seq_len: int,
     scheme: Scheme | None,
@@ -138,5 +139,5 @@ def training_setup(
     check_length(scheme, config, seq_len)
     config = with_classifier(config, scheme)
     return TrainingSetup(
-        config, group_size, scheme, schedule, seq_len, optimizer or OptimizerConfig(), accumulate, threads
+        config, packing, scheme, schedule, seq_len, optimizer or OptimizerConfig(), accumulate, threads
     )

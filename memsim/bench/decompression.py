@@ -17,12 +17,12 @@ from memsim.calibration.measure_steps import throw_away
 from memsim.errors import UsageError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.file_names import EVENTS_FILE, PROGRAM_FILE
+from memsim.ir.matrix_format import ROWS_PER_PANEL
 from memsim.ir.op import Effect
 from memsim.ir.ops import effect_of
 from memsim.ir.ops.loss import HEAD_ROWS
 from memsim.ir.program import Node, Program, TensorType
 from memsim.ir.serialize import load_program
-from memsim.models.parts import packed_matrix
 from memsim.planner.work import node_work
 from memsim.progress_types import StageProgress
 from memsim.results import Band
@@ -44,6 +44,8 @@ class _Shape:
     n_tokens: int
     n_rows: int
     n_columns: int
+    packed: tuple[TensorType, TensorType]
+    group_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +138,23 @@ def _shape(program: Program, node: Node) -> _Shape | None:
     if node.op not in (*PRODUCTS, HEAD):
         return None
     n_tokens = program.values[node.inputs[0]].type.shape[0]
-    rows = min(int(node.attrs["n_rows"]), _MOST_MATRIX_ROWS)
-    if node.op == HEAD:  # one unpacking of a tile serves both of its products: time the first of them
-        return _Shape(PRODUCTS[0], min(n_tokens, HEAD_ROWS), rows, int(node.attrs["n_columns"]))
-    return _Shape(node.op, n_tokens, rows, int(node.attrs["n_columns"]))
+    rows, group_size = min(int(node.attrs["n_rows"]), _MOST_MATRIX_ROWS), int(node.attrs["group_size"])
+    at = 2 if node.op == HEAD else 1  # after x, and the head's labels
+    q, scales = (program.values[name].type for name in node.inputs[at : at + 2])
+    panels = -(-rows // ROWS_PER_PANEL)
+    packed = (
+        TensorType((panels, *q.shape[1:]), q.dtype),
+        TensorType((scales.shape[0], panels * ROWS_PER_PANEL), scales.dtype),
+    )
+    # Of a head, one unpacking of a tile serves both of its products: time the first of them.
+    op, tokens = (PRODUCTS[0], min(n_tokens, HEAD_ROWS)) if node.op == HEAD else (node.op, n_tokens)
+    return _Shape(op, tokens, rows, int(node.attrs["n_columns"]), packed, group_size)
 
 
 def _ablate(kernels: Contestant, shape: _Shape, compute: str) -> _Ablation:
     width = shape.n_columns if shape.op == PRODUCTS[0] else shape.n_rows
-    packed = [
-        TensorType(spec.shape, spec.dtype) for spec in packed_matrix("w", shape.n_rows, shape.n_columns, 32).values()
-    ]
-    inputs = (TensorType((shape.n_tokens, width)), *packed)
-    attrs = {"n_rows": shape.n_rows, "n_columns": shape.n_columns, "group_size": 32}
+    inputs = (TensorType((shape.n_tokens, width)), *shape.packed)
+    attrs = {"n_rows": shape.n_rows, "n_columns": shape.n_columns, "group_size": shape.group_size}
     kernels.prepare(KernelCase(shape.op, "", "", compute, "", inputs, attrs).to_dict())
     seconds = {name: median(times) for name, times in kernels.time(_REPEATS).items()}
     saved_s = max(seconds["whole"] - seconds["without_unpacking"], 0.0)

@@ -15,6 +15,7 @@ from memsim.bench.cases import HEAD, PRODUCTS, one_node
 from memsim.bench.contestant import Call, Case, CaseError, serve
 from memsim.bench.expected import EXPECTED, Outputs, head, product
 from memsim.execution.kernels import load_kernels
+from memsim.ir.matrix_format import format_of
 from memsim.ir.program import TensorType
 from memsim.weights.quantize import dequantize
 from memsim_kernels import cpu, roof
@@ -60,7 +61,7 @@ class KernelCalls:
         kernel = self.kernels[compute][op]
         calls = {"whole": Call(lambda: kernel(outputs, inputs, attrs))}
         if op in PRODUCTS:
-            calls |= _ablated(op == PRODUCTS[1], compute, outputs[0], inputs, self._threads)
+            calls |= _ablated(op == PRODUCTS[1], compute, outputs[0], inputs, attrs["group_size"], self._threads)
         return calls
 
 
@@ -123,10 +124,13 @@ def _check(case: Case, kernel: Callable[..., None], outputs: list[Array], inputs
 def _rows(q: Array, scales: Array, attrs: Mapping[str, Any], start: int, stop: int) -> NDArray[np.float64]:
     panels = slice(start // 16, -(-stop // 16))
     lanes = slice(16 * panels.start, 16 * panels.stop)
-    return dequantize(q[panels], scales[:, lanes], stop - start, attrs["n_columns"]).astype(np.float64)
+    stored = format_of(q.shape, scales.shape, attrs["n_rows"], attrs["n_columns"], attrs["group_size"])
+    return dequantize(q[panels], scales[:, lanes], stop - start, attrs["n_columns"], stored).astype(np.float64)
 
 
-def _ablated(backward: bool, compute: str, y: Array, inputs: Sequence[Array], threads: int) -> dict[str, Call]:
+def _ablated(
+    backward: bool, compute: str, y: Array, inputs: Sequence[Array], group_size: int, threads: int
+) -> dict[str, Call]:
     """Return the same product without its unpacking, and its unpacking alone."""
     x, q, scales = inputs
     parts = {"without_unpacking": WITHOUT_UNPACKING, "unpacking": ONLY_UNPACKING}
@@ -136,7 +140,7 @@ def _ablated(backward: bool, compute: str, y: Array, inputs: Sequence[Array], th
         bits = scales.view(np.uint16)
 
         def f32(part: int) -> None:
-            product_f32(y, x, no_matrix, q, bits, nothing, 32, False, not backward, 1.0, False, leave_out=part)
+            product_f32(y, x, no_matrix, q, bits, nothing, group_size, False, not backward, 1.0, False, leave_out=part)
 
         return {name: Call(lambda part=part: f32(part)) for name, part in parts.items()}  # type: ignore[misc]
     from memsim_kernels.q4_bf16 import linear_q4_backward_input_bf16, linear_q4_forward_bf16, workspace_floats
@@ -145,9 +149,9 @@ def _ablated(backward: bool, compute: str, y: Array, inputs: Sequence[Array], th
 
     def bf16(part: int) -> None:
         if backward:
-            linear_q4_backward_input_bf16(y, x, q, scales, 32, False, work, leave_out=part)
+            linear_q4_backward_input_bf16(y, x, q, scales, group_size, False, work, leave_out=part)
         else:
-            linear_q4_forward_bf16(y, x, q, scales, nothing, 32, work, leave_out=part)
+            linear_q4_forward_bf16(y, x, q, scales, nothing, group_size, work, leave_out=part)
 
     return {name: Call(lambda part=part: bf16(part)) for name, part in parts.items()}  # type: ignore[misc]
 

@@ -189,7 +189,7 @@ def _on_device(config: RunConfig, pack: Pack, device: Device) -> Finding:
     for schedule in (SHARED, NAIVE):
         setup = TrainingSetup(
             config=pack.config,
-            group_size=pack.group_size,
+            packing=pack.formats,
             scheme=scheme_of(config),
             schedule=schedule,
             n_tokens=config.seq_len,

@@ -51,7 +51,7 @@ def simulate_run(contender: Contender, base: RunConfig, shared: Shared, device: 
     threads = max(1, int(device.at("nominal").threads))
     setup = TrainingSetup(
         with_classifier(pack.config, scheme),
-        pack.group_size,
+        pack.formats,
         scheme,
         contender.schedule,
         base.seq_len,

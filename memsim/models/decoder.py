@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.ir.builder import Builder
+from memsim.ir.matrix_format import MatrixFormat
 from memsim.ir.program import Attr, Program, Space, TensorType
 from memsim.models.config import ModelConfig
+from memsim.models.matrix_formats import Formats
 from memsim.models.parts import block_part, part_tensors
 from memsim.models.scheme import Scheme
 
@@ -31,7 +33,7 @@ def constant_values(config: ModelConfig, n_tokens: int, first_position: int = 0)
 
 
 def part_inputs(
-    builder: Builder, config: ModelConfig, scheme: Scheme, part: str, group_size: int, scopes: tuple[str, ...] = ("",)
+    builder: Builder, config: ModelConfig, scheme: Scheme, part: str, formats: Formats, scopes: tuple[str, ...] = ("",)
 ) -> None:
     """Declare the stored and the trainable tensors of ``part`` whose names begin with one of ``scopes``.
 
@@ -39,7 +41,7 @@ def part_inputs(
     """
     trained = scheme.shapes(config, part)
     replaced = {*trained, *(f"{name.removesuffix('.weight')}.{kind}" for name in trained for kind in ("q", "scales"))}
-    for name, spec in part_tensors(config, part, group_size).items():
+    for name, spec in part_tensors(config, part, formats).items():
         if name.startswith(scopes) and name not in replaced:
             builder.input(name, TensorType(spec.shape, spec.dtype), Space.MAPPED, f"{part}/{name}")
     for name, shape in trained.items():
@@ -47,17 +49,18 @@ def part_inputs(
             builder.input(name, TensorType(shape), Space.PINNED)
 
 
-def matrix_attrs(shape: tuple[int, int], group_size: int) -> dict[str, Attr]:
+def matrix_attrs(shape: tuple[int, int], stored: MatrixFormat) -> dict[str, Attr]:
     """Return what a node says of the packed matrix that it reads."""
-    return {"n_rows": shape[0], "n_columns": shape[1], "group_size": group_size}
+    return {"n_rows": shape[0], "n_columns": shape[1], "group_size": stored.group_size}
 
 
-def embed_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int) -> Program:
+def embed_program(config: ModelConfig, scheme: Scheme, n_tokens: int, formats: Formats) -> Program:
     """Return x [P + T, C] from ids [T], after the embeddings of P virtual tokens if ``prompt.weight`` is trained."""
     builder = Builder()
     builder.input("ids", TensorType((n_tokens,), "u32"))
-    part_inputs(builder, config, scheme, "embed", group_size)
-    attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size) | {"scale": config.embedding_scale}
+    part_inputs(builder, config, scheme, "embed", formats)
+    stored = formats.of("embed", "embed_tokens")
+    attrs = matrix_attrs((config.vocab_size, config.hidden_size), stored) | {"scale": config.embedding_scale}
     first, normed = config.family.first_position, config.family.normed_embedding
     has_prompt = "prompt.weight" in builder.values
     out = "y" if first is None and not has_prompt else "words"
@@ -80,16 +83,16 @@ class _Block:
     """A builder with the inputs of one segment of a block: ``x``, then weights, trainable tensors and constants."""
 
     def __init__(
-        self, config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int, x: str, scopes: tuple[str, ...]
+        self, config: ModelConfig, scheme: Scheme, n_tokens: int, formats: Formats, x: str, scopes: tuple[str, ...]
     ) -> None:
-        self.config, self.scheme, self.group_size = config, scheme, group_size
+        self.config, self.scheme, self.formats = config, scheme, formats
         self.builder = Builder()
         self.builder.input(x, TensorType((n_tokens, config.hidden_size)))
-        part_inputs(self.builder, config, scheme, block_part(0), group_size, scopes)
+        part_inputs(self.builder, config, scheme, block_part(0), formats, scopes)
 
     def project(self, x: str, name: str, out: str) -> str:
         """Emit the projection ``name`` of ``x``, with its adapter if it has one; return ``out``."""
-        attrs = matrix_attrs(self.config.projections()[name], self.group_size)
+        attrs = matrix_attrs(self.config.projections()[name], self.formats.of(block_part(0), name))
         bias = [f"{name}.bias"] if self.config.has_bias(name) else []
         inputs, outputs = [x, f"{name}.q", f"{name}.scales", *bias], [out]
         if f"{name}.lora_A" in self.builder.values:
@@ -125,7 +128,7 @@ def _scopes(*norms: str) -> list[str]:
     return [f"{name}." for name in norms if name]
 
 
-def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int, layer_type: str) -> Program:
+def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, formats: Formats, layer_type: str) -> Program:
     """Return x_mid [T, C] = x + attention(norm(x)), from x [T, C], of a block of kind ``layer_type``.
 
     Some families norm q and k, a head at a time, and some what is added to x, or the sum instead. Trained
@@ -133,7 +136,7 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
     the same mask serve, and the same count of rows that are no padding.
     """
     before, after = config.family.norms[:2]
-    block = _Block(config, scheme, n_tokens, group_size, "x", ("self_attn.", *_scopes(before, after)))
+    block = _Block(config, scheme, n_tokens, formats, "x", ("self_attn.", *_scopes(before, after)))
     builder = block.builder
     tables = [name for name in constants(config, n_tokens) if name.startswith(f"{config.rope_of(layer_type)}.")]
     for name in tables:
@@ -171,13 +174,13 @@ def attention_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_
     return block.add("x", block.project("attn", "self_attn.o_proj", "o"), after, "x_mid")
 
 
-def mlp_program(config: ModelConfig, scheme: Scheme, n_tokens: int, group_size: int) -> Program:
+def mlp_program(config: ModelConfig, scheme: Scheme, n_tokens: int, formats: Formats) -> Program:
     """Return y [T, C] = x_mid + MLP(norm(x_mid)), from x_mid [T, C]; every token by itself.
 
     Some families norm what is added to x_mid, too, or the sum instead.
     """
     before, after = config.family.norms[2:]
-    block = _Block(config, scheme, n_tokens, group_size, "x_mid", ("mlp.", *_scopes(before, after)))
+    block = _Block(config, scheme, n_tokens, formats, "x_mid", ("mlp.", *_scopes(before, after)))
     norm = block.norm("x_mid", before, "mlp_norm")
     gate = [block.project(norm, "mlp.gate_proj", "gate")] if config.family.gated else []
     up = block.project(norm, "mlp.up_proj", "up")

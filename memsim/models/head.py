@@ -4,6 +4,7 @@ from memsim.ir.builder import Builder
 from memsim.ir.program import Attr, Program, TensorType
 from memsim.models.config import ModelConfig
 from memsim.models.decoder import emit_norm, matrix_attrs, part_inputs
+from memsim.models.matrix_formats import Formats
 from memsim.models.parts import head_matrix, matrices
 from memsim.models.scheme import Scheme
 
@@ -17,7 +18,7 @@ def head_program(
     config: ModelConfig,
     scheme: Scheme,
     n_tokens: int,
-    group_size: int,
+    formats: Formats,
     scale: float,
     one_pass: bool,
     train: bool,
@@ -34,7 +35,7 @@ def head_program(
     builder.input("x", TensorType((scheme.rows_before + n_tokens, config.hidden_size)))
     builder.input("labels", label_type(config, n_tokens))
     scores = "score.weight" in scheme.shapes(config, "head")
-    part_inputs(builder, config, scheme, "head", group_size, ("norm.", "score.") if scores else ("",))
+    part_inputs(builder, config, scheme, "head", formats, ("norm.", "score.") if scores else ("",))
     x = "x"
     if scheme.rows_before and config.num_labels is None:
         (x,) = builder.emit("take_rows", [x], ["tokens"], start=scheme.rows_before, count=n_tokens)
@@ -45,14 +46,14 @@ def head_program(
         builder.emit("cross_entropy", ["logits", "label"], ["stats", "lse"], scale=scale)
         return builder.build(["stats"])
     if head_matrix(config)[0] != "head":
-        part_inputs(builder, config, scheme, head_matrix(config)[0], group_size, ("embed_",))
+        part_inputs(builder, config, scheme, head_matrix(config)[0], formats, ("embed_",))
     if config.num_labels is not None:
-        _classifier(builder, config, group_size, scale)
+        _classifier(builder, config, formats, scale)
         return builder.build(["stats"])
     matrix = head_matrix(config)[1]
-    x = _transform(builder, config, x, group_size) if config.family.transformed_head else x
+    x = _transform(builder, config, x, formats) if config.family.transformed_head else x
     emit_norm(builder, config, x, "norm", "norm")
-    attrs = matrix_attrs((config.vocab_size, config.hidden_size), group_size)
+    attrs = matrix_attrs((config.vocab_size, config.hidden_size), formats.of(*head_matrix(config)))
     packed = [f"{matrix}.q", f"{matrix}.scales"]
     bias = ["lm_head.bias"] if config.family.transformed_head else []
     if one_pass:
@@ -65,26 +66,26 @@ def head_program(
     return builder.build(["stats"])
 
 
-def _project(builder: Builder, config: ModelConfig, x: str, name: str, out: str, group_size: int) -> str:
+def _project(builder: Builder, config: ModelConfig, x: str, name: str, out: str, formats: Formats) -> str:
     """Emit the product of ``x`` with a matrix of the head, which has a bias and may be trained."""
     if f"{name}.weight" in builder.values:
         builder.emit("linear", [x, f"{name}.weight", f"{name}.bias"], [out])
         return out
-    attrs: dict[str, Attr] = matrix_attrs(matrices(config, "head")[name], group_size)
+    attrs: dict[str, Attr] = matrix_attrs(matrices(config, "head")[name], formats.of("head", name))
     builder.emit("linear_q4", [x, f"{name}.q", f"{name}.scales", f"{name}.bias"], [out], **attrs)
     return out
 
 
-def _transform(builder: Builder, config: ModelConfig, x: str, group_size: int) -> str:
+def _transform(builder: Builder, config: ModelConfig, x: str, formats: Formats) -> str:
     """Emit what comes before the norm of a masked language model's head."""
-    dense = _project(builder, config, x, "head_dense", "dense", group_size)
+    dense = _project(builder, config, x, "head_dense", "dense", formats)
     return builder.emit(config.family.activation, [dense], ["head_activation"])[0]
 
 
-def _classifier(builder: Builder, config: ModelConfig, group_size: int, scale: float) -> None:
+def _classifier(builder: Builder, config: ModelConfig, formats: Formats, scale: float) -> None:
     """Emit the loss of one label from the first token."""
     (first,) = builder.emit("take_rows", ["x"], ["first"], start=0, count=1)
-    dense = _project(builder, config, first, "classifier.dense", "dense", group_size)
+    dense = _project(builder, config, first, "classifier.dense", "dense", formats)
     (pooled,) = builder.emit("tanh", [dense], ["pooled"])
-    logits = _project(builder, config, pooled, "classifier.out_proj", "logits", group_size)
+    logits = _project(builder, config, pooled, "classifier.out_proj", "logits", formats)
     builder.emit("cross_entropy", [logits, "labels"], ["stats", "lse"], scale=scale)

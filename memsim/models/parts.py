@@ -6,21 +6,24 @@ each) and ``head`` (final norm, and the output matrix unless it is tied to the e
 A matrix of N rows (out_features) and K columns (in_features) is stored as two tensors:
 
 ``<name>.q``       uint32 [N16, K8, 16]: the dword at [p, j, l] holds row 16 p + l, columns 8 j ... 8 j + 7 as
-                   two's-complement nibbles, column 8 j in the lowest four bits.
-``<name>.scales``  float16 [KG, 16 N16]: one scale for each group of ``group_size`` columns of a row.
+                   nibbles, column 8 j in the lowest four bits; or columns 4 j ... 4 j + 3 as bytes in [N16, 2 K8, 16].
+``<name>.scales``  float16 [KG, 16 N16]: one scale for each group of ``group_size`` columns of a row. A format with
+                   offsets has two rows a group: scales, and below them the offsets.
 
-with N16 = ceil(N / 16), KG = ceil(K / group_size) and K8 = KG * group_size / 8; rows and columns beyond N and K are
-zero. weight[n, k] = q * scale. One dword of 16 neighbouring rows fills a 512-bit register, so this layout serves the
-forward product and the backward one alike.
+with N16 = ceil(N / 16), KG = ceil(K / group_size) and K8 = KG * group_size / 8; scales and offsets of rows beyond N
+are zero, and what is beyond K counts nowhere. ``memsim.ir.matrix_format`` says what a level means: in ``symmetric``,
+weight[n, k] = level * scale, and levels are two's complement. One dword of 16 neighbouring rows fills a 512-bit
+register, so this layout serves the forward product and the backward one alike.
 """
 
 from dataclasses import dataclass
 from math import prod
 
+from memsim.ir.matrix_format import MatrixFormat, symmetric
 from memsim.models.config import ModelConfig
+from memsim.models.matrix_formats import Packing, formats_of
 
 GROUP_SIZES = (32, 64)
-ROWS_PER_PANEL = 16
 
 _ITEM_BYTES = {"u32": 4, "f16": 2, "bf16": 2, "f32": 4}
 
@@ -38,14 +41,14 @@ class TensorSpec:
         return prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
-def packed_matrix(name: str, n_rows: int, n_columns: int, group_size: int) -> dict[str, TensorSpec]:
-    """Return the two tensors that store matrix ``name`` of shape [n_rows, n_columns]."""
-    panels = -(-n_rows // ROWS_PER_PANEL)
-    groups = -(-n_columns // group_size)
-    return {
-        f"{name}.q": TensorSpec((panels, groups * group_size // 8, ROWS_PER_PANEL), "u32"),
-        f"{name}.scales": TensorSpec((groups, panels * ROWS_PER_PANEL), "f16"),
-    }
+def packed_matrix(name: str, n_rows: int, n_columns: int, chosen: MatrixFormat | int) -> dict[str, TensorSpec]:
+    """Return the two tensors that store matrix ``name`` of shape [n_rows, n_columns].
+
+    ``chosen`` is its format, or the group size of symmetric INT4.
+    """
+    own = symmetric(chosen) if isinstance(chosen, int) else chosen
+    q, scales = own.shapes(n_rows, n_columns)
+    return {f"{name}.q": TensorSpec(q, "u32"), f"{name}.scales": TensorSpec(scales, "f16")}
 
 
 def block_part(index: int) -> str:
@@ -87,9 +90,10 @@ def vectors(config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
     return {name: (length,) for name, length in (config.norms() | biases).items()}
 
 
-def part_tensors(config: ModelConfig, part: str, group_size: int) -> dict[str, TensorSpec]:
+def part_tensors(config: ModelConfig, part: str, packing: Packing) -> dict[str, TensorSpec]:
     """Return every tensor that the file of ``part`` holds, as name -> spec."""
     specs: dict[str, TensorSpec] = {}
+    formats = formats_of(packing)
     for name, (n_rows, n_columns) in matrices(config, part).items():
-        specs |= packed_matrix(name, n_rows, n_columns, group_size)
+        specs |= packed_matrix(name, n_rows, n_columns, formats.of(part, name))
     return specs | {name: TensorSpec(shape, "f32") for name, shape in vectors(config, part).items()}

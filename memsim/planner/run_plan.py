@@ -6,6 +6,7 @@ from memsim.ir.program import Program
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
 from memsim.models.graph import ModelGraph
+from memsim.models.matrix_formats import Packing
 from memsim.models.scheme import Scheme
 from memsim.planner.plan import MemoryPlan, plan_memory
 from memsim.schedules.catalog import lower_evaluation_of, lower_schedule
@@ -20,6 +21,7 @@ class TrainingSetup:
     """What decides the programs of a run, the weights' values aside.
 
     Attributes:
+        packing: The formats of the model's matrices.
         scheme: What is trained.
         schedule: Its name; what it means is in ``choices`` if they are given.
         n_tokens: Sequence length.
@@ -32,7 +34,7 @@ class TrainingSetup:
     """
 
     config: ModelConfig
-    group_size: int
+    packing: Packing
     scheme: Scheme
     schedule: str
     n_tokens: int
@@ -47,7 +49,7 @@ class TrainingSetup:
 
     def graph(self) -> ModelGraph:
         """Return the block programs of the model."""
-        return ModelGraph(self.config, self.scheme, self.n_tokens, self.group_size, self.accumulate, self.threads)
+        return ModelGraph(self.config, self.scheme, self.n_tokens, self.packing, self.accumulate, self.threads)
 
 
 @dataclass(frozen=True, slots=True)

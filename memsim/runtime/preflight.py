@@ -172,7 +172,7 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
         raise UsageError(f"--seq-len {config.seq_len} is below 3: {pack.config.model_type} puts a token at either end")
     setup = TrainingSetup(
         config=with_classifier(pack.config, scheme),
-        group_size=pack.group_size,
+        packing=pack.formats,
         scheme=scheme,
         schedule=config.schedule,
         n_tokens=config.seq_len,
@@ -187,7 +187,7 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
     if config.plan is None:
         return setup
     config.plan.check_labels(scheme)
-    choices = config.plan.choices_for(setup.config, pack.group_size, setup.graph().residuals, "the plan")
+    choices = config.plan.choices_for(setup.config, pack.formats, setup.graph().residuals, "the plan")
     return replace(setup, choices=choices)
 
 

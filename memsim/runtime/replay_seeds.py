@@ -99,7 +99,7 @@ def _replay(log: Path, pack: Pack, out: Path, base_model: str, checkpoint: Path 
 
 def place_replay(header: SeedHeader, lr: float, pack: Pack) -> PlacedProgram:
     """Return the placed program of one step of a replay."""
-    program = lower_replay(ModelGraph(pack.config, header.trains, 1, pack.group_size), header.estimator(lr))
+    program = lower_replay(ModelGraph(pack.config, header.trains, 1, pack.formats), header.estimator(lr))
     plan = plan_memory(program)
     return PlacedProgram(program, pack.model_hash, plan.offsets, plan.arena_bytes)
 

@@ -10,7 +10,7 @@ from memsim.ir.autodiff import BlockBackward
 from memsim.ir.builder import Builder
 from memsim.ir.op import OpError
 from memsim.ir.program import Attr, Node, Space, TensorType, Value
-from memsim.models.decoder import constants
+from memsim.models.decoder import constants, matrix_attrs
 from memsim.models.graph import ModelGraph
 from memsim.models.parts import block_part, matrices, part_tensors
 from memsim.schedules.choices import Choices
@@ -124,7 +124,7 @@ class Emitter:
         A block's pages are wanted together; embedding and head stream through theirs, a tile at a time. A stored vector
         that is trained is paged in with its file, and not read: its adapter takes its name.
         """
-        specs = part_tensors(self.graph.config, part, self.graph.group_size)
+        specs = part_tensors(self.graph.config, part, self.graph.formats)
         env: Env = {}
         for name, spec in specs.items():
             value = f"{part}/{prefix}.{name}" + ("" if name not in self.graph.trained.get(part, ()) else ".stored")
@@ -148,7 +148,7 @@ class Emitter:
             self.builder.emit_declared("prefetch", [], [], attrs)
 
     def _together_bytes(self, part: str) -> int:
-        total = sum(spec.n_bytes for spec in part_tensors(self.graph.config, part, self.graph.group_size).values())
+        total = sum(spec.n_bytes for spec in part_tensors(self.graph.config, part, self.graph.formats).values())
         return total if part.startswith("block_") else min(total, HEAD_TILE_BYTES)
 
     def block_weights(self, index: int, prefix: str) -> tuple[Env, list[str]]:
@@ -157,7 +157,7 @@ class Emitter:
         env = self.page_in(part, prefix)
         if self.choices.unpack == "block":
             for name, (n_rows, n_columns) in matrices(self.graph.config, part).items():
-                attrs = {"n_rows": n_rows, "n_columns": n_columns, "group_size": self.graph.group_size}
+                attrs = matrix_attrs((n_rows, n_columns), self.graph.formats.of(part, name))
                 packed = [env[f"{name}.q"], env[f"{name}.scales"]]
                 (env[f"{name}.w"],) = self.builder.emit("unpack_q4", packed, [f"{part}/{prefix}.{name}.w"], **attrs)
         return env, list(env.values())

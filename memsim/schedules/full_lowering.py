@@ -197,7 +197,7 @@ class FullLowering(ZeroOrderLowering):
         envs = self._part("embed", prefix, [{"ids": ids} for _ in lanes], [self.graph.embed])
         for index in range(self.n_blocks):
             own = [self.emit.constants | {"x": env["y"]} for env in envs]
-            programs = [self.graph.attention(index).forward, self.graph.mlp().forward]
+            programs = [self.graph.attention(index).forward, self.graph.mlp(index=index).forward]
             envs = self._part(block_part(index), prefix, own, programs)
         own = [{"x": env["y"], "labels": labels} for env in envs]
         stats = self._part("head", prefix, own, [self.graph.head("one_pass", train=False)])[0]["stats"]

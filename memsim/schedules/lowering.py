@@ -164,7 +164,7 @@ class Lowering:
 
     def _embed_inputs(self, ids: str, prefix: str, adapters: Env | None = None) -> tuple[Env, list[str]]:
         """Emit the page-in of the embedding; return the names of all that it reads, and those to evict."""
-        specs = part_tensors(self.graph.config, "embed", self.graph.group_size)
+        specs = part_tensors(self.graph.config, "embed", self.graph.formats)
         # A row a token of the words and of the table of positions; all of what is the same for every token.
         words, positions = self.graph.config.vocab_size, self.graph.config.position_table() or (1,)
         tables = {"embed_positions.weight": positions[0]} | dict.fromkeys(
@@ -190,12 +190,12 @@ class Lowering:
         env["x"] = x
         self._save(index, chosen, env)
         attention, tiles = self.graph.attention(index), self._tiles(chosen)
-        segments = [attention] if tiles else [attention, self.graph.mlp()]
+        segments = [attention] if tiles else [attention, self.graph.mlp(index=index)]
         for segment in segments:
             for node in segment.forward.nodes:
                 self.emit.inline([node], segment.forward.values, "f", env)
                 self._save(index, chosen, env)
-        y = self._mlp_forward_tiles(env, tiles) if tiles else env["y"]
+        y = self._mlp_forward_tiles(index, env, tiles) if tiles else env["y"]
         self.emit.evict(weights)
         return y
 
@@ -225,21 +225,21 @@ class Lowering:
     def _rows(self, source: str, name: str, start: int, count: int) -> str:
         return self.builder.emit("take_rows", [source], [name], start=start, count=count)[0]
 
-    def _mlp_forward_tiles(self, env: Env, tiles: list[tuple[int, int]]) -> str:
+    def _mlp_forward_tiles(self, index: int, env: Env, tiles: list[tuple[int, int]]) -> str:
         """Replace the rows of x_mid by those of y, tile by tile; return y."""
         part, y = self.builder.part, env["x_mid"]
         for number, (start, count) in enumerate(tiles):
-            segment = self.graph.mlp(count)
+            segment = self.graph.mlp(count, index)
             inner = env | {"x_mid": self._rows(y, f"{part}/f{number}.x_mid", start, count)}
             self.emit.inline(segment.forward.nodes, segment.forward.values, f"f{number}", inner)
             (y,) = self.builder.emit("put_rows", [y, inner["y"]], [f"{part}/f{number}.rows"], start=start)
         return y
 
-    def _mlp_backward_tiles(self, env: Env, dy: str, tiles: list[tuple[int, int]]) -> str:
+    def _mlp_backward_tiles(self, index: int, env: Env, dy: str, tiles: list[tuple[int, int]]) -> str:
         """Recompute and differentiate the MLP tile by tile, replacing the rows of dy by those of d x_mid."""
         part, dx = self.builder.part, dy
         for number, (start, count) in enumerate(tiles):
-            segment = self.graph.mlp(count)
+            segment = self.graph.mlp(count, index)
             self.emit.enter(part, "recompute")
             inner = env | {"x_mid": self._rows(env["x_mid"], f"{part}/r{number}.x_mid", start, count)}
             needed = nodes_for(segment.forward.nodes, set(segment.backward.residuals), set(inner))
@@ -331,11 +331,11 @@ class Lowering:
         env |= self.emit.constants | self.padding | adapters
         self._restore(index, env)
         tiles = self._tiles(self.choices.blocks[index])
-        mlp = None if tiles else self.graph.mlp()
+        mlp = None if tiles else self.graph.mlp(index=index)
         self._recompute(index, env, {*attention.backward.residuals, *(mlp.backward.residuals if mlp else ("x_mid",))})
         self.emit.enter(part, "backward")
         if mlp is None:
-            dy = self._mlp_backward_tiles(env, dy, tiles)
+            dy = self._mlp_backward_tiles(index, env, dy, tiles)
         else:
             env[mlp.backward.seed] = dy
             self.emit.inline_backward(mlp.backward, part, "b", env)
@@ -348,7 +348,7 @@ class Lowering:
 
     def _recompute(self, index: int, env: Env, wanted: set[str]) -> None:
         """Emit the forward nodes that ``wanted`` values need beyond what ``env`` has."""
-        attention, mlp = self.graph.attention(index).forward, self.graph.mlp().forward
+        attention, mlp = self.graph.attention(index).forward, self.graph.mlp(index=index).forward
         inside = self._inside_mlp()
         of_mlp = nodes_for(mlp.nodes, wanted & inside, {*env, "x_mid"})
         reads = {name for node in of_mlp for name in node.inputs}

@@ -100,7 +100,7 @@ def _hold(program: Program, graph: ModelGraph) -> Program:
 def _resident(graph: ModelGraph) -> list[Value]:
     """Return what is in memory all step beside the adapters: the embedding, and one unpacked block ahead."""
     part, matrix = head_matrix(graph.config)
-    specs = part_tensors(graph.config, part, graph.group_size)
+    specs = part_tensors(graph.config, part, graph.formats)
     held = [
         Value(f"gpu/{name}", TensorType(spec.shape, spec.dtype), Space.PINNED, f"gpu/{name}")
         for name, spec in specs.items()

@@ -153,12 +153,12 @@ class ZeroOrderLowering(Lowering):
         self.emit.inline(attention.nodes, attention.values, prefix, env)
         tiles = self._tiles(self.choices.blocks[index])
         if not tiles:
-            mlp = self._program(self.graph.mlp().forward, lanes, own_adapters)
+            mlp = self._program(self.graph.mlp(index=index).forward, lanes, own_adapters)
             self.emit.inline(mlp.nodes, mlp.values, prefix, env)
             return env["y"]
         part, y = self.builder.part, env["x_mid"]
         for number, (start, count) in enumerate(tiles):
-            mlp = self._program(self.graph.mlp(count).forward, lanes, own_adapters)
+            mlp = self._program(self.graph.mlp(count, index).forward, lanes, own_adapters)
             name = f"{part}/{prefix}.{number}"
             (rows,) = self.builder.emit("take_rows", [y], [f"{name}.x_mid"], start=start, count=count, lanes=lanes)
             inner = env | {"x_mid": rows}

@@ -84,7 +84,7 @@ def _block_input_saved_and_nothing_twice(ways: Sequence[_Unit], taken: Sequence[
 def _units(graph: ModelGraph, index: int) -> list[_Unit]:
     """Return the residuals of a block by the node that makes them, the block input first."""
     found = []
-    segments = (graph.attention(index), graph.mlp())
+    segments = (graph.attention(index), graph.mlp(index=index))
     residuals = {segments[0].x, *(name for segment in segments for name in segment.backward.residuals)}
     for made, program in _makers(graph, index):
         names = frozenset(made) & residuals
@@ -95,7 +95,7 @@ def _units(graph: ModelGraph, index: int) -> list[_Unit]:
 
 def _makers(graph: ModelGraph, index: int) -> Iterator[tuple[Sequence[str], Program]]:
     """Yield what each node of a block makes, the block input first."""
-    attention, mlp = graph.attention(index), graph.mlp()
+    attention, mlp = graph.attention(index), graph.mlp(index=index)
     yield [attention.x], attention.forward
     for program in (attention.forward, mlp.forward):
         for node in program.nodes:
@@ -105,7 +105,7 @@ def _makers(graph: ModelGraph, index: int) -> Iterator[tuple[Sequence[str], Prog
 def _node_seconds(graph: ModelGraph, index: int, numbers: Numbers) -> list[tuple[Node, float]]:
     """Return the forward nodes of a block with their seconds."""
     found = []
-    for program in (graph.attention(index).forward, graph.mlp().forward):
+    for program in (graph.attention(index).forward, graph.mlp(index=index).forward):
         for node in program.nodes:
             time = op_time(node_kind(node), node_work(program, node), numbers)
             found.append((node, time.compute_s + time.unpack_s))
@@ -139,7 +139,9 @@ def _recomputing_s(
     for unit, on in zip(ways, taken, strict=True):
         for name in unit.names:
             saved[name] = saved.get(name, np.zeros_like(on)) | on
-    wanted = {name for segment in (graph.attention(index), graph.mlp()) for name in segment.backward.residuals}
+    wanted = {
+        name for segment in (graph.attention(index), graph.mlp(index=index)) for name in segment.backward.residuals
+    }
     nothing = np.zeros_like(taken[0])
     missing = {name: ~saved.get(name, nothing) for name in wanted}
     total_s = np.zeros(nothing.shape)

@@ -11,6 +11,7 @@ from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig
+from memsim.models.matrix_formats import Packing, describe
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import scheme_to_dict
 from memsim.planner.run_plan import TrainingSetup
@@ -56,19 +57,19 @@ class PlanFile:
     step_s: float
     choices: ChoicesRecord
 
-    def choices_for(self, config: ModelConfig, group_size: int, residuals: tuple[str, ...], where: str) -> Choices:
+    def choices_for(self, config: ModelConfig, packing: Packing, residuals: tuple[str, ...], where: str) -> Choices:
         """Return the schedule for a model, if it is the one that the plan was made for.
 
         Args:
             config: Of the model at hand.
-            group_size: The same.
+            packing: The same.
             residuals: What its blocks may keep or spill.
             where: What error messages call the plan.
 
         Raises:
             InputError: It was made for a model of other dimensions, or is not possible.
         """
-        if self.dimensions != dimensions(config, group_size):
+        if self.dimensions != dimensions(config, packing):
             raise InputError(
                 f"{where} was made for {shown(self.model)}, a model of other dimensions; make a plan for this one"
             )
@@ -100,7 +101,7 @@ def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget
     trained = scheme_to_dict(setup.scheme)
     return PlanFile(
         model=model,
-        dimensions=dimensions(setup.config, setup.group_size),
+        dimensions=dimensions(setup.config, setup.packing),
         seq_len=setup.n_tokens,
         scheme=setup.scheme.name,
         lora_rank=trained.get("rank", 0),
@@ -118,9 +119,9 @@ def plan_for(model: str, setup: TrainingSetup, found: Found, device: str, budget
     )
 
 
-def dimensions(config: ModelConfig, group_size: int) -> str:
+def dimensions(config: ModelConfig, packing: Packing) -> str:
     """Return what identifies a model's configuration, whatever its weights."""
-    text = json.dumps([config.to_dict(), group_size], sort_keys=True)
+    text = json.dumps([config.to_dict(), describe(packing)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from memsim.planner.run_plan import plan_run
 from memsim.results import Band, PlannedResult, PlanPoint, Result
 from memsim.schedules.choices import SCHEDULES, Choices
 from memsim.schedules.record import record_choices
+from memsim.search.format_cost import format_cost
 from memsim.search.longest import longest_sequence
 from memsim.search.needs import Needs
 from memsim.search.probe import node_seconds
@@ -51,6 +52,7 @@ def planned_result(
         front=tuple(points),
         smallest_budget_bytes=searched.smallest().need_bytes,
         longest_seq_len=longest_sequence(setup, searched.needs, budget_bytes),
+        format_cost=format_cost(setup, found.plan) if found else None,
     )
     memory = found.plan.memory if found else None
     return Result(

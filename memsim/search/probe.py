@@ -86,7 +86,7 @@ def shortened(graph: ModelGraph, kinds: Sequence[int]) -> ModelGraph:
     config = replace(
         graph.config, num_hidden_layers=len(kinds), layer_types=types if graph.config.layer_types else None
     )
-    return replace(graph, config=config)
+    return replace(graph, config=config, packing=graph.formats.with_blocks([block_part(index) for index in kinds]))
 
 
 def probe(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from memsim.models.graph import ModelGraph
-from memsim.models.parts import block_part
+from memsim.models.graph import BlockKind, ModelGraph
+from memsim.models.parts import block_part, part_tensors
 from memsim.progress_types import CountProgress
 from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.optimizers import OptimizerConfig
@@ -26,7 +26,7 @@ _TILED_TOKENS = 2048
 
 ADAPTERS = ("paged", "pinned")
 
-Key = tuple[int, str]
+Key = tuple[int, BlockKind]
 """Whether a block is the first one (0) or not (1), and its kind."""
 
 
@@ -103,9 +103,9 @@ def regions(
     """
     n_blocks = graph.config.num_hidden_layers
     # The first block of a kind, if there is one that is not the model's first: that one is a case of its own.
-    kinds = {graph.config.layer_type(index): index for index in (0, *reversed(range(1, n_blocks)))}
+    kinds = {graph.kind(index): index for index in (0, *reversed(range(1, n_blocks)))}
     sets = {kind: keep_sets(graph, index, numbers, bounds.max_sets) for kind, index in kinds.items()}
-    types = [graph.config.layer_type(index) for index in range(n_blocks)]
+    types = [graph.kind(index) for index in range(n_blocks)]
     has_state = optimizer.state_size(1) > 0
     tiles = bounds.tiles or mlp_tiles(graph.n_tokens)
     for number, (unpack, adapters) in enumerate(product(unpacks, ADAPTERS)):
@@ -139,7 +139,7 @@ def mlp_tiles(n_tokens: int) -> tuple[int | None, ...]:
     return (None, *sorted((tile for tile in tiles if tile < n_tokens), reverse=True))
 
 
-def _keys(types: Sequence[str]) -> dict[Key, None]:
+def _keys(types: Sequence[BlockKind]) -> dict[Key, None]:
     return dict.fromkeys((min(index, 1), kind) for index, kind in enumerate(types))
 
 
@@ -159,7 +159,7 @@ class _Prober:
     def block_costs(
         self,
         key: Key,
-        kinds: dict[str, int],
+        kinds: dict[BlockKind, int],
         sets: Sequence[BlockChoices],
         tile: int | None,
         known: dict[tuple[Key, BlockChoices], BlockCost],
@@ -179,7 +179,7 @@ class _Prober:
         known |= {(key, chosen): cost for chosen, cost in costs.items() if (chosen.keep | chosen.spill) & inside}
         return [costs[chosen] if chosen in costs else known[key, chosen] for chosen in sets]
 
-    def frame(self, kinds: dict[str, int], head: str) -> FrameCost:
+    def frame(self, kinds: dict[BlockKind, int], head: str) -> FrameCost:
         """Return what is around the blocks, the last block's own nodes (it asks for the head's pages) among it."""
         index = next(iter(kinds.values()))
         two, found = (self._few(index, count, head=head) for count in (2, 3))
@@ -191,9 +191,14 @@ class _Prober:
             other_bytes=found.frame.other_bytes + more * (found.frame.other_bytes - two.frame.other_bytes),
             time_ps=found.frame.time_ps + last.time_ps - middle.time_ps,
             n_nodes=found.frame.n_nodes + last.n_nodes - middle.n_nodes,
+            together_bytes=max(found.frame.together_bytes, *(self._block_bytes(own) for own in kinds.values())),
         )
 
-    def pinning_state(self, kinds: dict[str, int]) -> tuple[int, int]:
+    def _block_bytes(self, index: int) -> int:
+        specs = part_tensors(self._graph.config, block_part(index), self._graph.formats)
+        return sum(spec.n_bytes for spec in specs.values())
+
+    def pinning_state(self, kinds: dict[BlockKind, int]) -> tuple[int, int]:
         """Return what optimizer state costs more if it is pinned: (picoseconds, bytes) of the whole step."""
         index = next(iter(kinds.values()))
         paged, pinned = (self._few(index, 3, state=state) for state in ("paged", "pinned"))

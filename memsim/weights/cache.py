@@ -9,12 +9,14 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.files import cache_dir
 from memsim.json_file import read_object
 from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.matrix_formats import Packing, describe
 from memsim.models.presets import PRESETS, preset
 from memsim.progress_types import BytesProgress
 from memsim.staged_directory import discard, locked
@@ -23,31 +25,32 @@ from memsim.weights.packing import write_packed
 from memsim.weights.readers.formats import is_source, open_source, source_files
 from memsim.weights.readers.hub import fetch, is_hub_id
 from memsim.weights.readers.hugging_face import MAX_CONFIG_BYTES
+from memsim.weights.recipe import Recipe
 from memsim.weights.registry_models import MODELS, is_registry_model, registry_model
 from memsim.weights.shipped import PACKS
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
 
 DEFAULT_GROUP_SIZE = 32
 
-_PACKER_VERSION = 3  # raise it when the same checkpoint packs to other bytes
+_PACKER_VERSION = 4  # raise it when the same checkpoint packs to other bytes
 
 
-def cached_synthetic(name: str, config: ModelConfig, group_size: int, seed: int, progress: BytesProgress) -> Pack:
+def cached_synthetic(name: str, config: ModelConfig, packing: Packing, seed: int, progress: BytesProgress) -> Pack:
     """Return the synthetic pack of a model, written to the cache on first use.
 
     Args:
         name: What its directory in the cache starts with.
         config: Dimensions.
-        group_size: Columns that share a scale.
+        packing: The formats of its matrices.
         seed: Of the weights.
         progress: Called with (label, bytes done, bytes in all); a total of 0 while waiting for another process.
 
     Raises:
         InputError: The cache cannot be written, or its disk is too small (checked first).
     """
-    identity = json.dumps([GENERATOR_VERSION, config.to_dict(), group_size, seed])
+    identity = json.dumps([GENERATOR_VERSION, config.to_dict(), describe(packing), seed])
     directory = _packs_dir() / f"{_slug(name)}-synthetic-{_digest(identity)}"
-    return _built_once(directory, progress, lambda: write_synthetic(directory, config, group_size, seed, progress))
+    return _built_once(directory, progress, lambda: write_synthetic(directory, config, packing, seed, progress))
 
 
 def find_model(name: str, progress: BytesProgress, group_size: int | None = None, seed: int = 0) -> tuple[Pack, str]:
@@ -61,7 +64,7 @@ def find_model(name: str, progress: BytesProgress, group_size: int | None = None
     Args:
         name: A preset, a path (``./NAME`` if it is called like a preset), or a hub id (``owner/model``).
         progress: As for ``cached_synthetic``.
-        group_size: 32 or 64; None takes a pack's own, and 32 otherwise.
+        group_size: Of symmetric INT4; None takes what a pack or a quantised checkpoint has, and 32 otherwise.
         seed: Of synthetic weights.
 
     Raises:
@@ -129,7 +132,7 @@ def _open_path(path: Path, progress: BytesProgress, group_size: int | None, seed
             raise InputError(f"{path} is packed in groups of {pack.group_size}, not {group_size}; pack it again")
         return pack
     if is_source(path):
-        return _cached_checkpoint(path, group_size or DEFAULT_GROUP_SIZE, progress)
+        return _cached_checkpoint(path, Recipe(group_size=group_size), progress)
     problem = (
         "is neither a pack nor a Hugging Face directory" if path.is_dir() else "is no preset, directory or GGUF file"
     )
@@ -139,22 +142,22 @@ def _open_path(path: Path, progress: BytesProgress, group_size: int | None, seed
     )
 
 
-def _cached_checkpoint(source: Path, group_size: int, progress: BytesProgress) -> Pack:
-    directory = _packs_dir() / f"{_slug(source.name)}-packed-{_digest(_fingerprint(source, group_size))}"
+def _cached_checkpoint(source: Path, recipe: Recipe, progress: BytesProgress) -> Pack:
+    directory = _packs_dir() / f"{_slug(source.name)}-packed-{_digest(_fingerprint(source, recipe))}"
 
     def build() -> Pack:
-        return write_packed(open_source(source), directory, group_size, progress).pack
+        return write_packed(open_source(source), directory, recipe, progress).pack
 
     return _built_once(directory, progress, build)
 
 
-def _fingerprint(source: Path, group_size: int) -> str:
+def _fingerprint(source: Path, recipe: Recipe) -> str:
     """Return what identifies the present state of a checkpoint: path, and sizes and times of the files that count."""
     try:
         files = sorted((p.name, (status := p.stat()).st_size, status.st_mtime_ns) for p in source_files(source))
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror or error}") from error
-    return json.dumps([_PACKER_VERSION, os.path.realpath(source), files, group_size])
+    return json.dumps([_PACKER_VERSION, os.path.realpath(source), files, asdict(recipe)])
 
 
 def _built_once(directory: Path, progress: BytesProgress, build: Callable[[], Pack]) -> Pack:

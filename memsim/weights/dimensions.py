@@ -5,14 +5,15 @@ from pathlib import Path
 from memsim.errors import InputError
 from memsim.json_file import read_object
 from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.matrix_formats import Packing
 from memsim.models.presets import PRESETS, preset
 from memsim.weights.cache import DEFAULT_GROUP_SIZE
 from memsim.weights.pack import is_pack, open_pack
 from memsim.weights.readers.hugging_face import CONFIG_FILE, MAX_CONFIG_BYTES
 
 
-def find_dimensions(name: str) -> tuple[ModelConfig, int, str]:
-    """Return (config, group size, name for people) of a preset, a pack, or a ``config.json`` or its directory.
+def find_dimensions(name: str) -> tuple[ModelConfig, Packing, str]:
+    """Return (config, formats, name for people) of a preset, a pack, or a ``config.json`` or its directory.
 
     Raises:
         InputError: No such model (the message lists the presets), or its files cannot be used.
@@ -23,7 +24,7 @@ def find_dimensions(name: str) -> tuple[ModelConfig, int, str]:
     try:
         if is_pack(directory):
             pack = open_pack(directory)
-            return pack.config, pack.group_size, directory.name
+            return pack.config, pack.formats, directory.name
         where = directory if directory.suffix == ".json" else directory / CONFIG_FILE
         if where.is_file():
             config = config_from_dict(read_object(where, MAX_CONFIG_BYTES), str(where))

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memsim.errors import InputError
+from memsim.errors import InputError, UsageError
+from memsim.ir.matrix_format import MatrixFormat, symmetric
 from memsim.json_file import read_object, shown
 from memsim.models.config import ModelConfig, config_from_dict
-from memsim.models.parts import GROUP_SIZES, part_names, part_tensors
+from memsim.models.matrix_formats import Formats, Packing, formats_from, formats_of
+from memsim.models.parts import GROUP_SIZES, matrices, part_names, part_tensors
 from memsim.weights.tensor_file import PAD_PREFIX, TENSOR_ALIGNMENT, TensorEntry, read_header
 
 SCHEMA = "memsim.pack/1"
+MIXED_SCHEMA = "memsim.pack/2"
+"""Of packs in which not every matrix is symmetric INT4 in groups of one size: ``formats`` names each."""
 PACK_FILE = "pack.json"
 TOKENIZER_FILE = "tokenizer.json"
 BYTES = "bytes"
@@ -56,10 +60,10 @@ class Pack:
     Attributes:
         directory: Where it is.
         config: The model's dimensions.
-        group_size: Columns that share a scale.
+        formats: Of its matrices.
         source: ``synthetic`` or ``packed`` (from a real checkpoint).
         seed: Of synthetic weights.
-        model_hash: SHA-256 over the configuration, the group size and the checksums of all parts.
+        model_hash: SHA-256 over the configuration, the formats and the checksums of all parts.
         eos_token_id: End-of-text token, when the checkpoint named one.
         parts: Part name -> file, in forward order.
         tokenizer: Its ``tokenizer.json``, when it has one.
@@ -68,7 +72,7 @@ class Pack:
 
     directory: Path
     config: ModelConfig
-    group_size: int
+    formats: Formats
     source: str
     seed: int | None
     model_hash: str
@@ -82,6 +86,11 @@ class Pack:
         """Size of all parts together."""
         return sum(part.n_bytes for part in self.parts.values())
 
+    @property
+    def group_size(self) -> int:
+        """Columns that share a scale in most matrices."""
+        return self.formats.usual.group_size
+
     def part(self, name: str) -> PartFile:
         """Return the file of part ``name`` (``embed``, ``block_000``, ..., ``head``)."""
         return self.parts[name]
@@ -92,9 +101,26 @@ def part_file_name(part: str) -> str:
     return f"{part}.safetensors"
 
 
-def model_hash(config: ModelConfig, group_size: int, checksums: Mapping[str, str]) -> str:
-    """Return the SHA-256 that names a model: configuration, group size and part name -> checksum."""
-    identity = {"config": config.to_dict(), "group_size": group_size, "parts": dict(checksums)}
+def describe_formats(config: ModelConfig, packing: Packing) -> dict[str, Any]:
+    """Return what ``pack.json`` says of formats: the group size where all is symmetric INT4, else every matrix's."""
+    formats = formats_of(packing)
+    if not formats.others and formats.usual.name == "symmetric":
+        return {"schema": SCHEMA, "group_size": formats.usual.group_size}
+    named = {
+        part: {
+            name: {"name": (own := formats.of(part, name)).name, "group_size": own.group_size}
+            for name in matrices(config, part)
+        }
+        for part in part_names(config)
+    }
+    return {"schema": MIXED_SCHEMA, "formats": named}
+
+
+def model_hash(config: ModelConfig, packing: Packing, checksums: Mapping[str, str]) -> str:
+    """Return the SHA-256 that names a model: configuration, formats and part name -> checksum."""
+    described = describe_formats(config, packing)
+    del described["schema"]
+    identity = {"config": config.to_dict(), "parts": dict(checksums)} | described
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -111,23 +137,26 @@ def open_pack(directory: Path) -> Pack:
     """
     where = directory / PACK_FILE
     data = read_object(where, _MAX_JSON_BYTES)
-    if data.get("schema") != SCHEMA:
-        raise InputError(f"{where}: schema {shown(data.get('schema'))} is not {SCHEMA!r}; pack the checkpoint again")
+    if data.get("schema") not in (SCHEMA, MIXED_SCHEMA):
+        raise InputError(
+            f"{where}: schema {shown(data.get('schema'))} is not {SCHEMA!r} or {MIXED_SCHEMA!r}; "
+            f"pack the checkpoint again"
+        )
     config = _config(data, where)
-    group_size = _choice(data, "group_size", GROUP_SIZES, where)
     described = data.get("parts")
     # Before any name is built: a hostile layer count must not make a list of billions.
     if not isinstance(described, dict) or len(described) != config.num_hidden_layers + 2:
         raise InputError(f"{where}: 'parts' must describe embed, {config.num_hidden_layers} blocks and head")
-    parts = {name: _part(directory, config, name, group_size, described, where) for name in part_names(config)}
-    found_hash = model_hash(config, group_size, {name: part.sha256 for name, part in parts.items()})
+    formats = _formats(data, config, where)
+    parts = {name: _part(directory, config, name, formats, described, where) for name in part_names(config)}
+    found_hash = model_hash(config, formats, {name: part.sha256 for name, part in parts.items()})
     if data.get("model_hash") != found_hash:
         raise InputError(f"{where}: model_hash does not belong to its config and parts; the file was edited")
     tokenizer = directory / TOKENIZER_FILE
     return Pack(
         directory=directory,
         config=config,
-        group_size=group_size,
+        formats=formats,
         source=_choice(data, "source", SOURCES, where),
         seed=_integer_or_none(data, "seed", where, 1 << 64),
         model_hash=found_hash,
@@ -168,6 +197,30 @@ def _config(data: Mapping[str, Any], where: Path) -> ModelConfig:
     return config_from_dict(config, str(where))
 
 
+def _formats(data: Mapping[str, Any], config: ModelConfig, where: Path) -> Formats:
+    if data.get("schema") == SCHEMA:
+        return Formats(symmetric(_choice(data, "group_size", GROUP_SIZES, where)))
+    named, chosen = data.get("formats"), dict[tuple[str, str], MatrixFormat]()
+    for part in part_names(config):
+        of_part = named.get(part) if isinstance(named, dict) else None
+        wanted = matrices(config, part)
+        if not isinstance(of_part, dict) or set(of_part) != set(wanted):
+            raise InputError(f"{where}: 'formats' must have {part!r} with exactly {', '.join(wanted) or 'no matrix'}")
+        for name in wanted:
+            chosen[part, name] = _format(of_part[name], f"{where}: the format of {part}/{name}")
+    return formats_from(chosen)
+
+
+def _format(described: Any, where: str) -> MatrixFormat:
+    name, group_size = (described.get(key) if isinstance(described, dict) else None for key in ("name", "group_size"))
+    if not isinstance(name, str) or isinstance(group_size, bool) or not isinstance(group_size, int):
+        raise InputError(f"{where} must be an object with name and group_size, not {shown(described)}")
+    try:
+        return MatrixFormat(name, group_size)
+    except UsageError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
 def _choice(data: Mapping[str, Any], key: str, choices: tuple[Any, ...], where: Path) -> Any:
     value = data.get(key)
     if isinstance(value, bool) or value not in choices:
@@ -184,7 +237,7 @@ def _integer_or_none(data: Mapping[str, Any], key: str, where: Path, end: int) -
 
 
 def _part(
-    directory: Path, config: ModelConfig, name: str, group_size: int, described: Mapping[str, Any], where: Path
+    directory: Path, config: ModelConfig, name: str, formats: Formats, described: Mapping[str, Any], where: Path
 ) -> PartFile:
     """Check one part: its description, its size on disk, and its header against the configuration."""
     description = described.get(name)
@@ -198,14 +251,14 @@ def _part(
     size = max((entry.end for entry in tensors.values()), default=0)
     if isinstance(n_bytes, bool) or n_bytes != size:
         raise InputError(f"{path} has {size} bytes, but {where} says {shown(n_bytes)}; it is truncated or corrupt")
-    return PartFile(path, size, sha256, _expected_tensors(tensors, config, name, group_size, path))
+    return PartFile(path, size, sha256, _expected_tensors(tensors, config, name, formats, path))
 
 
 def _expected_tensors(
-    found: Mapping[str, TensorEntry], config: ModelConfig, part: str, group_size: int, path: Path
+    found: Mapping[str, TensorEntry], config: ModelConfig, part: str, formats: Formats, path: Path
 ) -> dict[str, TensorEntry]:
     """Return the tensors of ``part`` without pads, once they are exactly those that the configuration demands."""
-    specs = part_tensors(config, part, group_size)
+    specs = part_tensors(config, part, formats)
     tensors = {}
     for name, spec in specs.items():
         entry = found.get(name)

@@ -2,28 +2,31 @@
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
 from memsim.files import atomic_write, require_free, write_text
+from memsim.ir.matrix_format import ROWS_PER_PANEL, MatrixFormat
 from memsim.json_file import open_regular
-from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.models.parts import matrices, packed_matrix, part_names, vectors
 from memsim.progress_types import BytesProgress
 from memsim.staged_directory import locked, staged_directory
 from memsim.units import format_bytes
-from memsim.weights.pack import Pack, open_pack
+from memsim.weights.compensation import Compensating
+from memsim.weights.pack import Pack, open_pack, part_file_name
 from memsim.weights.pack_writer import PackWriter, pack_bytes
-from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize
+from memsim.weights.quantize import Packed, Rows, Scales, dequantize, quantize, require_finite
 from memsim.weights.readers.formats import open_source
 from memsim.weights.readers.source import Checkpoint, RowReader, SourceTensor
+from memsim.weights.recipe import Recipe, recipe_of
 from memsim.weights.tensor_file import TensorFileWriter
 from memsim.weights.tokenizers.directory_tokenizer import CONFIG_FILE, TOKENIZER_FILE
-from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
 _CHUNK_WEIGHTS = 1 << 20  # 4 MiB of float32 rows, some five times that with all temporaries
 _KEPT_SCALES_BYTES = 64 << 20
@@ -38,6 +41,7 @@ class TensorError:
         name: Hugging Face's name.
         shape: (out_features, in_features).
         original: What the checkpoint holds: ``bf16``, ``q4_0``, ...
+        stored: What the pack holds.
         squared_error: Sum of (stored - original)^2.
         squared_norm: Sum of original^2.
         max_error: Largest |stored - original|.
@@ -46,6 +50,7 @@ class TensorError:
     name: str
     shape: tuple[int, int]
     original: str
+    stored: MatrixFormat
     squared_error: float
     squared_norm: float
     max_error: float
@@ -70,29 +75,47 @@ class PackReport:
         return sqrt(sum(error.squared_error for error in self.errors) / total) if total else 0.0
 
 
-def pack_checkpoint(
-    source: Path, out: Path, group_size: int, progress: BytesProgress, tokenizer: FoundTokenizer | None = None
-) -> PackReport:
+class Rounding(Protocol):
+    """Decides how the weights of each part are rounded; parts come in forward order."""
+
+    def begin(self, part: str) -> None:
+        """Prepare for the matrices of ``part``."""
+
+    def rounding(self, name: str) -> Compensating | None:
+        """Return how matrix ``name`` of the part is rounded; None for each weight by itself."""
+
+    def end(self, part: str, path: Path) -> None:
+        """Learn that the part is in the file ``path``."""
+
+
+def pack_checkpoint(source: Path, out: Path, recipe: Recipe | int, progress: BytesProgress) -> PackReport:
     """Quantise the checkpoint ``source`` into the pack ``out``.
 
     Args:
         source: A Hugging Face or MLX directory, or a GGUF file, perhaps with ``tokenizer.json`` beside it.
         out: Must not exist; it appears only when it is complete.
-        group_size: Columns that share a scale, 32 or 64.
+        recipe: How its matrices are to be stored; a number is the group size of symmetric INT4.
         progress: Called with (label, source bytes done, source bytes in all).
-        tokenizer: In the place of the checkpoint's own.
 
     Raises:
         InputError: ``out`` exists, the disk is too small (checked first), or the checkpoint is not usable.
     """
+    return pack_opened(open_source(source), out, recipe, progress)
+
+
+def pack_opened(
+    checkpoint: Checkpoint, out: Path, recipe: Recipe | int, progress: BytesProgress, rounding: Rounding | None = None
+) -> PackReport:
+    """Quantise an opened checkpoint as ``pack_checkpoint`` does.
+
+    Raises:
+        InputError: As there.
+    """
     out = out.absolute()
     _refuse_existing(out)
-    checkpoint = open_source(source)
-    if tokenizer is not None:
-        checkpoint = replace(checkpoint, tokenizer=lambda: tokenizer)
     with locked(out):
         _refuse_existing(out)  # another process may have made it meanwhile
-        return write_packed(checkpoint, out, group_size, progress)
+        return write_packed(checkpoint, out, recipe, progress, rounding)
 
 
 def _refuse_existing(out: Path) -> None:
@@ -100,33 +123,40 @@ def _refuse_existing(out: Path) -> None:
         raise InputError(f"{out} exists already; choose another directory or delete it")
 
 
-def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: BytesProgress) -> PackReport:
+def write_packed(
+    checkpoint: Checkpoint, out: Path, recipe: Recipe | int, progress: BytesProgress, rounding: Rounding | None = None
+) -> PackReport:
     """Quantise an opened checkpoint into ``out``; call this while holding ``staging.locked(out)``.
 
     Raises:
         InputError: As ``pack_checkpoint``.
     """
     total, done = checkpoint.n_bytes, 0
-    config = checkpoint.config
+    config, formats = checkpoint.config, recipe_of(recipe).formats(checkpoint)
     errors = []
     with staged_directory(out) as staging:
         found = checkpoint.tokenizer()
         beside = checkpoint.directory / CONFIG_FILE
         tokenizer_bytes = _size(beside) + (len(found.text.encode()) if found.text else 0)
-        require_free(staging, pack_bytes(config, group_size) + tokenizer_bytes, "the pack")
-        pack = PackWriter(staging, config, group_size)
+        require_free(staging, pack_bytes(config, formats) + tokenizer_bytes, "the pack")
+        pack = PackWriter(staging, config, formats)
         for part in part_names(config):
+            if rounding is not None:
+                rounding.begin(part)
             with pack.part(part) as writer:
                 for name in matrices(config, part):
                     tensor = checkpoint.tensors[part, f"{name}.weight"]
                     report = _Step(progress, tensor.name, done, total)
-                    errors.append(_pack_matrix(writer, name, tensor, group_size, report))
+                    rounded = rounding.rounding(name) if rounding is not None else None
+                    errors.append(_pack_matrix(writer, name, tensor, formats.of(part, name), report, rounded))
                     done += tensor.n_bytes
                 for name in vectors(config, part):
                     tensor = checkpoint.tensors[part, name]
                     writer.write(name, _read_vector(tensor))
                     done += tensor.n_bytes
                     progress(tensor.name, done, total)
+            if rounding is not None:
+                rounding.end(part, staging / part_file_name(part))
         if beside.is_file():
             _copy(beside, staging / CONFIG_FILE)
         if found.text is not None:
@@ -137,7 +167,7 @@ def write_packed(checkpoint: Checkpoint, out: Path, group_size: int, progress: B
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """BytesProgress inside one tensor."""
+    """Progress inside one tensor."""
 
     progress: BytesProgress
     label: str
@@ -149,22 +179,27 @@ class _Step:
 
 
 def _pack_matrix(
-    writer: TensorFileWriter, name: str, tensor: SourceTensor, group_size: int, step: _Step
+    writer: TensorFileWriter,
+    name: str,
+    tensor: SourceTensor,
+    stored: MatrixFormat,
+    step: _Step,
+    rounded: Compensating | None,
 ) -> TensorError:
     """Quantise one matrix chunk by chunk: q as the rows come, scales (stored by column) at the end."""
     n_rows, n_columns = tensor.rows
-    n_groups, padded_rows = packed_matrix(name, n_rows, n_columns, group_size)[f"{name}.scales"].shape
+    n_groups, padded_rows = packed_matrix(name, n_rows, n_columns, stored)[f"{name}.scales"].shape
     # Scales of later groups, in a matrix of billions of weights, come from reading the rows again.
     n_kept = min(n_groups, max(1, _KEPT_SCALES_BYTES // (2 * padded_rows)))
     kept = np.empty((n_kept, padded_rows), np.float16)
     squared_error = squared_norm = max_error = 0.0
     with tensor.open() as reader:
         for first, count in _chunks(n_rows, n_columns):
-            rows, q, scales = _quantized(reader, first, count, group_size, tensor.name)
+            rows, q, scales = _quantized(reader, first, count, stored, tensor.name, rounded)
             writer.write(f"{name}.q", q)
             kept[:, first : first + scales.shape[1]] = scales[:n_kept]
             squared_norm += _sum_of_squares(rows)
-            difference = dequantize(q, scales, count, n_columns) - rows
+            difference = dequantize(q, scales, count, n_columns, stored) - rows
             squared_error += _sum_of_squares(difference)
             max_error = max(max_error, float(np.abs(difference, out=difference).max()))
             step.at((first + count) * tensor.n_bytes // n_rows)
@@ -172,16 +207,21 @@ def _pack_matrix(
         for start in range(n_kept, n_groups, n_kept):
             again = kept[: min(n_kept, n_groups - start)]
             for first, count in _chunks(n_rows, n_columns):
-                scales = _quantized(reader, first, count, group_size, tensor.name)[2]
+                scales = _quantized(reader, first, count, stored, tensor.name, rounded)[2]
                 again[:, first : first + scales.shape[1]] = scales[start : start + len(again)]
             writer.write(f"{name}.scales", again)
-    return TensorError(tensor.name, (n_rows, n_columns), tensor.stored, squared_error, squared_norm, max_error)
+    return TensorError(tensor.name, (n_rows, n_columns), tensor.stored, stored, squared_error, squared_norm, max_error)
 
 
-def _quantized(reader: RowReader, first: int, count: int, group_size: int, name: str) -> tuple[Rows, Packed, Scales]:
+def _quantized(
+    reader: RowReader, first: int, count: int, stored: MatrixFormat, name: str, rounded: Compensating | None
+) -> tuple[Rows, Packed, Scales]:
     """Return some rows of a matrix: as the source has them, and packed."""
     chunk = reader.read(first, count)
-    return chunk.values, *quantize(chunk.values, group_size, name, chunk.grid)
+    if rounded is not None and stored.kind.bits == 4:  # 8 bits leave nothing to compensate
+        require_finite(chunk.values, stored.kind, name)
+        return chunk.values, *rounded.quantize(chunk.values, stored)
+    return chunk.values, *quantize(chunk.values, stored, name, chunk.grid)
 
 
 def _chunks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Checkpoints of other formats pack and train with the loss that transformers has on their own weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -17,6 +18,7 @@ from memsim.models.config import ModelConfig, config_from_dict
 from memsim.models.lora import LoraConfig
 from memsim.weights.pack import Pack
 from memsim.weights.packing import pack_checkpoint
+from memsim.weights.recipe import Recipe
 from mlx_files import mlx_quantize, mlx_values, symmetric, write_mlx
 from oracle import loss_of, reference_config, reference_model
 from toy import plan_toy, token_file
@@ -70,22 +72,45 @@ def test_a_q4_0_file_has_the_loss_of_its_own_weights(tmp_path: Path, disk: Path,
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
 
 
-def test_a_qwen2_file_has_the_loss_that_transformers_has_on_the_file(tmp_path: Path, disk: Path) -> None:
+def mixed(name: str) -> Kind:
+    """Return what llama.cpp's quantiser might make of a tensor: several types in a file, and in a block."""
+    if "token_embd" in name:
+        return Kind.Q8_0
+    return Kind.Q5_0 if "ffn_down" in name and "blk.1." in name else Kind.Q4_1
+
+
+@pytest.mark.parametrize("kind", [lambda _: Kind.Q4_0, mixed])
+def test_a_qwen2_file_has_the_loss_that_transformers_has_on_the_file(
+    tmp_path: Path, disk: Path, kind: Callable[[str], Kind]
+) -> None:
     config, model = random_model("qwen2", head_dim=16, layer_types=None, sliding_window=None)
-    path = write_gguf(tmp_path / "toy.gguf", "qwen2", config.to_dict(), state_of(model), lambda _: Kind.Q4_0)
-    pack = pack_checkpoint(path, tmp_path / "out", 32, lambda *_: None).pack
+    path = write_gguf(tmp_path / "toy.gguf", "qwen2", config.to_dict(), state_of(model), kind)
+    pack = pack_checkpoint(path, tmp_path / "out", Recipe(), lambda *_: None).pack
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).eval()
     ours, reference = losses(pack, theirs, tmp_path, disk)
     assert ours == pytest.approx(reference, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gemma3_text"])
-def test_an_mlx_directory_has_the_loss_of_its_own_weights(tmp_path: Path, disk: Path, name: str) -> None:
+def affine(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return mlx_quantize(values, 4, 64)
+
+
+def even(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return symmetric(values, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "recipe"),
+    [("qwen3", affine, Recipe()), ("gemma3_text", affine, Recipe()), ("gemma3_text", even, Recipe("symmetric"))],
+)
+def test_an_mlx_directory_has_the_loss_of_its_own_weights(
+    tmp_path: Path, disk: Path, name: str, how: Callable[..., tuple[np.ndarray, ...]], recipe: Recipe
+) -> None:
     config, model = random_model(name)
     state = {key: values.astype(np.float16).astype(np.float32) for key, values in state_of(model).items()}
-    parts = {key: symmetric(values, 64) for key, values in state.items() if values.ndim == 2}
+    parts = {key: how(values) for key, values in state.items() if values.ndim == 2}
     source = write_mlx(tmp_path / "mlx", config.to_dict(), state, parts)
-    report = pack_checkpoint(source, tmp_path / "out", 32, lambda *_: None)
+    report = pack_checkpoint(source, tmp_path / "out", recipe, lambda *_: None)
     assert report.relative_error == 0
     state |= {key: mlx_values(*part) for key, part in parts.items()}
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()}, strict=False)

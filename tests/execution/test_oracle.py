@@ -12,7 +12,9 @@ from memsim.data.windows import Batches, TokenFile
 from memsim.execution.kernels import compute_paths, load_kernels
 from memsim.execution.session import Session
 from memsim.execution.storage.arrays import SeparateArrays
+from memsim.ir.matrix_format import MatrixFormat
 from memsim.models.lora import LoraConfig, adapter_shapes
+from memsim.models.matrix_formats import Formats
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.weights.adapters import write_adapter
 from memsim.weights.pack import Pack
@@ -65,6 +67,27 @@ def test_gradients_equal_autograd(
 ) -> None:
     pack = write_synthetic(tmp_path / "pack", toy_config(**changes), group_size, 0, lambda *_: None)
     _check_gradients(tmp_path, disk, pack, lora, seq_len, schedule)
+
+
+# Formats that differ from block to block, from part to part, and none that is the paper's.
+MIXED = Formats(
+    MatrixFormat("affine", 64),
+    (
+        (("block_000", "mlp.down_proj"), MatrixFormat("affine", 128)),
+        (("block_001", "mlp.down_proj"), MatrixFormat("symmetric8", 32)),
+        (("block_001", "self_attn.v_proj"), MatrixFormat("symmetric", 64)),
+        (("embed", "embed_tokens"), MatrixFormat("symmetric8", 32)),
+    ),
+)
+
+
+@pytest.mark.parametrize("untied", [False, True])
+@pytest.mark.parametrize("schedule", ["mebp", "backprop", "tiled"])
+def test_gradients_of_every_format_equal_autograd(tmp_path: Path, disk: Path, untied: bool, schedule: str) -> None:
+    config = toy_config(tie_word_embeddings=not untied)
+    pack = write_synthetic(tmp_path / "pack", config, MIXED, 0, lambda *_: None)
+    assert pack.formats == MIXED
+    _check_gradients(tmp_path, disk, pack, LoraConfig(rank=4, alpha=8), 21, schedule)
 
 
 @pytest.mark.parametrize("name", FAMILY_CHANGES)

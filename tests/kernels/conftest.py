@@ -29,13 +29,24 @@ class Kit:
         """Return an output that shows every element a kernel forgets to write."""
         return np.full(shape, np.nan, np.float32)
 
-    def packed(self, n_rows: int, n_columns: int, group_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (q, scales, float64 matrix), the first two read-only as they are when mapped."""
-        values = self.rng.integers(-8, 8, (n_rows, n_columns))
-        scales = self.rng.uniform(0.01, 0.1, (n_rows, -(-n_columns // group_size))).astype(np.float16)
-        q, stored = reference.pack_q4(values, scales, group_size)
+    def packed(
+        self, n_rows: int, n_columns: int, group_size: int, form: str = "symmetric"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (q, scales, float64 matrix), the first two read-only as they are when mapped.
+
+        The matrix is what float32 makes of levels, scales and offsets.
+        """
+        low, high = {"symmetric": (-8, 8), "affine": (0, 16), "symmetric8": (-128, 128)}[form]
+        values = self.rng.integers(low, high, (n_rows, n_columns))
+        groups = (n_rows, -(-n_columns // group_size))
+        scales = self.rng.uniform(0.01, 0.1, groups).astype(np.float16)
+        offsets = self.rng.uniform(-0.8, 0.0, groups).astype(np.float16) if form == "affine" else None
+        q, stored = reference.pack_q4(values, scales, group_size, 8 if form == "symmetric8" else 4, offsets)
         q.flags.writeable = stored.flags.writeable = False
-        return q, stored, values * np.repeat(scales.astype(np.float64), group_size, axis=1)[:, :n_columns]
+        matrix = values * np.repeat(scales.astype(np.float64), group_size, axis=1)[:, :n_columns]
+        if offsets is not None:
+            matrix += np.repeat(offsets.astype(np.float64), group_size, axis=1)[:, :n_columns]
+        return q, stored, matrix.astype(np.float32).astype(np.float64)
 
     def same_on_all_thread_counts(self, call: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
         """Return the outputs of ``call``, after checking that one thread and two give the same bits."""

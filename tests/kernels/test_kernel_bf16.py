@@ -17,6 +17,8 @@ ENGINES = pytest.mark.parametrize("amx", [AMX, False])
 SHAPES = [
     (1, 16, 32, 32), (3, 40, 64, 32), (7, 130, 96, 32), (13, 70, 200, 64), (33, 64, 320, 64), (2, 5, 40, 32),
     (17, 48, 1100, 32), (40, 1100, 64, 64), (260, 33, 70, 32),
+    (7, 130, 96, 32, "affine"), (13, 70, 200, 64, "affine"), (33, 64, 320, 128, "affine"),
+    (17, 48, 1100, 32, "symmetric8"),
 ]  # fmt: skip
 
 
@@ -47,8 +49,8 @@ def backward(dx, dy, q, scales, group_size, accumulate, amx, adapter=NO_ADAPTER)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_forward_is_the_product_of_rounded_matrices(kit, shape, has_bias, amx):
-    tokens, n, k, group_size = shape
-    q, scales, matrix = kit.packed(n, k, group_size)
+    tokens, n, k, group_size, *form = shape
+    q, scales, matrix = kit.packed(n, k, group_size, *form)
     x, bias = kit.frozen(tokens, k), kit.frozen(n) if has_bias else NO_BIAS
     (y,) = kit.same_on_all_thread_counts(lambda: (forward(kit, x, q, scales, bias, group_size, n, amx),))
     w = rounded(matrix)
@@ -60,8 +62,8 @@ def test_forward_is_the_product_of_rounded_matrices(kit, shape, has_bias, amx):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_backward_is_the_product_of_rounded_matrices(kit, shape, accumulate, amx):
-    tokens, n, k, group_size = shape
-    q, scales, matrix = kit.packed(n, k, group_size)
+    tokens, n, k, group_size, *form = shape
+    q, scales, matrix = kit.packed(n, k, group_size, *form)
     dy, before = kit.frozen(tokens, n), kit.normal(tokens, k)
 
     def call():

@@ -21,6 +21,9 @@ SHAPES = [
     (37, 1030, 200, 64),
     (270, 256, 72, 32),
     (5, 300, 1100, 64),
+    (7, 530, 96, 32, "affine"),
+    (5, 300, 300, 128, "affine"),
+    (37, 300, 200, 32, "symmetric8"),
 ]
 
 
@@ -37,8 +40,8 @@ def head(kit, engine, x, labels, packed, vocabulary, group_size, scale, with_dx=
 
 
 def inputs(kit, shape):
-    tokens, vocabulary, columns, group_size = shape
-    packed = kit.packed(vocabulary, columns, group_size)
+    tokens, vocabulary, columns, group_size, *form = shape
+    packed = kit.packed(vocabulary, columns, group_size, *form)
     x = kit.frozen(tokens, columns)
     labels = kit.rng.integers(0, vocabulary, tokens).astype(np.uint32)
     labels[::3] = np.argmax(reference.linear_forward(x, packed[2]), axis=1)[::3]
@@ -51,7 +54,7 @@ def inputs(kit, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_head(kit, engine, shape, biased):
-    tokens, vocabulary, _, group_size = shape
+    tokens, vocabulary, _, group_size, *_ = shape
     x, labels, packed = inputs(kit, shape)
     bias = kit.frozen(vocabulary) if biased else NO_BIAS
     stats, dx = head(kit, engine, x, labels, packed, vocabulary, group_size, 0.5, bias=bias)

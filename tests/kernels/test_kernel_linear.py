@@ -15,7 +15,13 @@ NO_BIAS = np.empty(0, np.float32)
 
 # T, N, K: odd, tiny, below and above a tile of 16 and 64 columns, and reductions longer than a panel is deep.
 SHAPES = [(1, 1, 8), (1, 64, 32), (3, 40, 48), (5, 17, 136), (7, 130, 65), (13, 96, 300), (64, 16, 24), (33, 64, 7)]
-PACKED = [(1, 16, 32, 32), (3, 40, 64, 32), (7, 130, 96, 32), (13, 70, 200, 64), (6, 64, 320, 64), (2, 5, 40, 32)]
+PACKED = [
+    *((*shape, "symmetric") for shape in [
+        (1, 16, 32, 32), (3, 40, 64, 32), (7, 130, 96, 32), (13, 70, 200, 64), (6, 64, 320, 64), (2, 5, 40, 32)
+    ]),
+    (3, 40, 64, 32, "affine"), (13, 70, 200, 64, "affine"), (6, 64, 320, 128, "affine"), (2, 5, 40, 128, "affine"),
+    (7, 130, 96, 32, "symmetric8"), (2, 5, 40, 32, "symmetric8"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -54,18 +60,19 @@ def test_linear_backward_input(kit, shape, accumulate):
 
 @pytest.mark.parametrize("shape", PACKED)
 def test_unpack_is_exact(kit, shape):
-    _, n, k, group_size = shape
-    q, scales, matrix = kit.packed(n, k, group_size)
+    _, n, k, group_size, form = shape
+    q, scales, matrix = kit.packed(n, k, group_size, form)
     (w,) = kit.same_on_all_thread_counts(lambda: (_unpacked(kit, q, scales, n, k, group_size),))
     # A nibble times an 11-bit significand needs 15 bits: float32 holds it exactly.
     assert np.array_equal(w.astype(np.float64), matrix)
-    assert np.array_equal(reference.unpack_q4(q, scales, n, k, group_size), matrix)
+    if form == "symmetric":
+        assert np.array_equal(reference.unpack_q4(q, scales, n, k, group_size), matrix)
 
 
 @pytest.mark.parametrize("shape", PACKED)
 def test_packed_forward_has_the_bits_of_the_dense_one(kit, shape):
-    tokens, n, k, group_size = shape
-    q, scales, matrix = kit.packed(n, k, group_size)
+    tokens, n, k, group_size, form = shape
+    q, scales, matrix = kit.packed(n, k, group_size, form)
     x, bias, dense = kit.normal(tokens, k), kit.frozen(n), kit.nans(tokens, n)
 
     def call():
@@ -82,8 +89,8 @@ def test_packed_forward_has_the_bits_of_the_dense_one(kit, shape):
 @pytest.mark.parametrize("shape", PACKED)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_packed_backward_has_the_bits_of_the_dense_one(kit, shape, accumulate):
-    tokens, n, k, group_size = shape
-    q, scales, matrix = kit.packed(n, k, group_size)
+    tokens, n, k, group_size, form = shape
+    q, scales, matrix = kit.packed(n, k, group_size, form)
     dy, before = kit.normal(tokens, n), kit.normal(tokens, k)
     dense = before.copy() if accumulate else kit.nans(tokens, k)
 
@@ -144,10 +151,12 @@ def test_bits_do_not_depend_on_addresses(kit):
     kit.same_bits(results[0], results[2])
 
 
-@pytest.mark.parametrize("group_size", [32, 64])
+@pytest.mark.parametrize(
+    ("group_size", "form"), [(32, "symmetric"), (64, "symmetric"), (128, "affine"), (32, "symmetric8")]
+)
 @pytest.mark.parametrize("scale", [1.0, 1152**0.5])
-def test_embedding(kit, group_size, scale):
-    q, scales, matrix = kit.packed(50, 100, group_size)
+def test_embedding(kit, group_size, form, scale):
+    q, scales, matrix = kit.packed(50, 100, group_size, form)
     ids = np.array([0, 49, 7, 7, 31, 16, 15], np.uint32)
 
     def call():

@@ -158,7 +158,7 @@ def test_the_worker_computes_what_a_session_computes(pack: Pack, disk: Path, tmp
 
     setup = TrainingSetup(
         config=pack.config,
-        group_size=pack.group_size,
+        packing=pack.formats,
         scheme=LORA,
         schedule="mebp",
         n_tokens=64,

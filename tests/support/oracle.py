@@ -35,7 +35,7 @@ def dequantized(pack: Pack) -> dict[str, torch.Tensor]:
         mapped = map_file(pack.part(part).path)
         tensors = {name: view(mapped, entry) for name, entry in pack.part(part).tensors.items()}
         for name, shape in matrices(config, part).items():
-            rows = dequantize(tensors[f"{name}.q"], tensors[f"{name}.scales"], *shape)
+            rows = dequantize(tensors[f"{name}.q"], tensors[f"{name}.scales"], *shape, pack.formats.of(part, name))
             state[hugging_face_name(part, f"{name}.weight", config.family)] = torch.from_numpy(rows)
         for name in vectors(config, part):
             # A pack holds the factor of a norm; Gemma's weights are that minus 1.

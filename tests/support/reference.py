@@ -26,17 +26,20 @@ def unpack_q4(q: NDArray[np.uint32], scales: NDArray[np.float16], n_rows: int, n
 
 
 def pack_q4(
-    values: NDArray[np.int64], scales: ArrayLike, group_size: int
+    values: NDArray[np.int64], scales: ArrayLike, group_size: int, bits: int = 4, offsets: ArrayLike | None = None
 ) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
-    """Pack integers -8 ... 7 of [N, K] and scales [N, KG] into the layout of the weight files."""
+    """Pack levels [N, K], scales [N, KG] and perhaps offsets [N, KG] into the layout of the weight files."""
     n_rows, n_columns = values.shape
-    panels, groups = -(-n_rows // 16), -(-n_columns // group_size)
-    q = np.zeros((panels, groups * group_size // 8, 16), np.uint32)
+    panels, groups, of_dword = -(-n_rows // 16), -(-n_columns // group_size), 32 // bits
+    q = np.zeros((panels, groups * group_size // of_dword, 16), np.uint32)
     for n in range(n_rows):
         for k in range(n_columns):
-            q[n // 16, k // 8, n % 16] |= np.uint32((int(values[n, k]) & 15) << (4 * (k % 8)))
-    stored = np.zeros((groups, 16 * panels), np.float16)
-    stored[:, :n_rows] = np.asarray(scales).T
+            level = (int(values[n, k]) & (2**bits - 1)) << (bits * (k % of_dword))
+            q[n // 16, k // of_dword, n % 16] |= np.uint32(level)
+    parts = [scales] if offsets is None else [scales, offsets]
+    stored = np.zeros((groups * len(parts), 16 * panels), np.float16)
+    for index, part in enumerate(parts):
+        stored[index :: len(parts), :n_rows] = np.asarray(part).T
     return q, stored
 
 

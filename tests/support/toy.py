@@ -32,7 +32,7 @@ def plan_toy(
 ):  # type: ignore[no-untyped-def]
     setup = TrainingSetup(
         config=pack.config,
-        group_size=pack.group_size,
+        packing=pack.formats,
         scheme=lora or LoraConfig(rank=3, alpha=6),
         schedule=schedule,
         n_tokens=seq_len,
@@ -102,7 +102,7 @@ def plan_method(
     """Plan a step of a zeroth-order method; ``settings`` are ``ZeroOrder``'s."""
     setup = TrainingSetup(
         config=pack.config,
-        group_size=pack.group_size,
+        packing=pack.formats,
         scheme=scheme,
         schedule=schedule,
         n_tokens=SEQ_LEN,

@@ -96,7 +96,11 @@ def naive_dequantized(weights: NDArray[np.float32], group_size: int) -> NDArray[
     for row in range(weights.shape[0]):
         for first in range(0, weights.shape[1], group_size):
             group = weights[row, first : first + group_size].astype(np.float64)
-            scale = float(np.float16(np.abs(group).max() / 7))
-            if scale > 0:
-                stored[row, first : first + group_size] = np.clip(np.round(group / scale), -7, 7) * scale
+            largest = group[np.abs(group).argmax()]
+            for scale in (abs(largest) / 7, largest / -8):  # the first only where it is exact
+                step = float(np.float16(scale))
+                found = np.clip(np.round(group / step), -8, 7) * step if step else np.zeros(len(group))
+                if (found == group).all():
+                    break
+            stored[row, first : first + group_size] = found
     return stored

@@ -86,7 +86,7 @@ def forge_layers(data):
 
 
 FORGERIES = {
-    "schema": (lambda d: d.update(schema="memsim.pack/2"), "schema 'memsim.pack/2' is not 'memsim.pack/1'"),
+    "schema": (lambda d: d.update(schema="memsim.pack/3"), "schema 'memsim.pack/3' is not 'memsim.pack/1' or"),
     "no schema": (lambda d: d.pop("schema"), "schema None"),
     "group size": (lambda d: d.update(group_size=16), "'group_size' must be 32 or 64, not 16"),
     "group size a list": (lambda d: d.update(group_size=[32]), "'group_size' must be 32 or 64"),

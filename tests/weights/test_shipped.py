@@ -30,7 +30,7 @@ def test_tiny_is_a_trained_pack_whose_bytes_are_those_that_were_packed() -> None
 def test_tiny_has_the_shape_of_its_preset_and_is_small() -> None:
     pack, _ = find_model("tiny", lambda *_: None)
     assert pack.config == PRESETS["tiny"]
-    assert find_dimensions("tiny") == (pack.config, pack.group_size, "tiny")
+    assert find_dimensions("tiny") == (pack.config, pack.formats, "tiny")
     assert 2e6 < pack.config.n_parameters() < 5e6
     shipped = sum(path.stat().st_size for path in TINY.rglob("*") if path.is_file())
     assert shipped < 4e6

@@ -53,7 +53,7 @@ def decompression(
     tokens = _tokens(lengths)
     ways: dict[Way, str] = {"fused": schedule, "naive": naive}
     targets = [find_device(name) for name in devices]
-    config, group_size, name = find_dimensions(model)
+    config, packing, name = find_dimensions(model)
     if max(tokens) > config.max_position_embeddings:
         raise UsageError(f"--seq-len {max(tokens)} is above the model's {config.max_position_embeddings}")
     found: list[UnpackShare] = []
@@ -76,7 +76,7 @@ def decompression(
         for seq_len in tokens:
             for way, chosen in ways.items():
                 optimizer = OptimizerConfig()
-                setup = TrainingSetup(config, group_size, LoraConfig(), chosen, seq_len, optimizer, threads=count)
+                setup = TrainingSetup(config, packing, LoraConfig(), chosen, seq_len, optimizer, threads=count)
                 found.append(simulated_share(setup, way, device))
     if plot is not None:
         from memsim.reports.plots import plot_shares

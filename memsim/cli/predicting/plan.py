@@ -109,6 +109,12 @@ def _summary(result: Result, trained: str, device: Device, found: Found | None, 
             ("  optimal", f"within {max(found.bound, 0.001):.1%} of any schedule of the space"),
             *(("  does" if not number else "", line) for number, line in enumerate(describe(found.choices))),
         ]
+        if cost := planned.format_cost:
+            more = f"{size(cost.disk_bytes)} on disk, {size(cost.paged_in_bytes)} paged in a step"
+            rows += [
+                ("  matrices", cost.stored),
+                ("", f"over symmetric g32: {more}, {size(cost.file_floor_bytes)} of file floor"),
+            ]
     else:
         rows.append(("plan", "nothing fits"))
     longest = f"{planned.longest_seq_len} tokens" if planned.longest_seq_len else "none"

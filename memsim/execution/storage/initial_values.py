@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.execution.storage.mapped_weights import Array, MappedWeights
-from memsim.models.parts import ROWS_PER_PANEL, matrices, vectors
+from memsim.ir.matrix_format import ROWS_PER_PANEL, MatrixFormat
+from memsim.models.parts import matrices, vectors
 from memsim.weights.pack import Pack
 from memsim.weights.quantize import dequantize
 
@@ -19,7 +20,7 @@ class StoredPart:
 
     def __init__(self, pack: Pack, weights: MappedWeights, part: str) -> None:
         """Promise the weights of ``part``."""
-        self._config, self._weights, self._part = pack.config, weights, part
+        self._pack, self._config, self._weights, self._part = pack, pack.config, weights, part
         self._open = False
 
     def _tensor(self, name: str) -> Array:
@@ -27,6 +28,9 @@ class StoredPart:
             self._weights.page_in(self._part, everything=False)
             self._open = True
         return self._weights.array(f"{self._part}/{name}")
+
+    def _format(self, name: str) -> MatrixFormat:
+        return self._pack.formats.of(self._part, name)
 
     def close(self) -> None:
         """Let go of the pages that were asked for."""
@@ -38,17 +42,18 @@ class StoredPart:
         return self._tensor(name)
 
     def rows(self, name: str, first: int, count: int, n_columns: int) -> Floats:
-        """Return rows ``first`` to ``first + count`` of matrix ``name``, which has ``n_columns``, from its INT4."""
+        """Return rows ``first`` to ``first + count`` of matrix ``name``, which has ``n_columns``, de-quantised."""
         q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
         start, stop = first // ROWS_PER_PANEL, -(-(first + count) // ROWS_PER_PANEL)
         columns = slice(start * ROWS_PER_PANEL, stop * ROWS_PER_PANEL)
-        rows = dequantize(q[start:stop], scales[:, columns], (stop - start) * ROWS_PER_PANEL, n_columns)
+        count_all = (stop - start) * ROWS_PER_PANEL
+        rows = dequantize(q[start:stop], scales[:, columns], count_all, n_columns, self._format(name))
         return rows[first - start * ROWS_PER_PANEL :][:count]
 
     def matrix(self, name: str) -> Floats:
         """Return the stored matrix ``name`` [N, K], de-quantised."""
         q, scales = (self._tensor(f"{name}.{kind}") for kind in ("q", "scales"))
-        return dequantize(q, scales, *matrices(self._config, self._part)[name])
+        return dequantize(q, scales, *matrices(self._config, self._part)[name], self._format(name))
 
     def has(self, name: str) -> bool:
         """Return whether the part has the vector or matrix ``name``."""

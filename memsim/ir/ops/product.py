@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from memsim.ir.gradients import Backward
+from memsim.ir.matrix_format import format_of
 from memsim.ir.op import Attrs, Effect, OpTable, integer, lanes_of, require
 from memsim.ir.program import Node, TensorType
 from memsim.ir.tangents import WithTangent, same_op, tangent_of
@@ -18,13 +19,13 @@ In bf16 it is twice as many, which is not counted: a program is the same on eith
 
 
 def require_packed(q: TensorType, scales: TensorType, attrs: Attrs) -> None:
-    """Check that (q, scales) store a matrix [n_rows, n_columns]: kernels read them by address."""
+    """Check that (q, scales) store a matrix [n_rows, n_columns] in some format: kernels read them by address.
+
+    The format follows from the shapes.
+    """
     n_rows, n_columns, group = (integer(attrs, key) for key in ("n_rows", "n_columns", "group_size"))
-    panels, groups = -(-n_rows // 16), -(-n_columns // group)
-    fits = q == TensorType((panels, groups * group // 8, 16), "u32") and scales == TensorType(
-        (groups, 16 * panels), "f16"
-    )
-    require(group in (32, 64) and fits, (q, scales))
+    require(q.dtype == "u32" and scales.dtype == "f16", (q, scales))
+    require(format_of(q.shape, scales.shape, n_rows, n_columns, group) is not None, (q, scales))
 
 
 def matrix_shape(attrs: Attrs) -> tuple[int, int]:

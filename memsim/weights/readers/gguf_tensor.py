@@ -1,24 +1,33 @@
 """A tensor of a GGUF file as a source of rows, in Hugging Face's order.
 
-Q4_0: a block of 32 columns is a float16 scale d and 16 bytes; byte j holds column j in its low nibble and column
-j + 16 in its high one, and the value is (nibble - 8) * d. With groups of 32 that is our INT4, other order of nibbles.
+What ggml stores of a row are blocks: a float16 scale d of 32 columns, in some types a float16 offset m, and levels. In
+Q4_0, byte j holds column j in its low nibble and column j + 16 in its high one, and the value is (nibble - 8) * d; in
+Q4_1 it is nibble * d + m, in Q5_0 four bytes before have the fifth bits, and Q8_0 has a signed byte a column. A block
+of Q4_K has 8 times 32 columns, with scale and offset in 6 bits each of d and m of the whole block. With groups of 32
+all of these are our formats, other order of levels. What has groups of 16 is not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memsim.ir.matrix_format import MatrixFormat
 from memsim.weights.quantize import Grid
 from memsim.weights.readers.gguf_file import GgufEntry, gguf_library
 from memsim.weights.readers.source import Chunk, RowReader, as_rows, opened, read_at
 
 GGUF_KINDS = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k")
 
-_Q4_0_COLUMNS, _Q4_0_BYTES = 32, 18
+_COLUMNS = 32
+_SYMMETRIC, _AFFINE = MatrixFormat("symmetric", _COLUMNS), MatrixFormat("affine", _COLUMNS)
+_EIGHT_BITS = MatrixFormat("symmetric8", _COLUMNS)
+_FORMATS = {"f32": None, "f16": None, "bf16": None, "q4_0": _SYMMETRIC, "q4_1": _AFFINE, "q4_k": _AFFINE}
+"""The smallest format that keeps what a type holds; others have more than 4 bits, or smaller groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,11 @@ class GgufTensor:
     def stored(self) -> str:
         """Its type, as ggml calls it."""
         return self.entry.kind
+
+    @property
+    def format(self) -> MatrixFormat | None:
+        """The smallest format that keeps its levels; 8 bits where that is none of 4 bits."""
+        return _FORMATS.get(self.entry.kind, _EIGHT_BITS)
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -77,7 +91,8 @@ class _GgufReader:
             values = library.quants.dequantize(stored, kind).reshape(count, tensor.rows[1])
         if tensor.rope_head_dim and len(tensor.entry.shape) == 1:
             values = values[:, _llama_rows(np.arange(values.shape[1]), tensor.rope_head_dim)]
-        return Chunk(values, _q4_0_grid(stored) if tensor.entry.kind == "q4_0" else None)
+        grid = _GRIDS.get(tensor.entry.kind)
+        return Chunk(values, grid(stored) if grid else None)
 
     def _stored(self, first: int, count: int) -> NDArray[np.uint8]:
         """Return the bytes of some of Hugging Face's rows, [count, row_bytes]."""
@@ -101,10 +116,61 @@ def _llama_rows(rows: NDArray[np.int64], head_dim: int) -> NDArray[np.int64]:
     return rows - in_head + 2 * (in_head % half) + in_head // half
 
 
+def _halves(blocks: NDArray[np.uint8], at: int) -> NDArray[np.float32]:
+    """Return a float16 of each block [N, blocks, bytes] as float32 [N, blocks]."""
+    return np.ascontiguousarray(blocks[:, :, at : at + 2]).view("<f2")[:, :, 0].astype(np.float32)
+
+
+def _nibbles(bytes_: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the levels of blocks of 16 bytes: all low nibbles, then all high ones."""
+    return np.concatenate([bytes_ & 15, bytes_ >> 4], axis=2)
+
+
+def _grid(levels: NDArray[Any], scales: NDArray[np.float32], offsets: NDArray[np.float32] | None = None) -> Grid:
+    """Return a grid from levels of blocks [N, blocks, 32]."""
+    return Grid(levels.reshape(len(levels), -1).astype(np.int16), scales, _COLUMNS, offsets)
+
+
 def _q4_0_grid(stored: NDArray[np.uint8]) -> Grid:
-    """Return the levels and scales of rows of Q4_0 blocks."""
-    blocks = stored.reshape(len(stored), -1, _Q4_0_BYTES)
-    scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0].astype(np.float32)
-    bytes_ = blocks[:, :, 2:]
-    levels = np.concatenate([bytes_ & 15, bytes_ >> 4], axis=2).astype(np.int8) - np.int8(8)
-    return Grid(levels.reshape(len(stored), -1), scales, _Q4_0_COLUMNS)
+    blocks = stored.reshape(len(stored), -1, 18)
+    return _grid(_nibbles(blocks[:, :, 2:]).astype(np.int16) - 8, _halves(blocks, 0))
+
+
+def _q4_1_grid(stored: NDArray[np.uint8]) -> Grid:
+    blocks = stored.reshape(len(stored), -1, 20)
+    return _grid(_nibbles(blocks[:, :, 4:]), _halves(blocks, 0), _halves(blocks, 2))
+
+
+def _q5_0_grid(stored: NDArray[np.uint8]) -> Grid:
+    blocks = stored.reshape(len(stored), -1, 22)
+    fifth = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little")
+    levels = _nibbles(blocks[:, :, 6:]).astype(np.int16) + 16 * fifth.astype(np.int16) - 16
+    return _grid(levels, _halves(blocks, 0))
+
+
+def _q8_0_grid(stored: NDArray[np.uint8]) -> Grid:
+    blocks = stored.reshape(len(stored), -1, 34)
+    return _grid(np.ascontiguousarray(blocks[:, :, 2:]).view(np.int8), _halves(blocks, 0))
+
+
+def _q4_k_grid(stored: NDArray[np.uint8]) -> Grid:
+    """Return the levels of blocks of 256 columns: 4 runs of 32 bytes, each first low nibbles, then high ones."""
+    blocks = stored.reshape(len(stored), -1, 144)
+    d, least = _halves(blocks, 0), _halves(blocks, 2)
+    six = blocks[:, :, 4:16].astype(np.uint8)
+    low, high, rest = six[:, :, 0:4], six[:, :, 4:8], six[:, :, 8:12]
+    scales = np.concatenate([low & 63, rest & 15 | low >> 6 << 4], axis=2)
+    offsets = np.concatenate([high & 63, rest >> 4 | high >> 6 << 4], axis=2)
+    runs = blocks[:, :, 16:].reshape(*blocks.shape[:2], 4, 1, _COLUMNS)
+    levels = np.concatenate([runs & 15, runs >> 4], axis=3).reshape(len(stored), -1, _COLUMNS)
+    scale = (d[:, :, None] * scales).reshape(len(stored), -1)
+    return _grid(levels, scale, -(least[:, :, None] * offsets).reshape(len(stored), -1))
+
+
+_GRIDS: dict[str, Callable[[NDArray[np.uint8]], Grid]] = {
+    "q4_0": _q4_0_grid,
+    "q4_1": _q4_1_grid,
+    "q4_k": _q4_k_grid,
+    "q5_0": _q5_0_grid,
+    "q8_0": _q8_0_grid,
+}

@@ -3,9 +3,8 @@
 ``<name>.weight`` is uint32 [N, K * bits / 32]: the levels of a row as one stream of bits, lowest first.
 ``<name>.scales`` and ``<name>.biases`` are [N, K / group_size]. Source: ``mlx.core.quantize`` and ``dequantize``.
 
-MLX chooses a bias that is a whole multiple of its scale, so that 0 is a level: weight = scale * (level + offset).
-Where level + offset of a group stays within -8 ... 7, our symmetric INT4 holds the group exactly; elsewhere the group
-is either clipped or quantised anew, whichever loses less.
+Levels of up to 4 bits are our affine format, in the same groups; its scales and biases are float16, which holds those
+of a real model exactly. MLX chooses a bias that is a whole multiple of its scale, so that 0 is a level too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
+from memsim.ir.matrix_format import MatrixFormat
 from memsim.weights.quantize import Grid
 from memsim.weights.readers.plain_tensor import FLOAT_DTYPES, read_floats
 from memsim.weights.readers.source import Chunk, RowReader, opened, read_at
@@ -24,7 +24,7 @@ from memsim.weights.tensor_file import TensorEntry
 
 _BITS = (2, 3, 4, 5, 6, 8)
 _GROUP_SIZES = (32, 64, 128)
-_GRID_BITS = 4  # finer levels span more than 4 bits can hold
+_GRID_BITS = 4  # finer levels are not those of any format
 
 Place = tuple[Path, TensorEntry]
 
@@ -55,6 +55,11 @@ class MlxTensor:
     def stored(self) -> str:
         """Its format."""
         return f"mlx{self.bits}"
+
+    @property
+    def format(self) -> MatrixFormat:
+        """Affine in the same groups, or 8 bits for finer levels."""
+        return MatrixFormat("affine", self.group_size) if self.bits <= _GRID_BITS else MatrixFormat("symmetric8", 32)
 
     @property
     def n_bytes(self) -> int:
@@ -124,8 +129,9 @@ class _MlxReader:
         levels = self._levels(first, count)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused by the quantiser
             values = levels.reshape(*groups, -1) * scales[:, :, None] + biases[:, :, None]
-        grid = _grid(levels, scales, biases, tensor.group_size) if tensor.bits <= _GRID_BITS else None
-        return Chunk(values.reshape(shape), grid)
+        if tensor.bits > _GRID_BITS:
+            return Chunk(values.reshape(shape))
+        return Chunk(values.reshape(shape), Grid(levels.astype(np.int16), scales, tensor.group_size, biases))
 
     def _levels(self, first: int, count: int) -> NDArray[np.uint8]:
         """Return the levels of some rows, [count, K]."""
@@ -136,13 +142,3 @@ class _MlxReader:
             return np.stack([packed & 15, packed >> 4], axis=2).reshape(count, -1)
         bits = np.unpackbits(packed, axis=1, bitorder="little").reshape(count, -1, self.tensor.bits)
         return np.packbits(bits, axis=2, bitorder="little").reshape(count, -1)
-
-
-def _grid(levels: NDArray[np.uint8], scales: NDArray[np.float32], biases: NDArray[np.float32], group_size: int) -> Grid:
-    """Return levels counted from 0, which is a level too."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        offsets = np.rint(biases / scales)
-    # A bias that is no such multiple gives levels that lose against new ones.
-    offsets = np.clip(np.nan_to_num(offsets), -64, 63).astype(np.int8)
-    counted = levels.astype(np.int8).reshape(*scales.shape, -1) + offsets[:, :, None]
-    return Grid(counted.reshape(levels.shape), scales, group_size)

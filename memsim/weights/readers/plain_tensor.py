@@ -36,6 +36,11 @@ class PlainTensor:
         return self.entry.dtype
 
     @property
+    def format(self) -> None:
+        """It has no levels that a format could keep."""
+        return None
+
+    @property
     def rows(self) -> tuple[int, int]:
         """Its shape as a matrix; a vector is one row."""
         return as_rows(self.entry.shape)

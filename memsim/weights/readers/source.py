@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
+from memsim.ir.matrix_format import MatrixFormat
 from memsim.models.config import ModelConfig
 from memsim.weights.quantize import Grid
 from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
@@ -22,7 +23,7 @@ class Chunk:
 
     Attributes:
         values: Float32 [count, K], in a pack's convention: norm weights are what a norm multiplies with.
-        grid: The same values as the 4-bit levels that the source stores, when it does.
+        grid: The same values as the levels that the source stores, when it does.
     """
 
     values: NDArray[np.float32]
@@ -50,6 +51,10 @@ class SourceTensor(Protocol):
     @property
     def stored(self) -> str:
         """What its file holds: ``bf16``, ``q4_0``, ..."""
+
+    @property
+    def format(self) -> MatrixFormat | None:
+        """The smallest format that keeps what its file holds: its levels, or 8 bits; None for floats."""
 
     @property
     def rows(self) -> tuple[int, int]:
