@@ -139,7 +139,7 @@ def _symmetric(groups: Rows, kind: FormatKind) -> Coded:
     best = magnitudes.argmax(axis=2)[:, :, None]
     extremes = np.take_along_axis(groups, best, axis=2)[:, :, 0]
     if kind.bits == 8:
-        return _rounded(groups, np.abs(extremes) / np.float32(largest), kind)
+        return _rounded(groups, (np.abs(extremes) / np.float32(largest)).astype(np.float32), kind)
     signed: Rows = extremes / np.float32(smallest)
     coded = _rounded(groups, signed, kind)
     unsigned: Rows = np.minimum(np.abs(extremes) / np.float32(largest), np.float32(_LARGEST_HALF))
