@@ -1,10 +1,10 @@
 """What is refused of a run's settings by themselves, before any model is looked at."""
 
-import os
 from pathlib import Path
 
 import psutil
 
+from memsim.cap.processors import available_threads
 from memsim.errors import InputError, UsageError
 from memsim.files import require_disk
 from memsim.runtime.config import RunConfig
@@ -52,7 +52,7 @@ def check(config: RunConfig, out: Path) -> None:
     }.items():
         if value < 0:
             raise UsageError(f"{option} {value} is below 0")
-    if config.threads > (available := len(os.sched_getaffinity(0))):
+    if config.threads > (available := available_threads()):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
     if config.schedule in METHODS:
         estimator(config.schedule, config.zeroth_order, config.optimizer.lr, config.accumulate)

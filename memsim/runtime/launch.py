@@ -19,7 +19,7 @@ from memsim.run_directory.steps_file import History
 from memsim.runtime.config import RunProgress
 from memsim.runtime.follow import NotCompiled, Outcome, StepDone
 from memsim.runtime.preflight import Ready, admit
-from memsim.runtime.prepare import forget_kernels
+from memsim.runtime.prepare import forget_kernels, prepare_kernels
 from memsim.runtime.recording_cost import recorded_steps
 from memsim.runtime.supervise import supervise
 from memsim.schedules.zeroth_order import METHODS, estimator
@@ -108,7 +108,7 @@ def launch(
                 log.write(done.step - 1, config.optimizer.lr, done.rho)
             progress.step(done)
 
-        try:
+        def once() -> Outcome:
             return supervise(
                 orders,
                 cap,
@@ -121,6 +121,15 @@ def launch(
                 progress.note,
                 config.decimal,
             )
+
+        try:
+            return once()
+        except NotCompiled as missing:
+            progress.note(f"{missing}: compiling it again")
+            forget_kernels(job.threads)
+            prepare_kernels(job.threads, progress.stage)
+        try:
+            return once()
         except NotCompiled:
             forget_kernels(job.threads)
             raise

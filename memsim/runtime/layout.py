@@ -17,10 +17,8 @@ from memsim.run_directory.checkpoints import N_KEPT
 from memsim.run_directory.directory import EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.settings_file import Identity, file_digest, write_run_file
 from memsim.runtime.config import RunProgress
+from memsim.runtime.kernels_marker import kernels_digest
 from memsim.runtime.preflight import Ready
-from memsim.runtime.prepare import (
-    kernels_digest,
-)
 
 
 @dataclass(frozen=True, slots=True)

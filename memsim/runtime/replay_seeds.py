@@ -16,7 +16,8 @@ from memsim.ir.serialize import PlacedProgram
 from memsim.models.graph import ModelGraph
 from memsim.planner.plan import plan_memory
 from memsim.run_directory.seed_log import SeedHeader, SeedStep, read_seed_log, step_key
-from memsim.runtime.prepare import Progress, prepare_kernels
+from memsim.runtime.compiling import Progress
+from memsim.runtime.prepare import prepare_kernels
 from memsim.schedules.catalog import lower_replay
 from memsim.staged_directory import locked, staged_directory
 from memsim.weights.cache import checkpoint_of, find_model

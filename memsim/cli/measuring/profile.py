@@ -1,6 +1,5 @@
 """``memsim profile``: what decompression costs, what each layer costs, what holds memory."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,6 +10,7 @@ import click
 
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
+from memsim.cap.processors import available_threads
 from memsim.cli import complete
 from memsim.cli.measuring.profile_decompression import decompression
 from memsim.cli.progress import stage
@@ -143,7 +143,7 @@ def memory(
         line, held, decimal = timeline(files), list(files.plan.held), files.decimal
         cap = files.result.budget_bytes
     else:
-        line, held = _planned(model, schedule, seq_len, threads or len(os.sched_getaffinity(0)))
+        line, held = _planned(model, schedule, seq_len, threads or available_threads())
         cap, decimal = None, True
     if plot is not None:
         from memsim.reports.plots import plot_memory

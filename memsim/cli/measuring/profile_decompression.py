@@ -1,11 +1,11 @@
 """``memsim profile decompression``: the share of unpacking against sequence length, measured here and simulated."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from memsim.cap.processors import available_threads
 from memsim.cli import complete
 from memsim.cli.progress import stage
 from memsim.errors import UsageError
@@ -75,7 +75,7 @@ def decompression(
     if measure:
         from memsim.bench.decompression import measured_shares
 
-        workers = threads or len(os.sched_getaffinity(0))
+        workers = threads or available_threads()
         run = RunConfig(
             budget_bytes=parse_bytes(budget),
             decimal=is_decimal(budget),
