@@ -88,14 +88,18 @@ def last_line(file: BinaryIO) -> str:
     return file.read().decode(errors="replace").strip().rpartition("\n")[2]
 
 
-def cache_dir() -> Path:
-    """Return memsim's own cache directory, created: ``$MEMSIM_CACHE``, else ``memsim`` in the user's cache.
+def cache_dir(writable: bool = True) -> Path:
+    """Return memsim's own cache directory: ``$MEMSIM_CACHE``, else ``memsim`` in the user's cache.
+
+    Args:
+        writable: Create it. Without, it may be missing or read-only: for those who look for what is there.
 
     Raises:
         InputError: It cannot be created or written; the message names the variable that moves it.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(os.environ.get("MEMSIM_CACHE") or Path(base) / "memsim")
+    directory = _cache_place()
+    if not writable:
+        return directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,6 +109,19 @@ def cache_dir() -> Path:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise InputError(f"cannot write the cache {directory}; set MEMSIM_CACHE to a writable directory")
     return directory
+
+
+def _cache_place() -> Path:
+    if named := os.environ.get("MEMSIM_CACHE"):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "memsim"
+    try:
+        return Path.home() / ".cache" / "memsim"
+    except RuntimeError as error:  # a container's user: no HOME, and no line in the list of users
+        raise InputError(
+            "this user has no home directory for a cache; set MEMSIM_CACHE to a writable directory"
+        ) from error
 
 
 def file_system(path: Path) -> str:

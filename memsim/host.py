@@ -1,11 +1,13 @@
 """What a result was measured on: the machine, and the versions that decide it."""
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from memsim import __version__
+from memsim.cap.processors import processors
 from memsim.results import Host
 
 
@@ -13,8 +15,8 @@ def host_info() -> Host:
     """Describe this machine."""
     return Host(
         cpu=_cpu_name(),
-        cores=len(os.sched_getaffinity(0)),
-        ram_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        cores=processors(),
+        ram_bytes=psutil.virtual_memory().total,
         kernel=platform.release(),
     )
 

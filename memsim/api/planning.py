@@ -1,10 +1,10 @@
 """``memsim.plan``: the fastest schedule that fits a budget, and what else there is."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.api.simulation import check_limits, training_setup
+from memsim.cap.processors import available_threads
 from memsim.errors import LimitError, UsageError
 from memsim.models.scheme import Scheme
 from memsim.progress_types import CountProgress, StageProgress
@@ -142,7 +142,7 @@ def _unseen(done: int, total: int) -> None:
 
 
 def _threads(asked: int, device: Device, here: bool) -> int:
-    available = len(os.sched_getaffinity(0)) if here else max(1, int(device.at("nominal").threads))
+    available = available_threads() if here else max(1, int(device.at("nominal").threads))
     if not 0 <= asked <= available:
         raise UsageError(f"--threads {asked} must be from 0 to {available}, the processors there are")
     return asked or available

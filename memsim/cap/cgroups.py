@@ -20,7 +20,7 @@ _UNLIMITED_BYTES = 1 << 62  # version 1 writes "no limit" as the largest multipl
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """A mounted cgroup hierarchy with the memory controller.
+    """A mounted cgroup hierarchy with the controller that was asked for.
 
     Attributes:
         version: 1 or 2.
@@ -33,8 +33,8 @@ class Hierarchy:
     own: Path
 
 
-def find_hierarchy(version: int, proc: Path = PROC) -> Hierarchy:
-    """Return the hierarchy of ``version`` that holds this process.
+def find_hierarchy(version: int, proc: Path = PROC, controller: str = "memory") -> Hierarchy:
+    """Return the hierarchy of ``version`` that holds this process, in version 1 the one with ``controller``.
 
     Raises:
         Unavailable: It is not mounted, or the group of this process lies outside what is mounted (some containers).
@@ -42,20 +42,20 @@ def find_hierarchy(version: int, proc: Path = PROC) -> Hierarchy:
     for line in os.fsdecode((proc / "self/mountinfo").read_bytes()).split("\n")[:-1]:
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(" "), after.split(" ", 2)
-        if kind != ("cgroup" if version == 1 else "cgroup2") or (version == 1 and "memory" not in options.split(",")):
+        if kind != ("cgroup" if version == 1 else "cgroup2") or (version == 1 and controller not in options.split(",")):
             continue
         root, mount = map(unescaped, fields[3:5])
-        inside = os.path.relpath(_own_path(version, proc), root)
+        inside = os.path.relpath(_own_path(version, proc, controller), root)
         if not inside.startswith(".."):
             return Hierarchy(version, Path(mount), Path(mount) / inside)
-    raise Unavailable(f"no cgroup version {version} memory hierarchy is mounted that holds this process")
+    raise Unavailable(f"no cgroup version {version} {controller} hierarchy is mounted that holds this process")
 
 
-def _own_path(version: int, proc: Path) -> str:
+def _own_path(version: int, proc: Path, controller: str) -> str:
     """Return the path of this process's group as the kernel writes it, from the hierarchy's root."""
     for line in os.fsdecode((proc / "self/cgroup").read_bytes()).split("\n")[:-1]:
         number, controllers, path = line.split(":", 2)
-        if (number == "0") if version == 2 else ("memory" in controllers.split(",")):
+        if (number == "0") if version == 2 else (controller in controllers.split(",")):
             return path
     raise Unavailable(f"this process is in no cgroup of version {version}")
 

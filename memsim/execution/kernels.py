@@ -70,6 +70,11 @@ def compute_paths() -> tuple[str, ...]:
     return ("f32", "bf16") if cpu.HAS_AVX512_BF16 else ("f32",)
 
 
+def compiled_directory() -> str:
+    """Return where Numba keeps the compiled kernels of these sources."""
+    return str(warmup.KERNELS[0].stats.cache_path)  # type: ignore[attr-defined]
+
+
 def fastest_compute(threads: int) -> str:
     """Return the compute path that multiplies a packed matrix fastest here, by the best of a few calls."""
     size, attrs = 896, {"group_size": 32}

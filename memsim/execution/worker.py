@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from memsim.cap.confine import EXIT_OUT_OF_MEMORY, limit_data
 from memsim.cap.footprint import GroupFootprint, NodeFootprint, process_footprint
 from memsim.errors import DivergedError, MemsimError, WorkerError
-from memsim.execution.compile_cache import forbid_compilation
+from memsim.execution.compile_cache import forbid_compilation, loading
 from memsim.execution.protocol import GO, Messages, WorkerJob, read_job
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def main() -> None:
             _train(job, messages)
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        os._exit(EXIT_OUT_OF_MEMORY)  # no room is left for its stack, which limit_data counts
     except MemsimError as error:
         messages.send("error", message=str(error), diverged=isinstance(error, DivergedError))
         sys.exit(error.exit_code)
@@ -49,7 +53,9 @@ def main() -> None:
 def _train(job: WorkerJob, messages: Messages) -> None:
     from memsim.data.examples import ExampleFile
     from memsim.data.windows import Batches
-    from memsim.execution.kernels import finish_loading, load_kernels
+
+    with loading():
+        from memsim.execution.kernels import finish_loading, load_kernels
     from memsim.execution.saver import Saver
     from memsim.execution.session import Session
     from memsim.execution.storage.mapped_weights import MappedWeights
@@ -61,7 +67,8 @@ def _train(job: WorkerJob, messages: Messages) -> None:
     weights = MappedWeights(pack, job.cold, job.verify == "full")
     checking = _Check(weights)
     scheme = scheme_from_dict(job.scheme)
-    kernels = load_kernels(job.compute, job.threads, job.kernel_rank)
+    with loading():
+        kernels = load_kernels(job.compute, job.threads, job.kernel_rank)
     checkpoint = _open_checkpoint(job.checkpoint) if job.checkpoint else None
     footprint = _Footprint(job.group)
     train = load_program(Path(job.program))

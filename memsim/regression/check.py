@@ -1,6 +1,5 @@
 """Running a configuration again, and what of it is worse than its baseline says."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from statistics import median
 from memsim.bench.contestant import Contestant
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
+from memsim.cap.processors import available_threads
 from memsim.execution.compile_cache import kernel_environment
 from memsim.progress_types import StageProgress
 from memsim.regression.baseline import Baseline, from_run
@@ -66,7 +66,7 @@ def measure(config: RunConfig, progress: StageProgress) -> Baseline:
     Raises:
         MemsimError: The run was refused, or ended early.
     """
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or available_threads()
     prepare_kernels(threads, progress)
     with throw_away() as directory, _roofs(threads) as roof:
         rates = [roof()]

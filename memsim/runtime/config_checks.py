@@ -1,10 +1,10 @@
 """What is refused of a run on this machine, before any model is looked at; `settings` checks values by themselves."""
 
-import os
 from pathlib import Path
 
 import psutil
 
+from memsim.cap.processors import available_threads
 from memsim.errors import InputError, UsageError
 from memsim.files import require_disk
 from memsim.runtime.config import RunConfig
@@ -37,7 +37,7 @@ def check(config: RunConfig, out: Path) -> None:
             f"--budget {format_bytes(config.budget_bytes, config.decimal)} is above this machine's "
             f"{format_bytes(ram, config.decimal)} of RAM"
         )
-    if config.threads > (available := len(os.sched_getaffinity(0))):
+    if config.threads > (available := available_threads()):
         raise UsageError(f"--threads {config.threads} is above the {available} processors of this machine")
     if config.scratch is not None and not config.scratch.is_dir():
         raise InputError(f"the scratch directory {config.scratch} does not exist; create it or choose another")

@@ -19,7 +19,7 @@ from memsim.run_directory.steps_file import History
 from memsim.runtime.follow import NotCompiled
 from memsim.runtime.outcome import Outcome
 from memsim.runtime.preflight import Ready, admit
-from memsim.runtime.prepare import forget_kernels
+from memsim.runtime.prepare import forget_kernels, prepare_kernels
 from memsim.runtime.recording_cost import recorded_steps
 from memsim.runtime.run_progress import RunProgress, StepDone
 from memsim.runtime.supervise import supervise
@@ -111,7 +111,7 @@ def launch(
                 log.write(done.step - 1, decided.optimizer.lr, done.rho)
             progress.step(done)
 
-        try:
+        def once() -> Outcome:
             return supervise(
                 orders,
                 cap,
@@ -124,6 +124,15 @@ def launch(
                 progress.note,
                 config.decimal,
             )
+
+        try:
+            return once()
+        except NotCompiled as missing:
+            progress.note(f"{missing}: compiling it again")
+            forget_kernels(job.threads)
+            prepare_kernels(job.threads, progress.stage)
+        try:
+            return once()
         except NotCompiled:
             forget_kernels(job.threads)
             raise

@@ -15,9 +15,9 @@ from memsim.results import TokenizerResult
 from memsim.run_directory.checkpoints import N_KEPT
 from memsim.run_directory.directory import EVAL_PROGRAM_FILE, RunDirectory
 from memsim.run_directory.settings_file import Identity, file_digest, write_run_file
+from memsim.runtime.kernels.marker import kernels_digest
 from memsim.runtime.origin import Origin
 from memsim.runtime.preflight import Ready
-from memsim.runtime.prepare import kernels_digest
 from memsim.runtime.run_progress import RunProgress
 
 

@@ -1,9 +1,9 @@
 """What is decided of a run before its directory is touched: model, plan, compute path, and whether it fits."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from memsim.cap.processors import available_threads
 from memsim.data.tokenizer_choice import ChosenTokenizer, choose_tokenizer
 from memsim.errors import UsageError
 from memsim.ir.op import Effect
@@ -15,8 +15,8 @@ from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.planner.separate import in_separate_arrays
 from memsim.runtime.classifier import classifier_labels
 from memsim.runtime.config import RunConfig, scheme_of
+from memsim.runtime.kernels.marker import Prepared
 from memsim.runtime.prepare import (
-    Prepared,
     prepare_kernels,
     recorder_bytes,
     session_bytes,
@@ -178,7 +178,7 @@ def _setup(config: RunConfig, scheme: Scheme, pack: Pack) -> TrainingSetup:
         n_tokens=config.seq_len,
         optimizer=config.optimizer,
         accumulate=config.accumulate,
-        threads=config.threads or len(os.sched_getaffinity(0)),
+        threads=config.threads or available_threads(),
         evaluate=config.eval_data is not None,
         balloon_bytes=config.balloon_bytes,
         zeroth_order=config.zeroth_order,

@@ -1,18 +1,11 @@
 """Before the first run: compile the kernels outside any cap, and measure what a process costs before any weight."""
 
-import hashlib
-import importlib.util
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import suppress
 
-from memsim.cap.child import ask_child
-from memsim.errors import InputError, WorkerError
-from memsim.execution.compile_cache import kernel_environment
-from memsim.files import cache_dir, write_text
-from memsim.host import host_info, versions
+from memsim.errors import InputError
 from memsim.progress_types import StageProgress
+from memsim.runtime.kernels.compiling import compile_kernels, entries_below, kernel_child, one_at_a_time
+from memsim.runtime.kernels.marker import Prepared, marker_path, read_marker, write_marker
 from memsim.search.needs import Needs, capped_process
 
 WORKER_BYTES = 800_000
@@ -35,20 +28,6 @@ nodes, 2.0 MB with 286, 3.8 MB with 838, 2.4 MB with 1,666, 4.6 MB with 1,942, 4
 6.3 to 7.7 MB with 2,770."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is known of the kernels of this machine.
-
-    Attributes:
-        fastest: The compute path that multiplies packed weights fastest: ``f32`` or ``bf16``.
-        footprint_bytes: By compute path, what a process holds that has loaded its kernels and no weight. A processor
-            that cannot multiply in bf16 has no such entry.
-    """
-
-    fastest: str
-    footprint_bytes: Mapping[str, int]
-
-
 def recorder_bytes(n_nodes: int) -> int:
     """Return what recording costs a worker whose programs have so many nodes."""
     return _RECORDER_BYTES + _RECORDER_NODE_BYTES * n_nodes
@@ -63,60 +42,24 @@ def prepare_kernels(threads: int, progress: StageProgress) -> Prepared:
         WorkerError: Compiling or loading failed; the message holds the last line that the process wrote.
         InputError: The cache cannot be written.
     """
-    marker = _marker(threads)
-    try:
-        known = json.loads(marker.read_text())
-        return Prepared(
-            str(known["fastest"]), {str(key): int(value) for key, value in known["footprint_bytes"].items()}
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    progress("compiling kernels (once; about two minutes)")
-    fastest, *paths = _child(threads, "compile").split()
-    progress("measuring the baseline")
-    footprints = {path: int(_child(threads, path).split()[0]) for path in paths}
-    write_text(marker, json.dumps({"fastest": fastest, "footprint_bytes": footprints}) + "\n")
-    return Prepared(fastest, footprints)
+    if known := read_marker(threads):
+        return known
+    with one_at_a_time(progress):
+        if known := read_marker(threads):  # of the command that was waited for
+            return known
+        compiled = compile_kernels(threads, progress)
+        progress("measuring the baseline")
+        footprints = {path: int(kernel_child(threads, path)["footprint_bytes"]) for path in compiled.paths}
+        prepared = Prepared(compiled.fastest, footprints, entries_below(compiled.directory))
+        with suppress(InputError):  # of a cache that can only be read: measured again next time
+            write_marker(threads, prepared)
+        return prepared
 
 
 def forget_kernels(threads: int) -> None:
     """Forget that the kernels were compiled, so that the next run compiles them again."""
-    _marker(threads).unlink(missing_ok=True)
-
-
-def _marker(threads: int) -> Path:
-    digest = hashlib.sha256(json.dumps([versions(), host_info().cpu, threads]).encode())
-    for source in _sources():
-        digest.update(source.read_bytes())
-    directory = cache_dir() / "kernels"
-    try:
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write the cache {directory}: {error.strerror}; set MEMSIM_CACHE") from error
-    return directory / f"baseline-{digest.hexdigest()[:16]}.json"
-
-
-def kernels_digest() -> str:
-    """Return the SHA-256 of the kernels' sources."""
-    digest = hashlib.sha256()
-    for source in _sources():
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def _sources() -> list[Path]:
-    spec = importlib.util.find_spec("memsim_kernels")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("the package memsim_kernels is not installed; run `pip install -e .` in memsim's checkout")
-    return sorted(Path(spec.submodule_search_locations[0]).glob("*.py"))
-
-
-def _child(threads: int, task: str) -> str:
-    code, output, complaint = ask_child("memsim.execution.kernel_process", threads, task, env=kernel_environment())
-    if code:
-        what = "compile the kernels" if task == "compile" else f"load the {task} kernels"
-        raise WorkerError(f"cannot {what}: {complaint or f'exit code {code}'}")
-    return output
+    with suppress(OSError):
+        marker_path(threads).unlink(missing_ok=True)
 
 
 def worker_baseline(kernels_bytes: int, n_nodes: int) -> int:

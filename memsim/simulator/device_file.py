@@ -59,12 +59,15 @@ def host_file() -> Path:
     Raises:
         InputError: There can be no cache directory.
     """
-    return cache_dir() / "devices" / f"{HOST}.toml"
+    return cache_dir(writable=False) / "devices" / f"{HOST}.toml"
 
 
 def added() -> list[str]:
     """Return the names of the devices in the user's cache: those added, and ``host`` once it is measured."""
-    return sorted(path.stem for path in host_file().parent.glob("*.toml"))
+    try:
+        return sorted(path.stem for path in host_file().parent.glob("*.toml"))
+    except InputError:  # a user without a cache has added nothing
+        return []
 
 
 def add_device(path: Path) -> Device:
@@ -78,7 +81,7 @@ def add_device(path: Path) -> Device:
         raise InputError(
             f"{path}: a device cannot be called {shown(device.name)}; rename the file, such as my-phone.toml"
         )
-    host_file().parent.mkdir(exist_ok=True)
+    (cache_dir() / "devices").mkdir(exist_ok=True)
     write_text(host_file().parent / f"{device.name}.toml", format_device(device))
     return device
 

@@ -183,7 +183,10 @@ def _usable(directory: Path) -> Pack | None:
 
 
 def _packs_dir() -> Path:
-    directory = cache_dir() / "packs"
+    directory = cache_dir(writable=False) / "packs"
+    if directory.is_dir():  # those that are there are of use even where none can be added
+        return directory
+    cache_dir()
     try:
         directory.mkdir(exist_ok=True)
     except OSError as error:

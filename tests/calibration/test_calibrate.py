@@ -8,7 +8,7 @@ from capped_runs import shared_cache, write_model
 from memsim.calibration import calibrate, measure_storage
 from memsim.calibration.calibrate import host_device
 from memsim.errors import InputError
-from memsim.runtime.prepare import Prepared
+from memsim.runtime.kernels.marker import Prepared
 from memsim.simulator.device import UNITS
 from memsim.simulator.device_file import find_device, format_device, host_file
 

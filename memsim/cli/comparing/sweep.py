@@ -1,7 +1,6 @@
 """``memsim sweep``: every point of a grid, planned, simulated or run, a row each."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import click
 import psutil
 
+from memsim.cap.processors import available_threads
 from memsim.cli import cli
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.options import path_option
@@ -136,7 +136,7 @@ def _cores(grid: Grid) -> int:
     """Return the processors of each point for itself: those of a real run's threads."""
     if grid.axes.mode != "run":
         return 0
-    available = len(os.sched_getaffinity(0))
+    available = available_threads()
     return int(grid.points[0].settings["threads"]) or available
 
 
@@ -157,7 +157,7 @@ def _workers(asked: int | None, scheduler: str | None, grid: Grid, cores: int) -
         return 1
     if scheduler is not None:
         return 0
-    workers = max(1, len(os.sched_getaffinity(0)) // (cores or 1)) if asked is None else max(1, asked)
+    workers = max(1, available_threads() // (cores or 1)) if asked is None else max(1, asked)
     largest = max(point.budget_bytes or 0 for point in grid.points)
     ram = psutil.virtual_memory().total
     if cores and workers > 1 and workers * largest > ram:

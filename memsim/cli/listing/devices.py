@@ -1,12 +1,12 @@
 """``memsim devices``: what the simulator knows of each device, and from where."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from memsim.cap.processors import available_threads
 from memsim.cli import complete
 from memsim.cli.json_option import json_option
 from memsim.cli.options import compute_option, number_option
@@ -97,7 +97,7 @@ def calibrate(threads: int, compute: str, json_path: str | None) -> None:
     """Measure this machine as the device `host`, in under two minutes; leave it idle meanwhile."""
     from memsim.calibration.calibrate import calibrate as measure
 
-    available = len(os.sched_getaffinity(0))
+    available = available_threads()
     if not 0 <= threads <= available:
         raise UsageError(f"--threads {threads} must be from 0 to the {available} processors of this machine")
     device = measure(threads or available, compute, stage)

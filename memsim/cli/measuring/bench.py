@@ -13,6 +13,7 @@ from memsim.bench.record import record
 from memsim.bench.runs import compare_losses, footprints
 from memsim.bench.step import bench_step
 from memsim.bench.zeroth_order import bench_zo
+from memsim.cap.processors import available_threads
 from memsim.cli.json_option import json_option
 from memsim.cli.measuring.bench_text import footprint_text, kernels_text, step_text, zo_text
 from memsim.cli.options import (
@@ -217,7 +218,7 @@ def _warn_if_busy() -> None:
 
 
 def _threads(asked: int) -> int:
-    available = len(os.sched_getaffinity(0))
+    available = available_threads()
     if asked > available:
         raise UsageError(f"--threads {asked} is above the {available} processors of this machine")
     return asked or available

@@ -1,6 +1,5 @@
 """``memsim profile``: what decompression costs, what each layer costs, what holds memory."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,6 +12,7 @@ from click.core import ParameterSource
 from memsim.api.simulation import training_setup
 from memsim.bench.runs import timed_run
 from memsim.calibration.measure_steps import throw_away
+from memsim.cap.processors import available_threads
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.measuring.profile_decompression import decompression
 from memsim.cli.options import compute_option, model_option, number_option, schedule_option
@@ -148,7 +148,7 @@ def memory(
     else:
         config, group_size, _ = find_dimensions(model)
         trained, updated = chosen_scheme(scheme), OptimizerConfig(optimizer)
-        n_threads = threads or len(os.sched_getaffinity(0))
+        n_threads = threads or available_threads()
         setup = training_setup(config, group_size, schedule, seq_len, trained, updated, accumulate, n_threads)
         plan = plan_run(setup, "")
         line, held = planned_timeline(plan.program, plan.memory, 0), list(plan.memory.held)

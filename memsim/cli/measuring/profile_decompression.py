@@ -1,11 +1,11 @@
 """``memsim profile decompression``: the share of unpacking against sequence length, measured here and simulated."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from memsim.cap.processors import available_threads
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.options import compute_option, devices_option, model_option, number_option, schedule_option
 from memsim.cli.progress import stage
@@ -60,7 +60,7 @@ def decompression(
     if measure:
         from memsim.bench.decompression import measured_shares
 
-        workers = threads or len(os.sched_getaffinity(0))
+        workers = threads or available_threads()
         run = RunConfig(
             budget_bytes=parse_bytes(budget),
             decimal=is_decimal(budget),

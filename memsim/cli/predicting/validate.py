@@ -1,6 +1,5 @@
 """``memsim validate``: what the simulator says against what was published, or against runs on this machine."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from memsim.bench.host import CALIBRATION, HELD_OUT
+from memsim.cap.processors import available_threads
 from memsim.cli.json_option import json_option
 from memsim.cli.options import device_option, number_option
 from memsim.result_file import emit_json
@@ -45,7 +45,7 @@ def command(device: str, host: bool, calibration: str, held_out: str, threads: i
     if host:
         from memsim.cli.predicting.validate_host import show_host_validation
 
-        show_host_validation(calibration, held_out, threads or len(os.sched_getaffinity(0)), json_path)
+        show_host_validation(calibration, held_out, threads or available_threads(), json_path)
         return
     target = find_device(device)
     validation = validate_table(target)

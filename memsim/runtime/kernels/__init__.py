@@ -1,0 +1,1 @@
+"""The compiled kernels as a run needs them: there, whole, and their cost known."""
