@@ -32,7 +32,9 @@ LAYERS: list[set[str]] = [
     {"tasks"},
     {"json_decode", "toml_file"},
     {"json_file"},
+    {"reading"},
     {"units"},
+    {"printable"},
     {"errors"},
     {""},  # the package itself: __version__
     {"lazy"},

@@ -16,6 +16,7 @@ from memsim.bench.zeroth_order import bench_zo
 from memsim.cli import complete
 from memsim.cli.bench_text import footprint_text, kernels_text, step_text, zo_text
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.errors import InputError, UsageError
 from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
@@ -245,7 +246,7 @@ def _check_json(json_path: str | None) -> None:
 def _warn_if_busy() -> None:
     load = os.getloadavg()[0]
     if load > 0.5:
-        click.echo(f"others are using this machine (load {load:.1f}): ratios hold, times do not", err=True)
+        say(f"others are using this machine (load {load:.1f}): ratios hold, times do not", err=True)
 
 
 def _threads(asked: int) -> int:
@@ -265,5 +266,5 @@ def _emit(name: str, report: Any, settings: dict[str, Any], json_path: str | Non
     if json_path is not None:
         emit_json(record(name, report, settings), json_path)
     if json_path != "-":
-        click.echo(text)
+        say(*text.split("\n"))
     sys.stdout.flush()

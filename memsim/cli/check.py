@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from memsim.cli.say import say
 from memsim.errors import UsageError
 from memsim.regression.baseline import read_baseline, write_baseline
 from memsim.regression.check import Check, check
@@ -45,13 +46,13 @@ def command(path: Path, tolerance: str, time_tolerance: str, update: bool, json_
     if json_path not in (None, "-") and not Path(str(json_path)).absolute().parent.is_dir():
         raise UsageError(f"cannot write {json_path}: its directory does not exist")
     baseline = read_baseline(path)
-    found = check(baseline, share, time_share, lambda text: click.echo(f"{text} ...", err=True))
+    found = check(baseline, share, time_share, lambda text: say(f"{text} ...", err=True))
     if update:
         write_baseline(path, found.measured)
     if json_path is not None:
         emit_json(_plain(found), json_path)
     if json_path != "-":
-        click.echo("\n".join(_lines(found, path, update)))
+        say(*_lines(found, path, update))
     if found.failed and not update:
         sys.exit(_LIMIT_BROKEN)
 

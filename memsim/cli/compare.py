@@ -10,6 +10,7 @@ import click
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
+from memsim.cli.say import say
 from memsim.cli.scheme import schemes_options, settings_of_schemes
 from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
 from memsim.compare.contenders import LR_GRIDS, parse_contenders
@@ -183,7 +184,7 @@ def command(
     with bytes_progress("packing") as packing:
         pack, name = find_model(model, packing)
     if pack.source == "synthetic":
-        click.echo(SYNTHETIC, err=True)
+        say(SYNTHETIC, err=True)
     check_runs(contenders, settings, out or RUNS)
     shared = _described(settings, target.name)
     if resume is not None and read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != shared:
@@ -195,9 +196,9 @@ def command(
     try:
         for scored, simulated in zip(compare(contenders, settings, directory, _run), on_device, strict=True):
             curves.append(curve(scored, simulated))
-            click.echo("  ".join(row(curves[-1], settings.base.decimal)), err=True)
+            say("  ".join(row(curves[-1], settings.base.decimal)), err=True)
     except KeyboardInterrupt:
-        click.echo(f"memsim: finished runs are kept; repeat the command with --resume {directory}", err=True)
+        say(f"memsim: finished runs are kept; repeat the command with --resume {directory}", err=True)
         raise
     text = json.dumps(record(shared, curves), indent=2) + "\n"
     write_text(directory / "compare.json", text)
@@ -207,8 +208,8 @@ def command(
         return
     if json_path is not None:
         write_text(Path(json_path), text)
-    click.echo(table(curves, settings.base.decimal))
-    click.echo(f"{directory}: compare.json, compare.svg, a directory for each run")
+    say(*table(curves, settings.base.decimal))
+    say(f"{directory}: compare.json, compare.svg, a directory for each run")
 
 
 def _shipped(task: str | None, split: Split) -> Path:
@@ -253,4 +254,4 @@ def _run(config: RunConfig) -> RunOutcome:
     """Run one configuration with a line on stderr when it begins."""
     assert config.out is not None
     stage(f"{config.out.name}: {config.schedule}, {config.steps} steps, learning rate {config.optimizer.lr:g}")
-    return run(config, RunProgress(note=lambda text: click.echo(text, err=True)))
+    return run(config, RunProgress(note=lambda text: say(text, err=True)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from memsim.cli.say import say
 from memsim.cli.scheme import scheme_options, scheme_settings
 from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
@@ -47,7 +48,7 @@ def command(json_path: str | None, **options: Any) -> None:
         return
     if json_path is not None:
         write_text(Path(json_path), json.dumps(record, indent=2) + "\n")
-    click.echo(_table(record))
+    say(*_table(record))
 
 
 def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def _planned_peak_bytes(config: ModelConfig, scheme: Scheme, schedule: str) -> i
     return plan_run(setup, model_hash="").memory.peak_bytes
 
 
-def _table(record: dict[str, Any]) -> str:
+def _table(record: dict[str, Any]) -> list[str]:
     """Return the presets as aligned columns, numbers to the right."""
     peak = f"{record['schedule']} peak, {record['seq_len']} tokens"
     rows = [("preset", "family", "layers", "hidden", "parameters", "INT4", record["scheme"], peak)]
@@ -108,4 +109,4 @@ def _table(record: dict[str, Any]) -> str:
         lines.append("  ".join(cells).rstrip())
     families = ", ".join(record["families"])
     lines.append(f"families: {families}; --model also takes packs and checkpoints (Hugging Face, MLX, GGUF) of these")
-    return "\n".join(lines)
+    return lines

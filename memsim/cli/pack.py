@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from memsim.cli.progress import bytes_progress
+from memsim.cli.say import say
 from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
@@ -41,16 +42,16 @@ def command(source: str, out: Path, group_size: str, json_path: str | None) -> N
         report = pack_checkpoint(local_source(source, progress), out, int(group_size), progress)
     if report.pack.tokenizer is None:
         beside = f"put the model's into {report.pack.directory}, or runs take bytes for tokens"
-        click.echo(f"memsim: {source} has no tokenizer.json beside it; {beside}", err=True)
+        say(f"memsim: {source} has no tokenizer.json beside it; {beside}", err=True)
     if json_path != "-":
-        click.echo(_table(report))
+        say(*_table(report))
     if json_path == "-":
         click.echo(json.dumps(_record(report), indent=2))
     elif json_path is not None:
         write_text(Path(json_path), json.dumps(_record(report), indent=2) + "\n")
 
 
-def _table(report: PackReport) -> str:
+def _table(report: PackReport) -> list[str]:
     """Return one line for each matrix, and the total."""
     width = max(len(error.name) for error in report.errors)
     lines = [f"{'matrix':<{width}} {'shape':>16} {'from':>5} {'error':>7} {'largest':>9}"]
@@ -65,7 +66,7 @@ def _table(report: PackReport) -> str:
     lines.append(
         f"{pack.directory}: {format_bytes(pack.n_bytes)} in {len(pack.parts)} files, groups of {pack.group_size}"
     )
-    return "\n".join(lines)
+    return lines
 
 
 def _record(report: PackReport) -> dict[str, Any]:

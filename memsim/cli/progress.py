@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
-
+from memsim.cli.say import say
+from memsim.printable import printable
 from memsim.units import format_bytes
 
 BytesProgress = Callable[[str, int, int], None]
@@ -19,14 +19,19 @@ def bytes_progress(task: str) -> Iterator[BytesProgress]:
         yield _Lines(task)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task(task, total=None, visible=False)
 
         def update(label: str, done_bytes: int, total_bytes: int) -> None:
-            description = f"{task}: {label}"
+            description = printable(f"{task}: {label}")
             bars.update(bar, description=description, completed=done_bytes, total=total_bytes or None, visible=True)
 
         yield update
@@ -44,9 +49,9 @@ class _Lines:
         if tenths > self._tenths:
             self._tenths = tenths
             done = f"{10 * tenths} % of {format_bytes(total_bytes)}, " if total_bytes else ""
-            click.echo(f"{self._task}: {done}{label}", err=True)
+            say(f"{self._task}: {done}{label}", err=True)
 
 
 def stage(text: str) -> None:
     """Say what is being done, when it may take over a second."""
-    click.echo(f"{text} ...", err=True)
+    say(f"{text} ...", err=True)

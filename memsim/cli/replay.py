@@ -8,6 +8,7 @@ import click
 from memsim.api.replaying import ReplayedCapture, ReplayedRun, replay
 from memsim.cli import complete
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
 from memsim.result_file import emit_json
@@ -68,21 +69,19 @@ def command(
     if json_path is not None:
         emit_json(replayed.result if isinstance(replayed, ReplayedRun) else replayed.record, json_path)
     if json_path != "-":
-        click.echo(
-            _run_summary(replayed, decimal) if isinstance(replayed, ReplayedRun) else _summary(replayed, decimal)
-        )
+        say(*(_run_summary if isinstance(replayed, ReplayedRun) else _summary)(replayed, decimal))
     if not replayed.fits:
-        click.echo(f"memsim: {_complaint(replayed, decimal)}", err=True)
+        say(f"memsim: {_complaint(replayed, decimal)}", err=True)
         sys.exit(LimitError.exit_code)
 
 
-def _run_summary(replayed: ReplayedRun, decimal: bool) -> str:
-    """Return a replayed run for people."""
+def _run_summary(replayed: ReplayedRun, decimal: bool) -> list[str]:
+    """Return a replayed run for people, line by line."""
     recording = replayed.recording
     peak = recording.nodes[recording.peak].index
     where, told = f"node {peak} ({recording.program.nodes[peak]}), as recorded", "as memray saw it; no interpreter"
-    text = summary(replayed.result, replayed.simulation, replayed.mode, decimal, where, told)
-    return f"{text}\n{'recorded':<18}{_host(recording.result, recording.n_steps, decimal)}"
+    lines = summary(replayed.result, replayed.simulation, replayed.mode, decimal, where, told)
+    return [*lines, f"{'recorded':<18}{_host(recording.result, recording.n_steps, decimal)}"]
 
 
 def _host(run: Result, n_steps: int, decimal: bool) -> str:
@@ -109,8 +108,8 @@ def _complaint(replayed: ReplayedRun | ReplayedCapture, decimal: bool) -> str:
     )
 
 
-def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
-    """Return a replayed capture for people."""
+def _summary(replayed: ReplayedCapture, decimal: bool) -> list[str]:
+    """Return a replayed capture for people, line by line."""
     capture, simulation, mode = replayed.capture, replayed.simulation, replayed.mode
     figures, survival = simulation.figures, simulation.survival[mode]
 
@@ -135,7 +134,7 @@ def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
         *(("  held by", f"{size(n_bytes)}  {place}") for place, n_bytes in capture.held.items()),
         ("scope", MEMORY_ONLY),
     ]
-    return "\n".join(f"{name:<18}{text}" for name, text in rows)
+    return [f"{name:<18}{text}" for name, text in rows]
 
 
 def _bars(capture: Capture) -> str:

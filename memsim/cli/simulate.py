@@ -7,6 +7,7 @@ import click
 
 from memsim.api.simulation import simulate
 from memsim.cli import complete
+from memsim.cli.say import say
 from memsim.cli.scheme import chosen_scheme, scheme_options_without_task
 from memsim.cli.verdict import killed, summary
 from memsim.errors import LimitError
@@ -92,8 +93,8 @@ def command(
         peak = plan.memory.peak_node
         where = f"node {peak} ({plan.program.nodes[peak]})"
         told = "no interpreter; what is touched stays"
-        click.echo(summary(simulated.result, simulated.simulation, mode, decimal, where, told))
+        say(*summary(simulated.result, simulated.simulation, mode, decimal, where, told))
     if not simulated.fits:
         complaint = killed(simulated.simulation.survival[mode], simulated.held_where_killed(), decimal)
-        click.echo(f"memsim: {complaint}", err=True)
+        say(f"memsim: {complaint}", err=True)
         sys.exit(LimitError.exit_code)

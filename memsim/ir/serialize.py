@@ -16,6 +16,7 @@ from memsim.ir.op import OpError
 from memsim.ir.opset import OPS
 from memsim.ir.program import ITEM_BYTES, Node, Program, Repeat, Space, TensorType, Value
 from memsim.ir.verify import verify
+from memsim.reading import open_regular
 
 SCHEMA = "memsim.program/1"
 _MAX_LINE_BYTES = 1 << 20
@@ -75,7 +76,7 @@ def load_program(path: Path) -> PlacedProgram:
         InputError: The file is not a program of this version, or it is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _load(_read_lines(file))
     except OSError as error:
         raise InputError(f"cannot read the program {path}: {error.strerror}") from error

@@ -21,9 +21,10 @@ import numpy as np
 import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import atomic_write, temporary_file
+from memsim.reading import open_regular
 from memsim.runtime.confine import die_with_parent
 from memsim.runtime.data import Ids, check_length
-from memsim.runtime.text import jsonl_texts, open_regular, pieces, utf8_chunks
+from memsim.runtime.text import jsonl_texts, pieces, utf8_chunks
 
 DEFAULT_TEXT = "pydoc_data.topics"
 MAX_TOKENIZER_BYTES = 256 << 20

@@ -24,9 +24,10 @@ from memsim.errors import InputError
 from memsim.files import atomic_write
 from memsim.json_decode import decode
 from memsim.json_file import parse_object
+from memsim.reading import open_regular
 from memsim.runtime.data import IGNORED, Ids
 from memsim.runtime.examples import record_words
-from memsim.runtime.text import jsonl_lines, open_regular
+from memsim.runtime.text import jsonl_lines
 from memsim.runtime.tokenize import PROGRESS_BYTES, load_tokenizer, run_child, say
 from memsim.tasks.task import Example, Task
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from memsim.errors import InputError
 from memsim.files import atomic_write, require_free, write_text
-from memsim.json_file import open_regular
 from memsim.models.parts import ROWS_PER_PANEL, matrices, packed_matrix, part_names, vectors
+from memsim.reading import open_regular
 from memsim.units import format_bytes
 from memsim.weights.formats import open_source
 from memsim.weights.pack import Pack, open_pack

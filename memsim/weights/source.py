@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memsim.errors import InputError
 from memsim.models.config import ModelConfig
+from memsim.reading import open_regular
 from memsim.weights.quantize import Grid
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -112,7 +113,7 @@ def opened(path: Path) -> Iterator[int]:
         InputError: It cannot be opened, or read inside the ``with``.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             yield file.fileno()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

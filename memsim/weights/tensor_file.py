@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
-from memsim.json_file import open_regular, parse_object, shown
+from memsim.json_file import parse_object, shown
 from memsim.models.parts import TensorSpec
+from memsim.reading import open_regular
 from memsim.units import format_bytes
 
 MAX_HEADER_BYTES = 100_000_000

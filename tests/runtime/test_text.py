@@ -1,7 +1,5 @@
 import io
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from memsim.errors import InputError
 from memsim.runtime import text
-from memsim.runtime.text import jsonl_texts, open_regular, pieces, utf8_chunks
+from memsim.runtime.text import jsonl_texts, pieces, utf8_chunks
 
 
 def read(data: bytes) -> str:
@@ -103,12 +101,3 @@ def test_a_line_without_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(text, "MAX_LINE_BYTES", 1 << 20)
     with pytest.raises(InputError, match="line 1 is longer than 1 MiB"):
         documents(b"x" * ((1 << 20) + 1))
-
-
-def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
-        with pytest.raises(InputError, match="cannot read the text: it is not a regular file"):
-            open_regular(path, "the text")
-    with pytest.raises(InputError, match="cannot read the text: No such file or directory"):
-        open_regular(tmp_path / "missing", "the text")
