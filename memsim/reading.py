@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from memsim.errors import InputError
-from memsim.units import MIB
 
 _SPECIAL = {
     stat.S_IFDIR: "a directory",
@@ -69,6 +68,13 @@ def read_bytes(path: Path, max_bytes: int, what: str) -> bytes:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if data is None or len(data) > max_bytes:
-        most = f"{max_bytes / MIB:g} MiB" if max_bytes >= MIB else f"{max_bytes / 1024:g} KiB"
-        raise InputError(f"{path} is larger than the {most} that {what} may have")
+        raise InputError(f"{path} is larger than the {_size(max_bytes)} that {what} may have")
     return data
+
+
+def _size(n_bytes: int) -> str:
+    """Return a limit, which is a round number, without a fraction."""
+    for unit, shift in (("MiB", 20), ("KiB", 10)):
+        if n_bytes >> shift:
+            return f"{n_bytes >> shift} {unit}"
+    return f"{n_bytes} bytes"

@@ -58,5 +58,5 @@ def test_a_link_to_itself_is_one_line(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(InputError, match="sparse is larger than the 1.5 KiB that a plan may have"):
-        read_bytes(tmp_path / "sparse", 1536, "a plan")
+    with pytest.raises(InputError, match="sparse is larger than the 2 KiB that a plan may have"):
+        read_bytes(tmp_path / "sparse", 2048, "a plan")

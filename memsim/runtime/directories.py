@@ -1,6 +1,5 @@
 """The directory of a run: it appears with all that a resumed run needs, and belongs to one process at a time."""
 
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -127,13 +126,13 @@ def _require_own_files(directory: RunDirectory) -> None:
     """
     try:
         for place in (directory.path, directory.checkpoints):
-            for entry in os.scandir(place) if place.is_dir() else ():
+            for entry in sorted(place.iterdir()) if place.is_dir() else ():
                 if entry.is_symlink():
                     raise InputError(
-                        f"{entry.path} is a link, and going on would write where it points; put the file itself there"
+                        f"{entry} is a link, and going on would write where it points; put the file itself there"
                     )
                 if not entry.is_file() and not entry.is_dir():
-                    raise InputError(f"{entry.path} is no regular file; remove it")
+                    raise InputError(f"{entry} is no regular file; remove it")
     except OSError as error:
         raise InputError(f"cannot read {directory.path}: {error.strerror or error}") from error
 

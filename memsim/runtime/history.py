@@ -73,7 +73,8 @@ class History:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         if start.steps_sha256 not in (None, self._digest.hexdigest()):
             raise InputError(
-                f"{path} is damaged: it does not match the checksum in the checkpoint of step {start.step}"
+                f"{path} is damaged: it does not match the checksum in the checkpoint of step {start.step}; "
+                f"put the right one back, or begin again in another directory"
             )
 
     def _read(self, path: Path, n_steps: int) -> None:
