@@ -58,7 +58,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("memsim: interrupted", err=True)
+        say("memsim: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our stdout (`| head`) went away: not an error of ours, and nothing more can be said.

@@ -22,6 +22,7 @@ from memsim.compare.table import row, table
 from memsim.errors import InputError, UsageError
 from memsim.files import write_text
 from memsim.json_file import read_object
+from memsim.result_file import emit_json
 from memsim.runtime.capped_run import run
 from memsim.runtime.directories import RUNS, new_directory
 from memsim.runtime.run_config import RunConfig, RunOutcome, RunProgress
@@ -200,14 +201,13 @@ def command(
     except KeyboardInterrupt:
         say(f"memsim: finished runs are kept; repeat the command with --resume {directory}", err=True)
         raise
-    text = json.dumps(record(shared, curves), indent=2) + "\n"
-    write_text(directory / "compare.json", text)
+    found = record(shared, curves)
+    emit_json(found, str(directory / "compare.json"))
     plot(curves, target.name, task is not None, directory / "compare.svg")
-    if json_path == "-":
-        click.echo(text, nl=False)
-        return
     if json_path is not None:
-        write_text(Path(json_path), text)
+        emit_json(found, json_path)
+    if json_path == "-":
+        return
     say(*table(curves, settings.base.decimal))
     say(f"{directory}: compare.json, compare.svg, a directory for each run")
 

@@ -1,16 +1,13 @@
 """``memsim models``: the families and presets that memsim knows."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from memsim.cli.say import say
 from memsim.cli.scheme import scheme_options, scheme_settings
-from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import n_trainable
 from memsim.models.parts import GROUP_SIZES
@@ -18,6 +15,7 @@ from memsim.models.presets import PRESETS
 from memsim.models.scheme import Scheme, with_classifier
 from memsim.models.schemes import make_scheme
 from memsim.planner.run_plan import TrainingSetup, plan_run
+from memsim.result_file import emit_json
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.units import format_bytes
 from memsim.weights.pack_writer import pack_bytes
@@ -43,12 +41,10 @@ def command(json_path: str | None, **options: Any) -> None:
     for config in presets.values():
         scheme.check(config)
     record = _record(scheme, presets)
-    if json_path == "-":
-        click.echo(json.dumps(record, indent=2))
-        return
     if json_path is not None:
-        write_text(Path(json_path), json.dumps(record, indent=2) + "\n")
-    say(*_table(record))
+        emit_json(record, json_path)
+    if json_path != "-":
+        say(*_table(record))
 
 
 def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:

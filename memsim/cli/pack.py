@@ -1,6 +1,5 @@
 """``memsim pack``: quantise a checkpoint of any format into a pack."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import click
 from memsim.cli.progress import bytes_progress
 from memsim.cli.say import say
 from memsim.errors import InputError
-from memsim.files import write_text
 from memsim.models.parts import GROUP_SIZES
+from memsim.result_file import emit_json
 from memsim.units import format_bytes
 from memsim.weights.cache import local_source
 from memsim.weights.packing import PackReport, pack_checkpoint
@@ -45,10 +44,8 @@ def command(source: str, out: Path, group_size: str, json_path: str | None) -> N
         say(f"memsim: {source} has no tokenizer.json beside it; {beside}", err=True)
     if json_path != "-":
         say(*_table(report))
-    if json_path == "-":
-        click.echo(json.dumps(_record(report), indent=2))
-    elif json_path is not None:
-        write_text(Path(json_path), json.dumps(_record(report), indent=2) + "\n")
+    if json_path is not None:
+        emit_json(_record(report), json_path)
 
 
 def _table(report: PackReport) -> list[str]:

@@ -7,6 +7,7 @@ nodes name values by number.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from memsim.ir.op import OpError
 from memsim.ir.opset import OPS
 from memsim.ir.program import ITEM_BYTES, Node, Program, Repeat, Space, TensorType, Value
 from memsim.ir.verify import verify
+from memsim.printable import printable
 from memsim.reading import open_regular
 
 SCHEMA = "memsim.program/1"
 _MAX_LINE_BYTES = 1 << 20
 _MAX_ITEMS = 4_000_000
 _MAX_DIM = 1 << 40
+_LONGEST_PROBLEM = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def load_program(path: Path) -> PlacedProgram:
     except OSError as error:
         raise InputError(f"cannot read the program {path}: {error.strerror}") from error
     except (OpError, ValueError, TypeError, KeyError, IndexError, StopIteration, RecursionError) as error:
-        raise InputError(f"{path} is not a valid step program: {error or type(error).__name__}") from error
+        problem = printable(error)[:_LONGEST_PROBLEM] or type(error).__name__
+        raise InputError(f"{path} is not a valid step program: {problem}") from error
 
 
 def _read_lines(file: Any) -> Iterator[Any]:
@@ -106,7 +110,7 @@ def _load(lines: Iterator[Any]) -> PlacedProgram:
     inputs, outputs = (tuple(names[_count(i)] for i in header[key]) for key in ("inputs", "outputs"))
     program = Program(values, inputs, outputs, nodes, repeat)
     verify(program)
-    return PlacedProgram(program, str(header["model_hash"]), offsets, arena_bytes)
+    return PlacedProgram(program, _text(header["model_hash"]), offsets, arena_bytes)
 
 
 def _values(rows: list[Any], arena_bytes: int) -> tuple[dict[str, Value], dict[str, int]]:
@@ -134,11 +138,21 @@ def _values(rows: list[Any], arena_bytes: int) -> tuple[dict[str, Value], dict[s
 
 def _node(row: Any, names: list[str], ops: Mapping[str, str]) -> Node:
     op, inputs, outputs, attrs, part, phase = row
-    if not isinstance(attrs, dict) or not all(isinstance(value, int | float | str) for value in attrs.values()):
+    if not isinstance(attrs, dict) or not all(map(_is_attribute, attrs.values())):
         raise ValueError("a node has malformed attributes")
     # Interned op names: thousands of nodes, some thirty ops.
     reads, defines = (tuple(names[_count(index)] for index in indices) for indices in (inputs, outputs))
-    return Node(ops[op], reads, defines, attrs, str(part), str(phase))
+    return Node(ops[op], reads, defines, attrs, _text(part), _text(phase))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, int | str) or (isinstance(value, float) and isfinite(value))
 
 
 def _count(value: Any) -> int:

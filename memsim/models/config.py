@@ -231,7 +231,7 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
         rope_theta=rope.theta if rope else None,
         max_position_embeddings=integer(data, "max_position_embeddings", where),
         tie_word_embeddings=boolean(data, "tie_word_embeddings", where),
-        attention_bias=family.always_biased or boolean(data, "attention_bias", where),
+        attention_bias=boolean(data, "attention_bias", where) or family.always_biased,
         rope_scaling=rope.scaling if rope else None,
         rope_local_base_freq=local.theta if local else None,
         sliding_window=sliding_window,

@@ -21,6 +21,7 @@ import numpy as np
 import memsim
 from memsim.errors import InputError, WorkerError
 from memsim.files import atomic_write, temporary_file
+from memsim.printable import printable
 from memsim.reading import open_regular
 from memsim.runtime.confine import die_with_parent
 from memsim.runtime.data import Ids, check_length
@@ -251,7 +252,7 @@ def load_tokenizer(path: str) -> Any:
     try:
         tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises bare Exception for every kind of corruption
-        raise InputError(f"{name} is corrupt: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{name} is corrupt: {printable(' '.join(str(error).split()))[:200]}") from error
     # A tokenizer.json saved after use may cut or pad every text to one length.
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -1,12 +1,14 @@
 """Names in files that would write lines, colours or directions of their own onto a terminal or a page."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command import Command
 
+import memsim.cli
 from capped_runs import config_for
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.runtime.checkpoints import DIRECTORY
@@ -17,6 +19,7 @@ from recorded import record, toy_run_plan, write_run, write_shares
 
 FORGED = "toy\nfake: fits\r\x1b[2J\x1b]0;title\x07\u202e\u2028<b>$x^$"
 SHOWN = r"toy\nfake: fits\r\x1b[2J\x1b]0;title\x07\u202e\u2028"
+CLI = Path(memsim.cli.__file__).parent
 IDENTITY = Identity(
     model_hash="h", texts={}, program="p", threads=1, compute="f32", cpu="c", kernels="k", versions={"numpy": "1"}
 )
@@ -25,6 +28,14 @@ IDENTITY = Identity(
 @pytest.fixture
 def memsim(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     return Command(capsys, monkeypatch)
+
+
+def test_text_leaves_by_one_way() -> None:
+    """Only ``say`` prints, and ``devices show --toml``, whose text is a file with everything else escaped."""
+    found = {
+        path.name for path in CLI.glob("*.py") if re.search(r"click\.(s?echo|secho)\(|[^.\w]print\(", path.read_text())
+    }
+    assert found == {"say.py", "devices.py"}
 
 
 def assert_plain(text: str) -> None:
