@@ -7,6 +7,7 @@ nodes name values by number.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,23 @@ def _load(lines: Iterator[Any]) -> PlacedProgram:
     n_values, n_nodes, arena_bytes = (_count(header[key]) for key in ("n_values", "n_nodes", "arena_bytes"))
     if max(n_values, n_nodes) > _MAX_ITEMS:
         raise ValueError(f"{n_values} values and {n_nodes} nodes are too many")
-    values, offsets = _values([next(lines) for _ in range(n_values)], arena_bytes)
+    if not n_nodes:
+        raise ValueError("it has no node")
+    rows = list(islice(lines, n_values))
+    if len(rows) < n_values:
+        raise ValueError(f"it ends after {len(rows)} of {n_values} values")
+    values, offsets = _values(rows, arena_bytes)
     names = list(values)
     ops = {op: op for op in OPS}
-    nodes = tuple(_node(next(lines), names, ops) for _ in range(n_nodes))
-    repeat = None if header["repeat"] is None else Repeat(*(_count(item) for item in header["repeat"]))
+    nodes = tuple(_node(line, names, ops) for line in islice(lines, n_nodes))
+    if len(nodes) < n_nodes:
+        raise ValueError(f"it ends after {len(nodes)} of {n_nodes} nodes")
+    if next(lines, None) is not None:
+        raise ValueError(f"it goes on after its {n_nodes} nodes")
+    repeat = None
+    if header["repeat"] is not None:
+        start, stop, count = map(_count, header["repeat"])
+        repeat = Repeat(start, stop, count)
     inputs, outputs = (tuple(names[_count(i)] for i in header[key]) for key in ("inputs", "outputs"))
     program = Program(values, inputs, outputs, nodes, repeat)
     verify(program)
@@ -119,15 +132,17 @@ def _values(rows: list[Any], arena_bytes: int) -> tuple[dict[str, Value], dict[s
     offsets: dict[str, int] = {}
     types: dict[tuple[Any, ...], TensorType] = {}
     for index, (name, dtype, shape, space, source, alias, offset) in enumerate(rows):
-        if not isinstance(name, str) or not isinstance(source, str) or name in values or dtype not in ITEM_BYTES:
+        if not isinstance(name, str) or not name or not isinstance(source, str) or name in values:
+            raise ValueError(f"value {index} is malformed")
+        if dtype not in ITEM_BYTES:
             raise ValueError(f"value {index} is malformed")
         key = (dtype, *shape)
         kind = types.setdefault(key, TensorType(tuple(_count(size) for size in shape), dtype))
-        if alias >= index:
+        if _place(alias) >= index:
             raise ValueError(f"value {name} overwrites a later one")
         values[name] = Value(name, kind, Space(space), source, names[alias] if alias >= 0 else "")
-        if offset >= 0:
-            if _count(offset) + kind.n_bytes > arena_bytes:
+        if _place(offset) >= 0:
+            if offset + kind.n_bytes > arena_bytes:
                 raise ValueError(f"value {name} lies outside the arena")
             offsets[name] = offset
     unplaced = [v.name for v in values.values() if v.space is Space.ARENA and not v.alias_of and v.name not in offsets]
@@ -149,6 +164,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no text")
     return value
+
+
+def _place(value: Any) -> int:
+    """Return a count, or -1 for none."""
+    return -1 if type(value) is int and value == -1 else _count(value)
 
 
 def _is_attribute(value: Any) -> bool:

@@ -251,7 +251,9 @@ def load_tokenizer(path: str) -> Any:
         raise InputError(f"{name} is larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
     try:
         tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises bare Exception for every kind of corruption
+    except BaseException as error:  # the library raises bare Exception for every kind of corruption, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise InputError(f"{name} is corrupt: {printable(' '.join(str(error).split()))[:200]}") from error
     # A tokenizer.json saved after use may cut or pad every text to one length.
     tokenizer.no_truncation()

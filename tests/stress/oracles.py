@@ -48,11 +48,6 @@ def is_json(path: Path, found: Any) -> None:
     assert_holds(plain(found), json.loads(path.read_bytes()))
 
 
-def is_json_part(path: Path, found: Any, key: str) -> None:
-    """Check a record against what is under ``key``."""
-    assert_holds(plain(found), json.loads(path.read_bytes())[key])
-
-
 def are_json_lines(path: Path, found: list[Any]) -> None:
     """Check records by ``json``, a line each."""
     lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
