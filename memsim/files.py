@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,8 +12,10 @@ from typing import BinaryIO, cast
 
 from memsim.cap.mounts import unescaped
 from memsim.errors import InputError
+from memsim.reading import kind_of_file
 from memsim.units import format_bytes
 
+_MOST_LINKS = 40
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"}
 
 
@@ -29,23 +33,76 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``path`` on success and disappears on failure.
 
     The bytes are flushed to disk before the rename, so a reader (or a power cut) sees the old file or the new one.
+    Through a link, the file is made where that points. A new file has the rights that the umask leaves, one that is
+    replaced keeps its own. What is no regular file (a device, a pipe, ``/dev/stdout``) is opened and written, and
+    never replaced.
 
     Raises:
         InputError: The directory cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        stream = _stream(path)
+    if stream is None:
+        with _replacing(path) as file:
+            yield file
+        return
+    with writing(path), stream:
+        yield stream
+        stream.flush()
+
+
+def _stream(path: Path) -> BinaryIO | None:
+    """Open what ``path`` names for writing if it is not, and does not become, a regular file of its own."""
+    descriptor = _own_descriptor(path)
+    if descriptor is not None:
+        for text in (sys.stdout, sys.stderr):
+            if text is not None:
+                text.flush()  # before what is written behind their backs
+        # The same open file, so that what is printed before and after stays in order, even in a file.
+        return os.fdopen(os.dup(descriptor), "wb")
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            return path.open("wb")
+    return None
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """Return the descriptor of this process that ``path`` names (``/dev/stdout``, ``/dev/fd/3``), or None."""
+    descriptors = os.path.realpath("/proc/self/fd")
+    name = os.path.abspath(path)  # noqa: PTH100 (strings, since links are followed one by one)
+    for _ in range(_MOST_LINKS):
+        directory, last = os.path.realpath(os.path.dirname(name)), os.path.basename(name)  # noqa: PTH119, PTH120
+        name = os.path.join(directory, last)  # noqa: PTH118
+        if directory == descriptors and last.isdecimal():
+            return int(last)
+        if not os.path.islink(name):  # noqa: PTH114
+            return None
+        name = os.path.join(directory, os.readlink(name))  # noqa: PTH115, PTH118
+    return None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file beside the regular one that ``path`` is or becomes, and put it in its place at the end."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
-            with temporary.open("wb") as file:
-                os.fchmod(file.fileno(), mode)
+            temporary.unlink(missing_ok=True)  # of a dead process that had this one's number
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                with suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            if target.exists() and not target.is_file():
+                raise InputError(f"cannot write {path}: it became {kind_of_file(target.stat().st_mode)} meanwhile")
+            temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,7 +20,8 @@ T = TypeVar("T", bound=object)
 def decode(kind: type[T], value: object, where: str) -> T:
     """Build the dataclass ``kind`` from parsed JSON, checking every field against its annotation.
 
-    Integers must be non-negative and below 2^63, floats finite, strings at most 4,096 characters.
+    Integers must be non-negative and below 2^63, floats finite, strings at most 4,096 characters. What is in seconds,
+    by its name (``step_s``, ``seconds``), is not negative either, nor is anything in it.
 
     Args:
         kind: A dataclass whose fields are numbers, strings, paths, literals, tuples, dicts, dataclasses or optional.
@@ -41,6 +42,8 @@ def decode(kind: type[T], value: object, where: str) -> T:
     for name, (spec, hint) in known.items():
         if name in value:
             decoded = _decode(hint, value[name], f"{where}: {name}")
+            if _in_seconds(name):
+                _refuse_negative(decoded, f"{where}: {name}")
             if spec.init:
                 arguments[name] = decoded
         elif spec.default is MISSING and spec.default_factory is MISSING:
@@ -90,7 +93,30 @@ def _decode_items(hint: Any, value: object, where: str) -> Iterator[tuple[str, A
     if not isinstance(value, dict):
         raise InputError(f"{where} must be an object, not {shown(value)}")
     for key, item in value.items():
-        yield _decode_scalar(str, key, f"{where} key"), _decode(hint, item, f"{where}[{shown(key)}]")
+        name = _decode_scalar(str, key, f"{where} key")
+        decoded = _decode(hint, item, f"{where}[{shown(key)}]")
+        if _in_seconds(name):
+            _refuse_negative(decoded, f"{where}[{shown(key)}]")
+        yield name, decoded
+
+
+def _in_seconds(name: str) -> bool:
+    return name == "seconds" or name.endswith("_s") and not name.endswith("_per_s")
+
+
+def _refuse_negative(value: object, where: str) -> None:
+    """Refuse a negative number in what was decoded."""
+    if isinstance(value, int | float) and value < 0:
+        raise InputError(f"{where} must be a time of 0 s or more, not {shown(value)}")
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            _refuse_negative(item, f"{where}[{index}]")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_negative(item, f"{where}[{shown(key)}]")
+    if is_dataclass(value):
+        for spec in fields(value):
+            _refuse_negative(getattr(value, spec.name), f"{where}: {spec.name}")
 
 
 _SCALARS = {

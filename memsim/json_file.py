@@ -1,14 +1,12 @@
 """JSON from untrusted files: bounded, strict UTF-8, no duplicate keys, and one-line errors."""
 
 import json
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from memsim.errors import InputError
-from memsim.units import format_bytes
+from memsim.reading import open_regular, read_bytes
 
 _LONGEST_SHOWN = 80
 
@@ -19,22 +17,6 @@ def shown(value: object) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     text = ascii(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open an untrusted ``path`` for reading, refusing devices and pipes (on which a read would hang).
-
-    Raises:
-        InputError: It is missing, unreadable or not a regular file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"cannot read {path}: it is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -87,13 +69,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     Raises:
         InputError: Unreadable, over ``max_bytes``, or anything that ``parse_object`` refuses.
     """
-    try:
-        with open_regular(path) as file:
-            text = file.read(max_bytes + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(text) > max_bytes:
-        raise InputError(f"{path} is larger than the {format_bytes(max_bytes)} that such a file may have")
+    text = read_bytes(path, max_bytes, "such a file")
     return parse_object(text, str(path))
 
 

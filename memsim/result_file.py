@@ -16,6 +16,7 @@ from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import parse_json, shown
+from memsim.reading import read_bytes
 from memsim.results import SCHEMA, Result
 from memsim.units import format_bytes
 
@@ -74,12 +75,7 @@ def read_result(path: Path) -> Result:
     Raises:
         InputError: It cannot be read, is larger than 64 MiB, or is not a record of schema 1.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_RECORD_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    return from_json(data, str(path))
+    return from_json(read_bytes(path, MAX_RECORD_BYTES, "a result record"), str(path))
 
 
 def from_json(data: str | bytes, where: str = "record") -> Result:

@@ -1,8 +1,10 @@
 """Directories that appear whole or not at all, written by one process at a time."""
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ def locked(target: Path, on_wait: Callable[[], None] | None = None, path: Path |
     try:
         descriptor = _acquire(path, target, on_wait)
     except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise InputError(f"cannot lock {path}: it is a link; remove it") from error
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield
@@ -38,8 +42,11 @@ def locked(target: Path, on_wait: Callable[[], None] | None = None, path: Path |
 
 def _acquire(path: Path, target: Path, on_wait: Callable[[], None] | None) -> int:
     while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        # Not through a link, whose target would be overwritten; nor what is no file.
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(f"cannot lock {path}: it is no regular file; remove it")
             if _lock(descriptor, target, on_wait) and _is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)

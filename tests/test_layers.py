@@ -36,7 +36,9 @@ LAYERS: list[set[str]] = [
     {"json_decode", "toml_file"},
     {"json_file"},
     {"cap"},
+    {"reading"},
     {"units"},
+    {"printable"},
     {"errors"},
     {""},  # the package itself: __version__
     {"columns", "lazy", "progress_types"},

@@ -40,7 +40,7 @@ STEP_FIELDS = [
 _SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: st.integers(min_value=0, max_value=2**63 - 1),
-    float: st.floats(allow_nan=False, allow_infinity=False),
+    float: st.floats(min_value=0, allow_infinity=False),  # some are times
     str: st.text(max_size=20),
 }
 
@@ -119,6 +119,10 @@ def test_a_truncated_record_is_refused_wherever_it_ends() -> None:
         ({"budget_bytes": 2**63}, "budget_bytes must be an integer from 0 to 2^63 - 1, not 9223372036854775808"),
         ({"step_s": "fast"}, "step_s must be a finite number, not 'fast'"),
         ({"step_s": 10**400}, "step_s must be a finite number, not 1000"),
+        ({"step_s": -1e-9}, "step_s must be a time of 0 s or more, not -1e-09"),
+        ({"planned_step_s": -1}, "planned_step_s must be a time of 0 s or more, not -1.0"),
+        ({"steps": [{"step_s": 1.0}, {"step_s": -0.5}]}, "steps[1]: step_s must be a time of 0 s or more, not -0.5"),
+        ({"time_by_op_s": {"rope": -2.0}}, "time_by_op_s['rope'] must be a time of 0 s or more, not -2.0"),
         ({"fits": 1}, "fits must be true or false, not 1"),
         ({"model": None}, "model must be a string of at most 4096 characters, not None"),
         ({"model": "x" * 5000}, "model must be a string of at most 4096 characters, not 'xxx"),
@@ -184,7 +188,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_file, "MAX_RECORD_BYTES", 100)
     result_file.write_result(tmp_path / "result.json", RECORD)
-    with pytest.raises(InputError, match=r"is larger than 100 B, too large for a result record"):
+    with pytest.raises(InputError, match=r"is larger than the 100 bytes that a result record may have"):
         read_result(tmp_path / "result.json")
 
 

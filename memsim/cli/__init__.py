@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from memsim import __version__
+from memsim.cli.say import say
 from memsim.errors import MemsimError
 
 _COMMANDS = {
@@ -67,13 +68,13 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except MemsimError as error:
-        click.echo(f"memsim: {error}", err=True)
+        say(f"memsim: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("memsim: interrupted", err=True)
+        say("memsim: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our stdout (`| head`) went away: not an error of ours, and nothing more can be said.
@@ -81,5 +82,5 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         # Of a disk or a file that no command expected to fail.
-        click.echo(f"memsim: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        say(f"memsim: {error.filename or 'a file'}: {error.strerror or error}", err=True)
         sys.exit(MemsimError.exit_code)

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
-
 from memsim.cli.progress import bytes_progress, stage
+from memsim.cli.say import say
+from memsim.printable import printable
 from memsim.progress_types import BytesProgress
 from memsim.runtime.config import RunConfig, scheme_of
 from memsim.runtime.run_progress import NodeDone, RunProgress, StepDone
@@ -42,7 +42,7 @@ class _Lines:
         return format_bytes(n_bytes, self._config.decimal)
 
     def note(self, text: str) -> None:
-        click.echo(text, err=True)
+        say(text, err=True)
 
     def planned(self, footprint_bytes: int, source: str) -> None:
         config = self._config
@@ -71,7 +71,11 @@ def _bar(config: RunConfig, lines: _Lines) -> Iterator[tuple[Callable[[NodeDone]
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[where]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[where]}", markup=False),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, visible=False, where="")
 
@@ -79,10 +83,15 @@ def _bar(config: RunConfig, lines: _Lines) -> Iterator[tuple[Callable[[NodeDone]
             where = f"{done.node}  {lines.size(done.footprint_bytes)} of {lines.size(config.budget_bytes)}"
             text = f"step {done.step}/{config.steps}"
             progress.update(
-                task, description=text, completed=done.position, total=done.n_nodes, where=where, visible=True
+                task,
+                description=text,
+                completed=done.position,
+                total=done.n_nodes,
+                where=printable(where),
+                visible=True,
             )
 
         def step(done: StepDone) -> None:
-            progress.console.print(lines.step_text(done), highlight=False, markup=False, soft_wrap=True)
+            progress.console.print(printable(lines.step_text(done)), highlight=False, markup=False, soft_wrap=True)
 
         yield node, step

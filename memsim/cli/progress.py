@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
-
+from memsim.cli.say import say
+from memsim.printable import printable
 from memsim.progress_types import BytesProgress, CountProgress
 from memsim.units import format_bytes
 
@@ -17,14 +17,19 @@ def bytes_progress(task: str) -> Iterator[BytesProgress]:
         yield _Lines(task)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task(task, total=None, visible=False)
 
         def update(label: str, done_bytes: int, total_bytes: int) -> None:
-            description = f"{task}: {label}"
+            description = printable(f"{task}: {label}")
             bars.update(bar, description=description, completed=done_bytes, total=total_bytes or None, visible=True)
 
         yield update
@@ -42,7 +47,7 @@ class _Lines:
         if tenths > self._tenths:
             self._tenths = tenths
             done = f"{10 * tenths} % of {format_bytes(total_bytes)}, " if total_bytes else ""
-            click.echo(f"{self._task}: {done}{label}", err=True)
+            say(f"{self._task}: {done}{label}", err=True)
 
 
 @contextmanager
@@ -54,7 +59,7 @@ def count_progress(task: str) -> Iterator[CountProgress]:
         def line(done: int, total: int) -> None:
             if 4 * done // total > said[0]:
                 said[0] = 4 * done // total
-                click.echo(f"{task}: {25 * said[0]} %", err=True)
+                say(f"{task}: {25 * said[0]} %", err=True)
 
         yield line
         return
@@ -72,4 +77,4 @@ def count_progress(task: str) -> Iterator[CountProgress]:
 
 def stage(text: str) -> None:
     """Say what is being done, when it may take over a second."""
-    click.echo(f"{text} ...", err=True)
+    say(f"{text} ...", err=True)

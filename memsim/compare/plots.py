@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from memsim.compare.record import Curve, Point, Spread
+from memsim.files import atomic_write
+from memsim.printable import printable
 
 AXES: Mapping[str, Callable[[Point], float]] = {
     "optimizer steps": lambda point: point.step,
@@ -30,7 +32,7 @@ def plot(curves: Sequence[Curve], device: str, of_task: bool, path: Path) -> Non
     from matplotlib.figure import Figure
 
     # Text as text, and the same bytes from the same data.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "memsim", "font.size": 9}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "memsim", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(4 * len(AXES), 3.4 * len(FIGURES)), layout="constrained")
         FigureCanvasSVG(figure)
         panels = figure.subplots(len(FIGURES), len(AXES), sharey="row", squeeze=False)
@@ -44,12 +46,13 @@ def plot(curves: Sequence[Curve], device: str, of_task: bool, path: Path) -> Non
                     low, high = ([s.mean + sign * s.deviation for s in spreads] for sign in (-1, 1))
                     style = {"color": f"C{number % _COLOURS}", "linestyle": _DASHES[number // _COLOURS % len(_DASHES)]}
                     means = [s.mean for s in spreads]
-                    panel.plot(costs, means, linewidth=1.2, label=curve.label, **style)
+                    panel.plot(costs, means, linewidth=1.2, label=printable(curve.label), **style)
                     panel.fill_between(costs, low, high, color=style["color"], alpha=0.15, linewidth=0)
                 panel.set_xscale("log")
                 panel.minorticks_off()
-                panel.set_xlabel(label.format(device=device))
+                panel.set_xlabel(label.format(device=printable(device)))
                 panel.grid(alpha=0.3, linewidth=0.5)
             row[0].set_ylabel(title)
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves), 8))
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        with atomic_write(path) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})

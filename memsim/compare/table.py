@@ -39,10 +39,10 @@ def row(item: Curve, decimal: bool) -> tuple[str, ...]:
     )
 
 
-def table(curves: Sequence[Curve], decimal: bool) -> str:
+def table(curves: Sequence[Curve], decimal: bool) -> list[str]:
     """Return one line for each contender, the figures aligned."""
     rows = [_HEADER, *(row(item, decimal) for item in curves)]
     lines = aligned(rows)
     if any(item.lr_at_edge for item in curves):
         lines.append("* the best rate is at the edge of its grid; a wider --lr-grid may find a better one")
-    return "\n".join(lines)
+    return lines

@@ -2,30 +2,13 @@
 
 import codecs
 import json
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from memsim.errors import InputError
 
 CHUNK_BYTES = 1 << 16
 MAX_LINE_BYTES = 64 << 20
-
-
-def open_regular(path: Path, name: str) -> BinaryIO:
-    """Open ``path``, which messages call ``name``, for reading bytes.
-
-    Raises:
-        InputError: It is missing, unreadable, or not a regular file.
-    """
-    try:
-        # A FIFO would block and a device never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"cannot read {name}: it is not a regular file")
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
 def utf8_chunks(file: BinaryIO, name: str) -> Iterator[str]:

@@ -20,13 +20,14 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 
 from memsim.cap.child import child_command, start_child
-from memsim.data.text import jsonl_texts, open_regular, utf8_chunks
+from memsim.data.text import jsonl_texts, utf8_chunks
 from memsim.data.token_pieces import ids_of_whole
 from memsim.data.tokenizer_choice import ChosenTokenizer
 from memsim.data.tokenizer_file import begin_ids, encoder, load_tokenizer
 from memsim.data.windows import Ids, check_length
 from memsim.errors import InputError, WorkerError
 from memsim.files import atomic_write, last_line, temporary_file
+from memsim.reading import open_regular
 from memsim.results import TokenizerResult
 
 DEFAULT_TEXT = "pydoc_data.topics"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from memsim.data.examples import record_words
-from memsim.data.text import jsonl_lines, open_regular
+from memsim.data.text import jsonl_lines
 from memsim.data.tokenize import PROGRESS_BYTES, Bos, run_child, say, token_name, used
 from memsim.data.tokenizer_choice import ChosenTokenizer
 from memsim.data.tokenizer_file import begin_ids, load_tokenizer
@@ -31,6 +31,7 @@ from memsim.errors import InputError
 from memsim.files import atomic_write
 from memsim.json_decode import decode
 from memsim.json_file import parse_object
+from memsim.reading import open_regular
 from memsim.results import TokenizerResult
 from memsim.tasks.task import Example, Task
 

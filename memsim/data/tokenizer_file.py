@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from memsim.data.text import open_regular
 from memsim.data.token_pieces import Encode, Encoded
 from memsim.errors import InputError
+from memsim.printable import printable
+from memsim.reading import open_regular
 
 MAX_TOKENIZER_BYTES = 256 << 20
 
@@ -29,8 +30,10 @@ def load_tokenizer(path: str) -> Any:
         raise InputError(f"{name} is larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
     try:
         tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises bare Exception for every kind of corruption
-        raise InputError(f"{name} is corrupt: {' '.join(str(error).split())[:200]}") from error
+    except BaseException as error:  # the library raises bare Exception for every kind of corruption, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{name} is corrupt: {printable(' '.join(str(error).split()))[:200]}") from error
     # A tokenizer.json saved after use may cut or pad every text to one length.
     tokenizer.no_truncation()
     tokenizer.no_padding()

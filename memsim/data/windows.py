@@ -1,5 +1,6 @@
 """Token files: what the capped worker reads. ``memsim.data.tokenize`` writes them, in another process."""
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memsim.errors import InputError, UsageError
+from memsim.reading import open_regular
 
 TOKEN_BYTES = 4
 IGNORED = 0xFFFFFFFF
@@ -35,11 +37,12 @@ def map_ids(path: Path) -> Ids:
         InputError: It cannot be read, is empty, or is not a whole number of ids.
     """
     try:
-        n_bytes = path.stat().st_size
-        if n_bytes == 0 or n_bytes % TOKEN_BYTES:
-            raise InputError(f"token file {path} has {n_bytes} bytes, not a positive multiple of {TOKEN_BYTES}")
-        # A view, not the memmap itself, which costs every kernel call four times as much to pass.
-        return np.memmap(path, dtype="<u4", mode="r", shape=(n_bytes // TOKEN_BYTES,)).view(np.ndarray)
+        with open_regular(path, f"token file {path}") as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes == 0 or n_bytes % TOKEN_BYTES:
+                raise InputError(f"token file {path} has {n_bytes} bytes, not a positive multiple of {TOKEN_BYTES}")
+            # A view, not the memmap itself, which costs every kernel call four times as much to pass.
+            return np.memmap(file, dtype="<u4", mode="r", shape=(n_bytes // TOKEN_BYTES,)).view(np.ndarray)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot map token file {path}: {error}") from error
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from memsim.ir.op import OpError
 from memsim.ir.ops import OPS
 from memsim.ir.program import ITEM_BYTES, Node, Program, Repeat, Space, TensorType, Value
 from memsim.ir.verify import verify
+from memsim.printable import printable
+from memsim.reading import open_regular
 
 SCHEMA = "memsim.program/1"
 _MAX_LINE_BYTES = 1 << 20
 _MAX_ITEMS = 4_000_000
 _MAX_DIM = 1 << 40
+_LONGEST_PROBLEM = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +80,13 @@ def load_program(path: Path) -> PlacedProgram:
         InputError: The file is not a program of this version, or it is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _load(_read_lines(file))
     except OSError as error:
         raise InputError(f"cannot read the program {path}: {error.strerror}") from error
     except (OpError, ValueError, TypeError, KeyError, IndexError, StopIteration, RecursionError) as error:
-        raise InputError(f"{path} is not a valid step program: {error or type(error).__name__}") from error
+        problem = printable(error)[:_LONGEST_PROBLEM] or type(error).__name__
+        raise InputError(f"{path} is not a valid step program: {problem}") from error
 
 
 def _read_lines(file: Any) -> Iterator[Any]:
@@ -109,11 +114,16 @@ def _load(lines: Iterator[Any]) -> PlacedProgram:
     nodes = tuple(_node(line, names, ops) for line in islice(lines, n_nodes))
     if len(nodes) < n_nodes:
         raise ValueError(f"it ends after {len(nodes)} of {n_nodes} nodes")
-    repeat = None if header["repeat"] is None else Repeat(*(_count(item) for item in header["repeat"]))
+    if next(lines, None) is not None:
+        raise ValueError(f"it goes on after its {n_nodes} nodes")
+    repeat = None
+    if header["repeat"] is not None:
+        start, stop, count = map(_count, header["repeat"])
+        repeat = Repeat(start, stop, count)
     inputs, outputs = (tuple(names[_count(i)] for i in header[key]) for key in ("inputs", "outputs"))
     program = Program(values, inputs, outputs, nodes, repeat)
     verify(program)
-    return PlacedProgram(program, str(header["model_hash"]), offsets, arena_bytes)
+    return PlacedProgram(program, _text(header["model_hash"]), offsets, arena_bytes)
 
 
 def _values(rows: list[Any], arena_bytes: int) -> tuple[dict[str, Value], dict[str, int]]:
@@ -122,15 +132,17 @@ def _values(rows: list[Any], arena_bytes: int) -> tuple[dict[str, Value], dict[s
     offsets: dict[str, int] = {}
     types: dict[tuple[Any, ...], TensorType] = {}
     for index, (name, dtype, shape, space, source, alias, offset) in enumerate(rows):
-        if not isinstance(name, str) or not isinstance(source, str) or name in values or dtype not in ITEM_BYTES:
+        if not isinstance(name, str) or not name or not isinstance(source, str) or name in values:
+            raise ValueError(f"value {index} is malformed")
+        if dtype not in ITEM_BYTES:
             raise ValueError(f"value {index} is malformed")
         key = (dtype, *shape)
         kind = types.setdefault(key, TensorType(tuple(_count(size) for size in shape), dtype))
-        if alias >= index:
+        if _place(alias) >= index:
             raise ValueError(f"value {name} overwrites a later one")
         values[name] = Value(name, kind, Space(space), source, names[alias] if alias >= 0 else "")
-        if offset >= 0:
-            if _count(offset) + kind.n_bytes > arena_bytes:
+        if _place(offset) >= 0:
+            if offset + kind.n_bytes > arena_bytes:
                 raise ValueError(f"value {name} lies outside the arena")
             offsets[name] = offset
     unplaced = [v.name for v in values.values() if v.space is Space.ARENA and not v.alias_of and v.name not in offsets]
@@ -141,11 +153,26 @@ def _values(rows: list[Any], arena_bytes: int) -> tuple[dict[str, Value], dict[s
 
 def _node(row: Any, names: list[str], ops: Mapping[str, str]) -> Node:
     op, inputs, outputs, attrs, part, phase = row
-    if not isinstance(attrs, dict) or not all(isinstance(value, int | float | str) for value in attrs.values()):
+    if not isinstance(attrs, dict) or not all(map(_is_attribute, attrs.values())):
         raise ValueError("a node has malformed attributes")
     # Interned op names: thousands of nodes, some thirty ops.
     reads, defines = (tuple(names[_count(index)] for index in indices) for indices in (inputs, outputs))
-    return Node(ops[op], reads, defines, attrs, str(part), str(phase))
+    return Node(ops[op], reads, defines, attrs, _text(part), _text(phase))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _place(value: Any) -> int:
+    """Return a count, or -1 for none."""
+    return -1 if type(value) is int and value == -1 else _count(value)
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, int | str) or (isinstance(value, float) and isfinite(value))
 
 
 def _count(value: Any) -> int:

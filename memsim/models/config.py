@@ -16,6 +16,7 @@ FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
 
 _MAX_LAYERS = 10_000
 _MAX_LABELS = 100_000
+_EPSILONS = (1e-30, 1.0)  # published ones are from 1e-12 to 1e-5; less is 0 in f32
 _TOKEN_PREDICTORS = ("RobertaForMaskedLM",)
 _CLASSIFIERS = ("RobertaForSequenceClassification",)
 _PROBLEM = "single_label_classification"
@@ -226,11 +227,11 @@ def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
         num_attention_heads=heads,
         num_key_value_heads=integer(data, "num_key_value_heads", where),
         head_dim=integer(data, "head_dim", where),
-        rms_norm_eps=number(data, "rms_norm_eps", where),
+        rms_norm_eps=number(data, "rms_norm_eps", where, *_EPSILONS),
         rope_theta=rope.theta if rope else None,
         max_position_embeddings=integer(data, "max_position_embeddings", where),
         tie_word_embeddings=boolean(data, "tie_word_embeddings", where),
-        attention_bias=family.always_biased or boolean(data, "attention_bias", where),
+        attention_bias=boolean(data, "attention_bias", where) or family.always_biased,
         rope_scaling=rope.scaling if rope else None,
         rope_local_base_freq=local.theta if local else None,
         sliding_window=sliding_window,

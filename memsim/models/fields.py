@@ -1,6 +1,5 @@
 """Reading single fields of an untrusted ``config.json``."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,15 +21,15 @@ def integer(data: Mapping[str, Any], key: str, where: str) -> int:
     return value
 
 
-def number(data: Mapping[str, Any], key: str, where: str) -> float:
-    """Return the positive, finite number ``data[key]``.
+def number(data: Mapping[str, Any], key: str, where: str, low: float, high: float) -> float:
+    """Return the number ``data[key]``, which is from ``low`` to ``high``.
 
     Raises:
         InputError: It is missing or anything else.
     """
     value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
-        raise InputError(f"{where}: {key!r} must be a positive number, not {shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InputError(f"{where}: {key!r} must be a number from {low:g} to {high:g}, not {shown(value)}")
     return float(value)
 
 

@@ -12,6 +12,9 @@ from memsim.errors import InputError
 from memsim.json_file import shown
 from memsim.models.fields import integer, mapping, number
 
+_BASES = (1.0, 1e15)  # published ones are from 1e4 to 1e9; beyond, frequencies are no numbers in f32
+_FACTORS = (1e-3, 1e6)
+
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
@@ -90,7 +93,7 @@ def read_rope(data: Mapping[str, Any], local: bool, where: str) -> tuple[Rope, R
 
 
 def _theta(rope: Mapping[str, Any], data: Mapping[str, Any], key: str, where: str) -> float:
-    return number({key: rope.get("rope_theta", data.get(key))}, key, where)
+    return number({key: rope.get("rope_theta", data.get(key))}, key, where, *_BASES)
 
 
 def _read_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
@@ -101,10 +104,10 @@ def _read_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
         raise InputError(f"{where}: partial_rotary_factor {shown(rope['partial_rotary_factor'])} is not supported")
     if kind == "default":
         return None
-    factor = number(rope, "factor", where)
+    factor = number(rope, "factor", where, *_FACTORS)
     if kind == "linear":
         return RopeScaling("linear", factor)
-    low, high = number(rope, "low_freq_factor", where), number(rope, "high_freq_factor", where)
+    low, high = (number(rope, f"{end}_freq_factor", where, *_FACTORS) for end in ("low", "high"))
     if not low < high:
         raise InputError(f"{where}: 'low_freq_factor' {low} must be below 'high_freq_factor' {high}")
     return RopeScaling("llama3", factor, low, high, integer(rope, "original_max_position_embeddings", where))

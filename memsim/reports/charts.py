@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from math import floor, log10
 
+from memsim.printable import printable
+
 Point = tuple[float, float]
 Form = Callable[[float], str]
 """How a number is shown."""
@@ -20,8 +22,8 @@ _MOST_COLUMNS = 500
 
 
 def text(value: object) -> str:
-    """Return ``value`` for HTML, in an element or in a quoted attribute."""
-    return escape(str(value), quote=True)
+    """Return ``value`` for HTML, in an element or in a quoted attribute; what is not printable, as its escape."""
+    return escape(printable(value), quote=True)
 
 
 def datum(name: str, value: float, shown: str) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memsim.files import atomic_write
+from memsim.printable import printable
 from memsim.reports.layers import PHASES, LayerRow
 from memsim.reports.timeline import Timeline
 from memsim.simulator.unpack_share import PARTS, UnpackShare
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH_IN, _HEIGHT_IN = 4.6, 3.4
+_LONGEST_NAME = 12  # of a part; a longer one leaves no room for its bar
 
 
 @contextmanager
@@ -24,8 +26,10 @@ def figure(path: Path, columns: int = 1) -> "Iterator[list[Axes]]":
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Nothing of a date or a random number in the file; text as text, so that it can be searched and needs no font.
-    with matplotlib.rc_context({"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 9}):
+    # Nothing of a date or a random number in the file; text as text, so that it can be searched and needs no
+    # font; and a dollar sign in a name begins no formula.
+    settings: Any = {"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}
+    with matplotlib.rc_context(settings):
         drawn, axes = pyplot.subplots(1, columns, figsize=(_WIDTH_IN * columns, _HEIGHT_IN), squeeze=False)
         try:
             for one in axes[0]:
@@ -54,7 +58,7 @@ def plot_shares(path: Path, found: Sequence[UnpackShare]) -> None:
                 lengths = [row.seq_len for row in rows]
                 bands = [row.share[part] for row in rows]
                 (line,) = one.plot(
-                    lengths, [100 * band.nominal for band in bands], marker="o", markersize=3, label=label
+                    lengths, [100 * band.nominal for band in bands], marker="o", markersize=3, label=printable(label)
                 )
                 low, high = ([100 * getattr(band, end) for band in bands] for end in ("low", "high"))
                 one.fill_between(lengths, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
@@ -79,7 +83,7 @@ def plot_layers(path: Path, rows: Sequence[LayerRow], unit: tuple[str, int]) -> 
     Raises:
         InputError: The file cannot be written.
     """
-    names = [row.part.removeprefix("block_") for row in rows]
+    names = [printable(row.part.removeprefix("block_"))[:_LONGEST_NAME] for row in rows]
     with figure(path, 2) as (time, memory):
         bottom = [0.0] * len(rows)
         for phase in PHASES:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from memsim.printable import printable
 from memsim.reports.plots import figure
 from memsim.sweep.row import Row
 
@@ -33,7 +34,7 @@ def plot_sweep(path: Path, rows: Sequence[Row]) -> None:
             for number, (label, members) in enumerate(lines.items()):
                 found = [(_at(row, along, number), value) for row in members if (value := measure(row)) is not None]
                 if found:
-                    one.plot(*zip(*sorted(found), strict=True), marker="o", markersize=3, label=label)
+                    one.plot(*zip(*sorted(found), strict=True), marker="o", markersize=3, label=printable(label))
             one.set_ylim(bottom=0)
             one.set_ylabel(title)
             one.set_xlabel(_SCALES[along][0] if along else "")

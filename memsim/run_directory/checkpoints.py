@@ -17,6 +17,7 @@ from memsim.errors import InputError
 from memsim.files import sync_directory, write_text, writing
 from memsim.json_decode import decode
 from memsim.json_file import read_object
+from memsim.reading import open_regular
 
 SCHEMA: Final = "memsim.checkpoint/1"
 DIRECTORY = "checkpoints"
@@ -34,6 +35,8 @@ class Checkpoint:
         step: Steps that are done.
         sha256: Of the state's file.
         logs: Bytes of each growing file of the run, by its path in the run directory, that belong to those steps.
+        steps_sha256: Of the file of steps as it was then; None in a directory that an earlier memsim wrote, which
+            kept none.
         elapsed_s: Seconds from the first node to the last, pauses between two commands left out.
         peak_footprint_bytes: The highest so far, as are the other peaks.
     """
@@ -47,6 +50,7 @@ class Checkpoint:
     peak_footprint_bytes: int
     peak_rss_bytes: int
     kernel_peak_bytes: int | None
+    steps_sha256: str | None = None
 
 
 class Checkpoints:
@@ -126,7 +130,7 @@ class Checkpoints:
         if data.get("sha256") != _digest(asdict(found)) or found.step != step:
             raise InputError(f"{path} is damaged: it does not match its checksum")
         try:
-            with state.open("rb") as file:
+            with open_regular(state) as file:
                 n_bytes = os.fstat(file.fileno()).st_size
                 whole = n_bytes == found.n_bytes and hashlib.file_digest(file, "sha256").hexdigest() == found.sha256
         except OSError as error:

@@ -109,12 +109,32 @@ def existing_directory(path: Path) -> Iterator[RunDirectory]:
     """Yield the directory of an earlier run; what that left half-written is removed.
 
     Raises:
-        InputError: Another process uses it, or it cannot be written.
+        InputError: Another process uses it, something in it lies elsewhere, or it cannot be written.
     """
     directory = RunDirectory(path.absolute())
+    _require_own_files(directory)
     with _in_use(directory):
         remove_leftovers(directory.path.parent)
         yield directory
+
+
+def _require_own_files(directory: RunDirectory) -> None:
+    """Refuse what is written, cut and removed in a run directory if it is a link (or a pipe, or a device).
+
+    Raises:
+        InputError: There is such a thing, or the directory cannot be read.
+    """
+    try:
+        for place in (directory.path, directory.checkpoints):
+            for entry in sorted(place.iterdir()) if place.is_dir() else ():
+                if entry.is_symlink():
+                    raise InputError(
+                        f"{entry} is a link, and going on would write where it points; put the file itself there"
+                    )
+                if not entry.is_file() and not entry.is_dir():
+                    raise InputError(f"{entry} is no regular file; remove it")
+    except OSError as error:
+        raise InputError(f"cannot read {directory.path}: {error.strerror or error}") from error
 
 
 @contextmanager

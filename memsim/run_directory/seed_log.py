@@ -13,10 +13,11 @@ from typing import Final, Literal
 from memsim.errors import InputError
 from memsim.files import writing
 from memsim.json_decode import decode
-from memsim.json_file import open_regular, parse_json
+from memsim.json_file import parse_json
 from memsim.models.lora import LoraConfig
 from memsim.models.scheme import Scheme
 from memsim.models.schemes import make_scheme, scheme_to_dict
+from memsim.reading import open_regular
 from memsim.schedules.zeroth_order import Estimator, ZeroOrder, estimator, for_scheme
 
 SCHEMA: Final = "memsim.seeds/1"

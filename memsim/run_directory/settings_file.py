@@ -10,6 +10,7 @@ from memsim.errors import InputError
 from memsim.files import write_text
 from memsim.json_decode import decode
 from memsim.json_file import read_object, shown
+from memsim.reading import open_regular
 from memsim.results import TokenizerResult
 
 SCHEMA: Final = "memsim.run/1"
@@ -101,7 +102,7 @@ def file_digest(path: Path) -> str:
         InputError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """The steps of a run as they are done, in a file that grows: what a resumed run knows of the steps before it."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from memsim.errors import InputError
 from memsim.files import writing
 from memsim.json_decode import decode
 from memsim.json_file import json_lines
+from memsim.reading import open_regular
 from memsim.result_file import finite
 from memsim.results import Evaluation, StepResult
 from memsim.run_directory.checkpoints import DIRECTORY, Checkpoint, Checkpoints
@@ -57,8 +59,23 @@ class History:
             (out / STEPS_FILE).touch()
         for name in self._logs:
             _cut(out / name, start.logs.get(name, 0) if start else 0)
+        self._digest = hashlib.sha256()
         if start is not None:
+            self._check(out / STEPS_FILE, start)
             self._read(out / STEPS_FILE, start.step)
+
+    def _check(self, path: Path, start: Checkpoint) -> None:
+        """Hold the file to the checksum of its checkpoint: a line may be right by itself, and not where it stands."""
+        try:
+            with open_regular(path) as file:
+                self._digest = hashlib.file_digest(file, "sha256")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        if start.steps_sha256 not in (None, self._digest.hexdigest()):
+            raise InputError(
+                f"{path} is damaged: it does not match the checksum in the checkpoint of step {start.step}; "
+                f"put the right one back, or begin again in another directory"
+            )
 
     def _read(self, path: Path, n_steps: int) -> None:
         for where, data in json_lines(path, _MAX_LINE_BYTES, "a step"):
@@ -93,7 +110,9 @@ class History:
     def _append(self, line: _Line) -> None:
         path = self._out / STEPS_FILE
         with writing(path), path.open("ab") as file:
-            file.write(json.dumps(finite(asdict(line)), allow_nan=False).encode() + b"\n")
+            data = json.dumps(finite(asdict(line)), allow_nan=False).encode() + b"\n"
+            file.write(data)
+            self._digest.update(data)
 
     def commit(
         self, step: int, sha256: str, elapsed_s: float, footprint_bytes: int, rss_bytes: int, kernel_bytes: int | None
@@ -126,6 +145,7 @@ class History:
                 elapsed_s=elapsed_s,
                 peak_footprint_bytes=max(footprint_bytes, start.peak_footprint_bytes if start else 0),
                 peak_rss_bytes=max(rss_bytes, start.peak_rss_bytes if start else 0),
+                steps_sha256=self._digest.hexdigest(),
                 kernel_peak_bytes=highest(kernel_bytes, start.kernel_peak_bytes if start else None),
             )
         )

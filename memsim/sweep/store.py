@@ -10,6 +10,7 @@ from typing import Any, Final, get_args, get_type_hints
 from memsim.errors import InputError
 from memsim.json_decode import decode
 from memsim.json_file import shown
+from memsim.printable import printable
 from memsim.staged_directory import locked
 from memsim.sweep.row import Row
 
@@ -109,5 +110,5 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 def _explained(path: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        raise InputError(f"cannot {what} {path}: {error}") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise InputError(f"cannot {what} {path}: {printable(error)}") from error

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from memsim.errors import InputError
 from memsim.files import atomic_write, require_free, write_text
 from memsim.ir.matrix_format import ROWS_PER_PANEL, MatrixFormat
-from memsim.json_file import open_regular
 from memsim.models.parts import matrices, packed_matrix, part_names, vectors
 from memsim.progress_types import BytesProgress
+from memsim.reading import open_regular
 from memsim.staged_directory import locked, staged_directory
 from memsim.units import format_bytes
 from memsim.weights.compensation import Compensating

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memsim.errors import InputError
-from memsim.json_file import open_regular, parse_object, shown
+from memsim.json_file import parse_object, shown
 from memsim.models.parts import TensorSpec
+from memsim.reading import open_regular
 from memsim.units import format_bytes
 
 MAX_HEADER_BYTES = 100_000_000
@@ -117,7 +118,9 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[st
             header = parse_object(file.read(header_bytes), f"the header of {path}")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{path}: __metadata__ must be texts by name, not {shown(metadata)}")
     data_start = 8 + header_bytes
     entries = {
         name: _entry(description, data_start, f"{path}: tensor {shown(name)}") for name, description in header.items()

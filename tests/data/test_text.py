@@ -1,14 +1,12 @@
 import io
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.data import text
-from memsim.data.text import jsonl_texts, open_regular, utf8_chunks
+from memsim.data.text import jsonl_texts, utf8_chunks
 from memsim.errors import InputError
 
 
@@ -81,12 +79,3 @@ def test_a_line_without_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(text, "MAX_LINE_BYTES", 1 << 20)
     with pytest.raises(InputError, match="line 1 is longer than 1 MiB"):
         documents(b"x" * ((1 << 20) + 1))
-
-
-def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
-        with pytest.raises(InputError, match="cannot read the text: it is not a regular file"):
-            open_regular(path, "the text")
-    with pytest.raises(InputError, match="cannot read the text: No such file or directory"):
-        open_regular(tmp_path / "missing", "the text")

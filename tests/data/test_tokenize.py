@@ -209,7 +209,7 @@ def test_bad_text_is_one_line_and_leaves_nothing(
 def test_a_missing_text_is_one_line(tmp_path: Path, prepare: Any) -> None:
     with pytest.raises(InputError, match=r"cannot read .*a\.txt: No such file or directory"):
         prepare(tmp_path / "a.txt")
-    with pytest.raises(InputError, match="cannot read .*: it is not a regular file"):
+    with pytest.raises(InputError, match="cannot read .*: it is a directory, not a regular file"):
         prepare(tmp_path)
 
 

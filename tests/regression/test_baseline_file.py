@@ -8,6 +8,7 @@ from memsim.errors import InputError
 from memsim.file_names import EVENTS_FILE
 from memsim.models.lora import LoraConfig
 from memsim.regression.baseline import Baseline, peak_by_op, read_baseline, write_baseline
+from memsim.result_file import to_json
 from memsim.results import Host, Result
 from memsim.run_directory.events import Event, EventWriter
 from memsim.runtime.config import RunConfig
@@ -63,6 +64,7 @@ def test_files_beside_a_baseline_move_with_it(tmp_path: Path) -> None:
         ({"settings": {"budget_bytes": 1, "data": "a\0b"}}, "data must be a path"),
         ({"settings": {}}, "has no field 'budget_bytes'"),
         ({"other": 1}, "unknown field"),
+        ({"result": json.loads(to_json(RESULT)) | {"step_s": -1.0}}, "result: step_s must be a time of 0 s or more"),
     ],
 )
 def test_a_damaged_baseline_is_refused(tmp_path: Path, change: dict[str, object], complaint: str) -> None:

@@ -127,6 +127,16 @@ def test_broken_directories_are_refused(tmp_path):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_configuration_with_fewer_layers_than_the_file_is_refused(tmp_path, shards):
+    write_checkpoint(tmp_path / "hf", TOY, source_tensors(TOY), shards=shards)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    expected = r"hf holds the tensor 'model\.layers\.1\.[a-z_.]+', but config.json names 1 layers \(num_hidden_layers\)"
+    with pytest.raises(InputError, match=expected):
+        open_checkpoint(tmp_path / "hf")
+
+
 def test_truncated_weights_are_refused(tmp_path):
     path = write_checkpoint(tmp_path, TOY) / "model.safetensors"
     os.truncate(path, path.stat().st_size - 1)

@@ -102,6 +102,26 @@ HOSTILE = {
         dict(tensors=[tensor("a", (8,)), tensor("b", (8,), offset=28)], data=bytes(60)),
         "tensor 'b' overlaps the tensor before it",
     ),
+    # A type and a second dimension changed in place: what follows lies where it did.
+    "type changed": (
+        dict(tensors=[tensor("a", (32, 2), kind=1), tensor("b", (8,), offset=256)], data=bytes(288)),
+        "tensor 'b' leaves a gap before it: it begins at byte .*, not .*; a type, a shape or an offset is wrong",
+    ),
+    "rows changed": (
+        dict(tensors=[tensor("a", (32, 1)), tensor("b", (8,), offset=256)], data=bytes(288)),
+        "tensor 'b' leaves a gap before it",
+    ),
+    "last type changed": (
+        dict(tensors=[tensor("a", (32, 2), kind=1)], data=bytes(256)), "has 128 bytes that belong to no tensor"
+    ),
+    "out of order": (
+        dict(tensors=[tensor("a", (8,), offset=32), tensor("b", (8,))], data=bytes(64)),
+        "tensor 'a' leaves a gap before it",
+    ),
+    "not aligned": (
+        dict(tensors=[tensor("a", (5,)), tensor("b", (8,), offset=20)], data=bytes(52)),
+        "tensor 'b' overlaps the tensor before it",
+    ),
     "same tensor": (dict(tensors=[tensor("a", (8,)), tensor("a", (8,), offset=32)], data=bytes(64)), "a tensor twice"),
 }  # fmt: skip
 

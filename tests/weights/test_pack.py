@@ -112,7 +112,7 @@ FORGERIES = {
     "no checksum": (lambda d: d["parts"]["head"].update(sha256=None), "part 'head' has no valid sha256"),
     "odd checksum": (lambda d: d["parts"]["head"].update(sha256="0" * 63), "part 'head' has no valid sha256"),
     "hash": (lambda d: d.update(model_hash="0" * 64), "model_hash does not belong"),
-    "huge rope": (lambda d: d["config"].update(rope_theta=10**400), "'rope_theta' must be a positive number"),
+    "huge rope": (lambda d: d["config"].update(rope_theta=10**400), "'rope_theta' must be a number from"),
 }
 
 
@@ -162,7 +162,7 @@ def test_missing_and_truncated_files_are_refused(directory):
     with pytest.raises(InputError, match=f"cannot read {part}: No such file"):
         open_pack(directory)
     (directory / "pack.json").write_bytes(b" " * (5 << 20))
-    with pytest.raises(InputError, match="is larger than the 4.0 MiB"):
+    with pytest.raises(InputError, match="is larger than the 4 MiB"):
         open_pack(directory)
     (directory / "pack.json").unlink()
     with pytest.raises(InputError, match="cannot read .*pack.json"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from memsim.cli.json_option import json_option
+from memsim.cli.say import say
 from memsim.regression.baseline import read_baseline, write_baseline
 from memsim.regression.check import Check, check
 from memsim.regression.describe import table, what_grew
@@ -43,13 +44,13 @@ def command(path: Path, tolerance: str, time_tolerance: str, update: bool, json_
     """
     share, time_share = parse_share(tolerance), parse_share(time_tolerance)
     baseline = read_baseline(path)
-    found = check(baseline, share, time_share, lambda text: click.echo(f"{text} ...", err=True))
+    found = check(baseline, share, time_share, lambda text: say(f"{text} ...", err=True))
     if update:
         write_baseline(path, found.measured)
     if json_path is not None:
         emit_json(_plain(found), json_path)
     if json_path != "-":
-        click.echo("\n".join(_lines(found, path, update)))
+        say(*_lines(found, path, update))
     if found.failed and not update:
         sys.exit(_LIMIT_BROKEN)
 

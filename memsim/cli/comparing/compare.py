@@ -13,6 +13,7 @@ from memsim.cli.json_option import json_option
 from memsim.cli.options import compute_option, device_option, model_option, number_option, path_option, updates_options
 from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.running.run_settings import command_line, given_settings
+from memsim.cli.say import say
 from memsim.cli.scheme_options import scheme_values, schemes_options
 from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_values
 from memsim.compare.contenders import LR_GRIDS, Shared, parse_contenders, with_contender
@@ -24,6 +25,7 @@ from memsim.compare.table import row, table
 from memsim.errors import InputError, UsageError
 from memsim.files import write_text
 from memsim.json_file import read_object
+from memsim.result_file import emit_json
 from memsim.run_directory.directory import RUNS, new_directory
 from memsim.runtime.capped_run import run
 from memsim.runtime.config import RunConfig
@@ -151,7 +153,7 @@ def command(
     with bytes_progress("packing") as packing:
         pack, name = find_model(model, packing)
     if pack.source == "synthetic":
-        click.echo(SYNTHETIC, err=True)
+        say(SYNTHETIC, err=True)
     check_runs(contenders, settings, out or RUNS)
     shared = _described(settings, target.name)
     if resume is not None and read_object(resume / _SETTINGS, _MAX_SETTINGS_BYTES) != shared:
@@ -163,20 +165,19 @@ def command(
     try:
         for scored, simulated in zip(compare(contenders, settings, directory, _run), on_device, strict=True):
             curves.append(curve(scored, simulated))
-            click.echo("  ".join(row(curves[-1], settings.base.decimal)), err=True)
+            say("  ".join(row(curves[-1], settings.base.decimal)), err=True)
     except KeyboardInterrupt:
-        click.echo(f"memsim: finished runs are kept; repeat the command with --resume {directory}", err=True)
+        say(f"memsim: finished runs are kept; repeat the command with --resume {directory}", err=True)
         raise
-    text = json.dumps(record(shared, curves), indent=2) + "\n"
-    write_text(directory / "compare.json", text)
+    found = record(shared, curves)
+    emit_json(found, str(directory / "compare.json"))
     plot(curves, target.name, task is not None, directory / "compare.svg")
-    if json_path == "-":
-        click.echo(text, nl=False)
-        return
     if json_path is not None:
-        write_text(Path(json_path), text)
-    click.echo(table(curves, settings.base.decimal))
-    click.echo(f"{directory}: compare.json, compare.svg, a directory for each run")
+        emit_json(found, json_path)
+    if json_path == "-":
+        return
+    say(*table(curves, settings.base.decimal))
+    say(f"{directory}: compare.json, compare.svg, a directory for each run")
 
 
 def _shipped(task: str | None, split: Split) -> Path:
@@ -221,4 +222,4 @@ def _run(config: RunConfig) -> RunOutcome:
     """Run one configuration with a line on stderr when it begins."""
     assert config.out is not None
     stage(f"{config.out.name}: {config.schedule}, {config.steps} steps, learning rate {config.optimizer.lr:g}")
-    return run(config, RunProgress(note=lambda text: click.echo(text, err=True)), command_line())
+    return run(config, RunProgress(note=lambda text: say(text, err=True)), command_line())

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from memsim.cli.json_option import json_option
+from memsim.cli.say import say
 from memsim.file_names import EVENTS_FILE, RESULT_FILE
 from memsim.json_file import read_object
 from memsim.regression.baseline import is_baseline, peak_by_op, read_baseline
@@ -44,7 +45,7 @@ def command(a: Path, b: Path, json_path: str | None) -> None:
         lines += otherwise_lines(otherwise)
         for title, found in changes.items():
             lines += growth_lines(title, found)
-        click.echo("\n".join(lines))
+        say(*lines)
 
 
 def _named(result: Result) -> str:

@@ -9,6 +9,7 @@ import click
 from memsim.cli.json_option import json_option
 from memsim.cli.options import devices_option, path_option
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.errors import UsageError
 from memsim.files import write_text
 from memsim.reports.html import report
@@ -60,7 +61,7 @@ def command(
         emit_json(plain | {"devices": [_plain(one) for one in found]}, json_path)
     if json_path != "-":
         for path in written:
-            click.echo(path)
+            say(path)
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from memsim.cli.json_option import file_option, json_option
 from memsim.cli.options import path_option
 from memsim.cli.progress import stage
 from memsim.cli.running.run_settings import asked_run
+from memsim.cli.say import say
 from memsim.columns import aligned
 from memsim.errors import InputError, UsageError
 from memsim.result_file import emit_json
@@ -85,21 +86,21 @@ def command(
                 _do(grid, store, cores, workers, scheduler, retry_failed, (scratch or out.parent).absolute())
         except KeyboardInterrupt:
             n_rows = sum(1 for _ in store.rows(keys))
-            click.echo(f"memsim: {n_rows} of {len(keys)} points are kept; repeat the command to go on", err=True)
+            say(f"memsim: {n_rows} of {len(keys)} points are kept; repeat the command to go on", err=True)
             raise
         rows = list(store.rows(keys))
     failed = [row for row in rows if row.status == "failed"]
     if json_path is not None:
         emit_json(_record(grid, rows), json_path)
     if json_path != "-":
-        click.echo("\n".join(_table(grid, rows)))
+        say(*_table(grid, rows))
     if any(row.peak_footprint_bytes is not None for row in rows):
         from memsim.reports.sweep_plot import plot_sweep
 
         plot_sweep(plot, [row for row in rows if row.status == "done"])
-        click.echo(f"{out}, {plot}", err=True)
+        say(f"{out}, {plot}", err=True)
     if failed:
-        click.echo(f"memsim: {len(failed)} of {len(rows)} points failed; --retry-failed does them again", err=True)
+        say(f"memsim: {len(failed)} of {len(rows)} points failed; --retry-failed does them again", err=True)
         sys.exit(InputError.exit_code)
 
 
@@ -187,7 +188,7 @@ def _do(
             row = row_of(missing[key], outcome)
             store.add(row)
             done += 1
-            click.echo(f"{done}/{total} {' '.join(map(str, missing[key].axes.values()))}: {_told(row)}", err=True)
+            say(f"{done}/{total} {' '.join(map(str, missing[key].axes.values()))}: {_told(row)}", err=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from memsim.cli import complete
 from memsim.cli.json_option import json_option
 from memsim.cli.options import compute_option, number_option
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.errors import UsageError
 from memsim.result_file import emit_json
 from memsim.simulator.device import Device, Quantity
@@ -32,9 +33,9 @@ def command(context: click.Context, json_path: str | None) -> None:
     if json_path != "-":
         width = max(len(item.name) for item in devices)
         for item in devices:
-            click.echo(f"{item.name:<{width}}  {item.title}")
+            say(f"{item.name:<{width}}  {item.title}")
         if HOST not in names:
-            click.echo(f"{HOST:<{width}}  this machine, not measured yet: `memsim devices calibrate`")
+            say(f"{HOST:<{width}}  this machine, not measured yet: `memsim devices calibrate`")
 
 
 @command.command(name="show")
@@ -50,7 +51,7 @@ def show(name: str, as_toml: bool, json_path: str | None) -> None:
     if json_path is not None:
         emit_json({"command": "devices show", **_plain(device)}, json_path)
     if json_path != "-":
-        click.echo(_table(device))
+        say(*_table(device))
 
 
 @command.command(name="add")
@@ -62,7 +63,7 @@ def add(path: Path, json_path: str | None) -> None:
     if json_path is not None:
         emit_json({"command": "devices add", **_plain(device)}, json_path)
     if json_path != "-":
-        click.echo(f"{device.name}: {device.title}")
+        say(f"{device.name}: {device.title}")
 
 
 def _plain(device: Device) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _plain(device: Device) -> dict[str, Any]:
     }
 
 
-def _table(device: Device) -> str:
+def _table(device: Device) -> list[str]:
     def row(name: str, quantity: Quantity) -> str:
         values = "".join(f"{value:>12.6g}" for value in (quantity.low, quantity.nominal, quantity.high))
         return f"{name:<28}{values}  {quantity.unit:<9} {quantity.confidence}  {quantity.source}"
@@ -86,7 +87,7 @@ def _table(device: Device) -> str:
     lines.append("")
     for key, source in device.sources.items():
         lines.append(f"{key} ({source.date}): {source.what}" + (f" <{source.url}>" if source.url else ""))
-    return "\n".join(lines)
+    return lines
 
 
 @command.command(name="calibrate", context_settings={"show_default": True})
@@ -104,5 +105,5 @@ def calibrate(threads: int, compute: str, json_path: str | None) -> None:
     if json_path is not None:
         emit_json({"command": "devices calibrate", **_plain(device)}, json_path)
     if json_path != "-":
-        click.echo(_table(device))
-        click.echo(f"kept as {HOST}: {host_file()}")
+        say(*_table(device))
+        say(f"kept as {HOST}: {host_file()}")

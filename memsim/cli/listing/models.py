@@ -1,9 +1,7 @@
 """``memsim models``: the families and presets that memsim knows, and real models to fetch."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,10 +9,10 @@ import click
 from memsim.cli import complete
 from memsim.cli.json_option import json_option
 from memsim.cli.progress import bytes_progress
+from memsim.cli.say import say
 from memsim.cli.scheme_options import chosen_scheme, scheme_options
 from memsim.columns import aligned
 from memsim.errors import InputError
-from memsim.files import write_text
 from memsim.models.config import SUPPORTED_MODEL_TYPES, ModelConfig
 from memsim.models.lora import n_trainable
 from memsim.models.parts import GROUP_SIZES
@@ -50,12 +48,10 @@ def command(context: click.Context, /, json_path: str | None, **options: Any) ->
     for config in presets.values():
         scheme.check(config)
     record = _record(scheme, presets)
-    if json_path == "-":
-        click.echo(json.dumps(record, indent=2))
-        return
     if json_path is not None:
-        write_text(Path(json_path), json.dumps(record, indent=2) + "\n")
-    click.echo(_table(record))
+        emit_json(record, json_path)
+    if json_path != "-":
+        say(*_table(record))
 
 
 @command.command(name="get")
@@ -74,7 +70,7 @@ def get(name: str, json_path: str | None) -> None:
     if json_path is not None:
         emit_json({"command": "models get", "model": name, "path": str(path)}, json_path)
     if json_path != "-":
-        click.echo(f"{path}\nrun it with --model {name.lower() if is_registry_model(name) else name}")
+        say(str(path), f"run it with --model {name.lower() if is_registry_model(name) else name}")
 
 
 def _record(scheme: Scheme, presets: Mapping[str, ModelConfig]) -> dict[str, Any]:
@@ -117,7 +113,7 @@ def _planned_peak_bytes(config: ModelConfig, scheme: Scheme, schedule: str) -> i
     return plan_run(setup, model_hash="").memory.peak_bytes
 
 
-def _table(record: dict[str, Any]) -> str:
+def _table(record: dict[str, Any]) -> list[str]:
     """Return the presets as aligned columns, numbers to the right."""
     peak = f"{record['schedule']} peak, {record['seq_len']} tokens"
     rows = [("preset", "family", "layers", "hidden", "parameters", "INT4", record["scheme"], peak)]
@@ -132,4 +128,4 @@ def _table(record: dict[str, Any]) -> str:
     ]
     families = ", ".join(record["families"])
     lines.append(f"families: {families}; --model also takes packs and checkpoints (Hugging Face, MLX, GGUF) of these")
-    return "\n".join(lines)
+    return lines

@@ -26,6 +26,7 @@ from memsim.cli.options import (
     schedule_option,
 )
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.errors import UsageError
 from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
@@ -214,7 +215,7 @@ def loss_command(
 def _warn_if_busy() -> None:
     load = os.getloadavg()[0]
     if load > 0.5:
-        click.echo(f"others are using this machine (load {load:.1f}): ratios hold, times do not", err=True)
+        say(f"others are using this machine (load {load:.1f}): ratios hold, times do not", err=True)
 
 
 def _threads(asked: int) -> int:
@@ -234,5 +235,5 @@ def _emit(name: str, report: Any, settings: dict[str, Any], json_path: str | Non
     if json_path is not None:
         emit_json(record(name, report, settings), json_path)
     if json_path != "-":
-        click.echo(text)
+        say(*text.split("\n"))
     sys.stdout.flush()

@@ -17,6 +17,7 @@ from memsim.cli.json_option import file_option, json_option
 from memsim.cli.measuring.profile_decompression import decompression
 from memsim.cli.options import compute_option, model_option, number_option, schedule_option
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import UsageError
 from memsim.models.presets import PRESETS
@@ -91,7 +92,7 @@ def layers(
         about = {"model": result.model, "schedule": result.schedule, "seq_len": result.seq_len}
         emit_json({"command": "profile layers", **about, "parts": [asdict(row) for row in rows]}, json_path)
     if json_path != "-":
-        click.echo(_layers_text(rows, decimal))
+        say(*_layers_text(rows, decimal))
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def _recorded(directory: Path | None, config: RunConfig) -> Iterator[RunFiles]:
         yield open_run(temporary / "run")
 
 
-def _layers_text(rows: Sequence[LayerRow], decimal: bool) -> str:
+def _layers_text(rows: Sequence[LayerRow], decimal: bool) -> list[str]:
     head = "".join(f"{phase + ', ms':>15}" for phase in (*PHASES, "all"))
     lines = [f"{'part':<12}{head}{'peak footprint':>18}{'live, planned':>18}"]
     for row in rows:
@@ -115,7 +116,7 @@ def _layers_text(rows: Sequence[LayerRow], decimal: bool) -> str:
         cells = "".join(f"{1e3 * value:>15.2f}" for value in seconds)
         lines.append(f"{row.part:<12}{cells}{peak:>18}{format_bytes(row.planned_bytes, decimal):>18}")
     lines.append(f"all parts: {sum(row.total_s for row in rows):.3f} s; times are of the median step")
-    return "\n".join(lines)
+    return lines
 
 
 @command.command(name="memory", context_settings={"show_default": True})
@@ -160,7 +161,7 @@ def memory(
     if json_path is not None:
         emit_json(_memory_plain(line, held), json_path)
     if json_path != "-":
-        click.echo(_memory_text(line, held, decimal))
+        say(*_memory_text(line, held, decimal))
 
 
 def _refuse_options_of_a_run(run: Path) -> None:
@@ -195,7 +196,7 @@ def _memory_plain(line: Timeline, held: Sequence[tuple[str, int]]) -> dict[str, 
     }
 
 
-def _memory_text(line: Timeline, held: Sequence[tuple[str, int]], decimal: bool) -> str:
+def _memory_text(line: Timeline, held: Sequence[tuple[str, int]], decimal: bool) -> list[str]:
     def size(n_bytes: int | None) -> str:
         return "" if n_bytes is None else format_bytes(n_bytes, decimal)
 
@@ -210,7 +211,7 @@ def _memory_text(line: Timeline, held: Sequence[tuple[str, int]], decimal: bool)
     peak = line.planned_peak
     lines.append(f"planned peak {size(peak.planned_bytes)} at node {peak.index} ({peak.node}); alive there:")
     lines += [f"  {name:<52}{size(n_bytes):>12}" for name, n_bytes in held]
-    return "\n".join(lines)
+    return lines
 
 
 def _unit(decimal: bool) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from memsim.cap.processors import available_threads
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.options import compute_option, devices_option, model_option, number_option, schedule_option
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.models.presets import PRESETS
@@ -85,7 +86,7 @@ def decompression(
     if json_path is not None:
         emit_json(shares_record(name, found), json_path)
     if json_path != "-":
-        click.echo(_text(found))
+        say(*_text(found))
 
 
 def _tokens(lengths: str) -> list[int]:
@@ -98,18 +99,21 @@ def _tokens(lengths: str) -> list[int]:
     return tokens
 
 
-def _text(found: Sequence[UnpackShare]) -> str:
+def _text(found: Sequence[UnpackShare]) -> list[str]:
     """Return a table for each curve: the share of each part, and in brackets its band."""
     curves: dict[str, list[UnpackShare]] = {}
     for share in found:
         curves.setdefault(share.label, []).append(share)
-    blocks = []
+    lines: list[str] = []
     for label, rows in curves.items():
         how = ", ".join(filter(None, (rows[0].schedule, rows[0].compute)))
-        lines = [f"{label} ({how})", f"{'tokens':>8}{'step':>10}" + "".join(f"{part:>24}" for part in PARTS)]
+        lines += [
+            *([""] if lines else []),
+            f"{label} ({how})",
+            f"{'tokens':>8}{'step':>10}" + "".join(f"{part:>24}" for part in PARTS),
+        ]
         for row in rows:
             bands = [row.share[part] for part in PARTS]
             cells = "".join(f"{f'{band.nominal:.1%} ({band.low:.1%} to {band.high:.1%})':>24}" for band in bands)
             lines.append(f"{row.seq_len:>8}{row.step_s.nominal:>8.2f} s{cells}")
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+    return lines

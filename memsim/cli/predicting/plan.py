@@ -10,6 +10,7 @@ from memsim.api.planning import plan as find_plan
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.options import NO_WEIGHTS, device_option, model_option, number_option, updates_options
 from memsim.cli.progress import count_progress, stage
+from memsim.cli.say import say
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.result_file import emit_json
 from memsim.results import PlannedResult, PlanPoint, Result
@@ -73,11 +74,11 @@ def command(
     decimal = budget is None or is_decimal(budget)
     result = planned.result
     if planned.remark:
-        click.echo(planned.remark, err=True)
+        say(planned.remark, err=True)
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, trained.describe(), planned.device, planned.found, decimal))
+        say(*_summary(result, trained.describe(), planned.device, planned.found, decimal))
     if plot is not None and result.planned is not None:
         from memsim.reports.front_plot import plot_front
 
@@ -88,8 +89,8 @@ def command(
         planned.write(emit)
 
 
-def _summary(result: Result, trained: str, device: Device, found: Found | None, decimal: bool) -> str:
-    """Return the plan for people."""
+def _summary(result: Result, trained: str, device: Device, found: Found | None, decimal: bool) -> list[str]:
+    """Return the plan for people, line by line."""
     planned = result.planned
     assert planned is not None
 
@@ -120,7 +121,7 @@ def _summary(result: Result, trained: str, device: Device, found: Found | None, 
     longest = f"{planned.longest_seq_len} tokens" if planned.longest_seq_len else "none"
     rows += [("smallest budget", size(planned.smallest_budget_bytes)), ("longest seq", longest)]
     lines = [f"{name:<17}{text}" for name, text in rows]
-    return "\n".join([*lines, "", *_named_table(planned, result.budget_bytes or 0, size), "", *_front(planned, size)])
+    return [*lines, "", *_named_table(planned, result.budget_bytes or 0, size), "", *_front(planned, size)]
 
 
 def _named_table(planned: PlannedResult, budget_bytes: int, size: Callable[[float], str]) -> list[str]:

@@ -11,6 +11,7 @@ from memsim.cli.json_option import json_option
 from memsim.cli.options import device_option
 from memsim.cli.predicting.verdict import killed, summary
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.errors import LimitError
 from memsim.result_file import emit_json
 from memsim.results import Result
@@ -70,21 +71,20 @@ def command(
     if json_path is not None:
         emit_json(replayed.result if isinstance(replayed, ReplayedRun) else replayed.record, json_path)
     if json_path != "-":
-        click.echo(
-            _run_summary(replayed, decimal) if isinstance(replayed, ReplayedRun) else _summary(replayed, decimal)
-        )
+        text = _run_summary(replayed, decimal) if isinstance(replayed, ReplayedRun) else _summary(replayed, decimal)
+        say(*text)
     if not replayed.fits:
-        click.echo(f"memsim: {_complaint(replayed, decimal)}", err=True)
+        say(f"memsim: {_complaint(replayed, decimal)}", err=True)
         sys.exit(LimitError.exit_code)
 
 
-def _run_summary(replayed: ReplayedRun, decimal: bool) -> str:
-    """Return a replayed run for people."""
+def _run_summary(replayed: ReplayedRun, decimal: bool) -> list[str]:
+    """Return a replayed run for people, line by line."""
     recording = replayed.recording
     peak = recording.nodes[recording.peak].index
     where, told = f"node {peak} ({recording.program.nodes[peak]}), as recorded", "as memray saw it; no interpreter"
-    text = summary(replayed.result, replayed.simulation, replayed.mode, decimal, where, told)
-    return f"{text}\n{'recorded':<18}{_host(recording.result, recording.n_steps, decimal)}"
+    lines = summary(replayed.result, replayed.simulation, replayed.mode, decimal, where, told)
+    return [*lines, f"{'recorded':<18}{_host(recording.result, recording.n_steps, decimal)}"]
 
 
 def _host(run: Result, n_steps: int, decimal: bool) -> str:
@@ -115,8 +115,8 @@ def _complaint(replayed: ReplayedRun | ReplayedCapture, decimal: bool) -> str:
     )
 
 
-def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
-    """Return a replayed capture for people."""
+def _summary(replayed: ReplayedCapture, decimal: bool) -> list[str]:
+    """Return a replayed capture for people, line by line."""
     capture, simulation, mode = replayed.capture, replayed.simulation, replayed.mode
     figures, survival = simulation.figures, simulation.survival[mode]
 
@@ -145,7 +145,7 @@ def _summary(replayed: ReplayedCapture, decimal: bool) -> str:
         ("scope", MEMORY_ONLY),
         *_unread(capture),
     ]
-    return "\n".join(f"{name:<18}{text}" for name, text in rows)
+    return [f"{name:<18}{text}" for name, text in rows]
 
 
 def _several(capture: Capture, size: Callable[[float], str]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from memsim.api.simulation import simulate
 from memsim.cli.json_option import json_option
 from memsim.cli.options import NO_WEIGHTS, device_option, model_option, number_option, schedule_option, updates_options
 from memsim.cli.predicting.verdict import killed, summary
+from memsim.cli.say import say
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import LimitError
 from memsim.result_file import emit_json
@@ -75,10 +76,10 @@ def command(
         peak = plan.memory.peak_node
         where = f"node {peak} ({plan.program.nodes[peak]})"
         told = "no interpreter; what is touched stays"
-        click.echo(summary(simulated.result, simulated.simulation, mode, decimal, where, told))
+        say(*summary(simulated.result, simulated.simulation, mode, decimal, where, told))
     if not simulated.fits:
         complaint = killed(
             simulated.simulation.survival[mode], simulated.held_where_killed(), simulated.result.schedule or "", decimal
         )
-        click.echo(f"memsim: {complaint}", err=True)
+        say(f"memsim: {complaint}", err=True)
         sys.exit(LimitError.exit_code)

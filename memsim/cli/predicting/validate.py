@@ -10,6 +10,7 @@ from memsim.bench.host import CALIBRATION, HELD_OUT
 from memsim.cap.processors import available_threads
 from memsim.cli.json_option import json_option
 from memsim.cli.options import device_option, number_option
+from memsim.cli.say import say
 from memsim.result_file import emit_json
 from memsim.simulator.device_file import find_device
 from memsim.simulator.published_figures import DEVICE, REPETITIONS, SEQ_LEN, SOURCE, Measurement
@@ -52,13 +53,13 @@ def command(device: str, host: bool, calibration: str, held_out: str, threads: i
     if json_path is not None:
         emit_json(_plain(validation, target.name), json_path)
     if json_path != "-":
-        click.echo(f"{SOURCE}, seq {SEQ_LEN}, mean of {REPETITIONS} steps\n")
-        click.echo(_table(validation, "peak footprint, MB", lambda m: m.peak_bytes / 1e6, "memory", ".0f"))
-        click.echo(_table(validation, "step, s", lambda m: m.step_s, "time", ".2f"))
-        click.echo(_constants(validation))
+        say(f"{SOURCE}, seq {SEQ_LEN}, mean of {REPETITIONS} steps", "")
+        say(*_table(validation, "peak footprint, MB", lambda m: m.peak_bytes / 1e6, "memory", ".0f"))
+        say(*_table(validation, "step, s", lambda m: m.step_s, "time", ".2f"))
+        say(_constants(validation))
 
 
-def _table(validation: Validation, title: str, read: Callable[[Measurement], float], what: str, form: str) -> str:
+def _table(validation: Validation, title: str, read: Callable[[Measurement], float], what: str, form: str) -> list[str]:
     def row(p: Prediction) -> str:
         published = read(p.published)
         cells = [f"{p.published.model:<14}{p.published.method:<8}{published:>10{form}}"]
@@ -72,7 +73,7 @@ def _table(validation: Validation, title: str, read: Callable[[Measurement], flo
         errors = validation.errors[what, how]
         order = f"{errors.pairs - errors.disordered} of {errors.pairs} pairs more than {APART:.0%} apart in order"
         lines.append(f"{name}: mean error {errors.mean:.1%}, worst {errors.worst:.1%}; {order}")
-    return "\n".join(lines) + "\n"
+    return [*lines, ""]
 
 
 def _constants(validation: Validation) -> str:

@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-import click
-
 from memsim.bench.host import (
     PEAK_GOAL,
     ROUNDS,
@@ -17,6 +15,7 @@ from memsim.bench.host import (
     validate_host,
 )
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.host import host_info, versions
 from memsim.result_file import emit_json
 from memsim.units import format_bytes
@@ -48,10 +47,10 @@ def show_host_validation(calibration: str, held_out: str, threads: int, json_pat
     if json_path is not None:
         emit_json(_plain(validation, threads), json_path)
     if json_path != "-":
-        click.echo(_text(validation))
+        say(*_text(validation))
 
 
-def _text(validation: HostValidation) -> str:
+def _text(validation: HostValidation) -> list[str]:
     head = (
         f"{'peak':>11}{'planned':>11}{'error':>8}{'simulated':>11}{'error':>8}{'step':>9}{'simulated':>11}{'error':>8}"
     )
@@ -61,7 +60,7 @@ def _text(validation: HostValidation) -> str:
     failed = sum(bool(row.failure) for row in validation.rows)
     lines.append(f"{ran} held-out configurations ran, {failed} failed; step: median of {ROUNDS}, a round apart")
     lines += [_verdict(name, errors) for name, errors in validation.errors.items()]
-    return "\n".join(lines)
+    return lines
 
 
 def _line(row: HostRow) -> str:

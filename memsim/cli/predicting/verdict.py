@@ -36,8 +36,10 @@ def killed(survival: Survival, held: Held, schedule: str, decimal: bool) -> str:
     )
 
 
-def summary(result: Result, simulation: Simulation, mode: Mode, decimal: bool, peak_node: str, working_set: str) -> str:
-    """Return a simulation for people.
+def summary(
+    result: Result, simulation: Simulation, mode: Mode, decimal: bool, peak_node: str, working_set: str
+) -> list[str]:
+    """Return a simulation for people, line by line.
 
     Args:
         result: Its record.
@@ -87,7 +89,7 @@ def summary(result: Result, simulation: Simulation, mode: Mode, decimal: bool, p
         ("energy", "{0.nominal:.1f} J ({0.low:.1f} to {0.high:.1f}) a step".format(figures["energy_j"])),
         ("flash", _wear(figures, decimal)),
     ]
-    return "\n".join(f"{name:<18}{text}" for name, text in rows)
+    return [f"{name:<18}{text}" for name, text in rows]
 
 
 def _wear(figures: Mapping[str, Band], decimal: bool) -> str:

@@ -8,6 +8,7 @@ import click
 
 from memsim.cli.json_option import json_option
 from memsim.cli.progress import bytes_progress, stage
+from memsim.cli.say import say
 from memsim.models.matrix_formats import describe_counts
 from memsim.quality.pack_with_text import measure_losses, pack_calibrated
 from memsim.result_file import emit_json
@@ -74,12 +75,12 @@ def command(
             report = pack_calibrated(checkpoint, out, recipe, calibrate, progress, stage)
     losses = measure_losses(checkpoint, report.pack, measure, stage) if measure is not None else None
     if report.pack.tokenizer is None:
-        click.echo(f"memsim: no tokenizer: {report.pack.tokenizer_origin}; runs of it need --tokenizer", err=True)
+        say(f"memsim: no tokenizer: {report.pack.tokenizer_origin}; runs of it need --tokenizer", err=True)
     if json_path != "-":
-        click.echo(_table(report))
+        say(*_table(report))
         if losses is not None:
             sample = f"{losses.n_windows} windows of {losses.window_tokens} tokens of {measure}"
-            click.echo(f"loss {losses.pack:.4f}, of the source {losses.source:.4f} ({sample})")
+            say(f"loss {losses.pack:.4f}, of the source {losses.source:.4f} ({sample})")
     if json_path is not None:
         record = _record(report) | {"losses": None if losses is None else asdict(losses), "calibrated": bool(calibrate)}
         emit_json(record, json_path)
@@ -89,7 +90,7 @@ def _number(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _table(report: PackReport) -> str:
+def _table(report: PackReport) -> list[str]:
     """Return one line for each matrix, and the total."""
     width = max(len(error.name) for error in report.errors)
     lines = [f"{'matrix':<{width}} {'shape':>16} {'from':>5} {'stored as':>14} {'error':>7} {'largest':>9}"]
@@ -107,7 +108,7 @@ def _table(report: PackReport) -> str:
     if more := pack.n_bytes - pack_bytes(pack.config, DEFAULT_GROUP_SIZE):
         paper = f"symmetric INT4 in groups of {DEFAULT_GROUP_SIZE}"
         lines.append(f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} than {paper} would take")
-    return "\n".join(lines)
+    return lines
 
 
 def _record(report: PackReport) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import click
 
 from memsim.cli.json_option import json_option
 from memsim.cli.progress import stage
+from memsim.cli.say import say
 from memsim.result_file import emit_json
 from memsim.runtime.replay_seeds import replay_seeds
 
@@ -27,4 +28,4 @@ def command(log: Path, out: Path, model: str | None, json_path: str | None) -> N
     if json_path is not None:
         emit_json({"command": "replay-seeds", "log": log.name, "steps": steps}, json_path)
     if json_path != "-":
-        click.echo(f"{out}: the adapter after {steps} steps")
+        say(f"{out}: the adapter after {steps} steps")

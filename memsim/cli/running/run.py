@@ -12,6 +12,7 @@ from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.json_option import file_option, json_option
 from memsim.cli.running.run_settings import asked_changes, asked_run, command_line
+from memsim.cli.say import say
 from memsim.cli.scheme_options import scheme_options
 from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options
 from memsim.models.presets import PRESETS
@@ -213,18 +214,18 @@ def _tell(outcome: RunOutcome, config: RunConfig, json_path: str | None, save_ba
     if json_path is not None:
         emit_json(result, json_path)
     if json_path != "-":
-        click.echo(_summary(result, config, config.decimal, outcome.labels))
+        say(*_summary(result, config, config.decimal, outcome.labels))
         trained = ", model.safetensors" if result.scheme == "full" else ", adapter"
         files = trained * bool(result.fits) + ", memray.bin" * bool(result.recording)
-        click.echo(f"{outcome.directory}: result.json, events.jsonl{files}")
+        say(f"{outcome.directory}: result.json, events.jsonl{files}")
     if outcome.message:
-        click.echo(f"memsim: {outcome.message}", err=True)
+        say(f"memsim: {outcome.message}", err=True)
     if result.exit_reason is not None and result.exit_reason != "done":
         sys.exit(exit_code(result.exit_reason))
 
 
-def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> str:
-    """Return the result for people."""
+def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> list[str]:
+    """Return the result for people, line by line."""
 
     def size(n_bytes: int | None) -> str:
         return "unknown" if n_bytes is None else format_bytes(n_bytes, decimal)
@@ -258,7 +259,7 @@ def _summary(result: Result, config: RunConfig, decimal: bool, labels: int) -> s
         rows.append(("recording", _cost(recording, size)))
     if result.weights == "synthetic":
         rows.append(("weights", SYNTHETIC))
-    return "\n".join(f"{name:<16}{text}" for name, text in rows)
+    return [f"{name:<16}{text}" for name, text in rows]
 
 
 def _tokens(tokenizer: TokenizerResult) -> str:

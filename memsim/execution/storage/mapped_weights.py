@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memsim.reading import open_regular
 from memsim.weights.pack import Pack, verify_part
 from memsim.weights.tensor_file import map_file, view
 
@@ -89,5 +90,5 @@ class MappedWeights:
             self._drop_file(part)
 
     def _drop_file(self, part: str) -> None:
-        with self._pack.part(part).path.open("rb") as file:
+        with open_regular(self._pack.part(part).path) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -10,7 +10,8 @@ from typing import IO, Any, BinaryIO
 
 from memsim.cap.child import child_command, start_child
 from memsim.errors import InputError
-from memsim.json_file import open_regular, parse_json, shown
+from memsim.json_file import parse_json, shown
+from memsim.reading import open_regular
 
 _LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _MAGIC = b"memray\0"

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from memsim.errors import InputError
-from memsim.json_file import open_regular, shown
+from memsim.json_file import shown
+from memsim.reading import open_regular
 
 Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...]
 
@@ -120,11 +121,12 @@ class _Reader:
             if value is not None:
                 metadata[key] = value
         described = [(self._name(), *self._tensor()) for _ in range(n_tensors)]
-        data_start = self._data_start(metadata)
+        alignment = self._alignment(metadata)
+        data_start = self._position + -self._position % alignment
         tensors = {name: self._entry(name, kind, dims, data_start + offset) for name, kind, dims, offset in described}
         if len(tensors) < n_tensors:
             raise InputError(f"{self._path} describes a tensor twice")
-        self._check_places(tensors)
+        self._check_places(tensors, data_start, alignment)
         return GgufHeader(metadata, tensors)
 
     def _take(self, n_bytes: int) -> bytes:
@@ -201,11 +203,11 @@ class _Reader:
         dims = struct.unpack(f"<{n_dimensions}Q", self._take(8 * n_dimensions))
         return self._scalar("<I"), dims[::-1], self._scalar("<Q")
 
-    def _data_start(self, metadata: Mapping[str, Value]) -> int:
+    def _alignment(self, metadata: Mapping[str, Value]) -> int:
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
             raise InputError(f"{self._path}: general.alignment must be a power of two, not {shown(alignment)}")
-        return self._position + -self._position % alignment
+        return alignment
 
     def _entry(self, name: str, kind: int, shape: tuple[int, ...], start: int) -> GgufEntry:
         library = gguf_library()
@@ -218,16 +220,25 @@ class _Reader:
             raise InputError(f"{self._path}: rows of {shape[-1]} do not fit {label} of {shown(name)}")
         return GgufEntry(label, shape, start, shape[-1] // block * block_bytes)
 
-    def _check_places(self, tensors: Mapping[str, GgufEntry]) -> None:
-        """Check that every tensor is inside the file and none overlaps another."""
-        position = 0
-        for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].n_bytes)):
+    def _check_places(self, tensors: Mapping[str, GgufEntry], data_start: int, alignment: int) -> None:
+        """Check that tensors follow each other as they are described, each at the next multiple, to the file's end.
+
+        ggml's own reader demands the same; so a type or a shape that was changed is seen by what follows.
+        """
+        due = data_start
+        for name, entry in tensors.items():
             end = entry.start + entry.n_bytes
             if end > self._file_bytes:
                 raise InputError(
                     f"{self._path}: tensor {shown(name)} ends at byte {end}, behind the end of the file "
                     f"({self._file_bytes} bytes); it is truncated or corrupt"
                 )
-            if entry.start < position:
-                raise InputError(f"{self._path}: tensor {shown(name)} overlaps the tensor before it")
-            position = end
+            if entry.start != due:
+                problem = "overlaps the tensor before it" if entry.start < due else "leaves a gap before it"
+                raise InputError(
+                    f"{self._path}: tensor {shown(name)} {problem}: it begins at byte {entry.start}, not {due}; "
+                    f"a type, a shape or an offset is wrong"
+                )
+            due = end + -end % alignment
+        if tensors and self._file_bytes > due:
+            raise InputError(f"{self._path} has {self._file_bytes - due} bytes that belong to no tensor; it is corrupt")

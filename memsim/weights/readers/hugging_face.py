@@ -48,6 +48,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     data = read_object(where, MAX_CONFIG_BYTES)
     config = config_from_dict(data, str(where))
     found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
+    _refuse_more_layers(found, config, directory)
     tensors = {
         (part, name): _checked(part, name, shape, config, found, directory)
         for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
@@ -85,6 +86,23 @@ def wanted_tensors(config: ModelConfig, n_found: int, where: str) -> Iterator[tu
             yield part, f"{name}.weight", shape
         for name, tensor_shape in vectors(config, part).items():
             yield part, name, tensor_shape
+
+
+def _refuse_more_layers(found: Found, config: ModelConfig, directory: Path) -> None:
+    """Refuse tensors of layers that the configuration does not have: it is of another model.
+
+    Raises:
+        InputError: There is one.
+    """
+    begin, end = (re.escape(text) for text in config.family.blocks.split("{}"))
+    layer = re.compile(f"{begin}([0-9]{{1,9}}){end}")
+    for name in found:
+        match = layer.match(name)
+        if match and int(match[1]) >= config.num_hidden_layers:
+            raise InputError(
+                f"{directory} holds the tensor {shown(name)}, but {CONFIG_FILE} names "
+                f"{config.num_hidden_layers} layers (num_hidden_layers); it belongs to another model"
+            )
 
 
 def _checked(

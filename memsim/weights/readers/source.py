@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memsim.errors import InputError
 from memsim.ir.matrix_format import MatrixFormat
 from memsim.models.config import ModelConfig
+from memsim.reading import open_regular
 from memsim.weights.quantize import Grid
 from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
@@ -115,7 +116,7 @@ def opened(path: Path) -> Iterator[int]:
         InputError: It cannot be opened, or read inside the ``with``.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             yield file.fileno()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from memsim.errors import InputError
-from memsim.json_file import open_regular, parse_json, read_object, shown
+from memsim.json_file import parse_json, read_object, shown
+from memsim.reading import open_regular
 from memsim.weights.tokenizers.gguf_pre_tokenizers import QWEN2_SPLIT
 from memsim.weights.tokenizers.gguf_vocabulary import CONTROL, UNKNOWN, USER_DEFINED
 from memsim.weights.tokenizers.sentencepiece_file import read_sentencepiece

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.errors import InputError
-from memsim.json_file import open_regular
+from memsim.reading import open_regular
 
 _MAX_BYTES = 64 << 20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
