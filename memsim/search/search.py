@@ -104,6 +104,12 @@ class Search:
         exact = [self.exact(candidate) for candidate in nearly[:4]]
         return min((*exact, *self.named.values()), key=lambda found: found.need_bytes)
 
+    @property
+    def smallest_named(self) -> str:
+        """The named schedule that needs least of all schedules; empty where another one does."""
+        least = self.smallest()
+        return next((name for name, found in self.named.items() if found is least), "")
+
     def exact(self, candidate: Candidate, budget_bytes: int | None = None) -> Found:
         """Lower and place a candidate.
 
