@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from memsim.models.parts import block_part
 from memsim.planner.run_plan import TrainingSetup, plan_run
@@ -15,11 +16,17 @@ _MARGIN = 128
 """A length that does not quite fit is shortened by one part in so many."""
 
 
-def longest_sequence(setup: TrainingSetup, needs: Needs, budget_bytes: int) -> int:
+def longest_sequence(setup: TrainingSetup, needs: Needs, budget_bytes: int, smallest: str = "") -> int:
     """Return the most tokens, up to the model's positions, with which the smallest schedule fits; 0 if none do.
 
     Looked for with a model of a few blocks, each of which holds what it holds whatever stands beside it; the result is
     then held to the whole model.
+
+    Args:
+        setup: What is planned.
+        needs: How budgets are counted.
+        budget_bytes: The budget.
+        smallest: A named schedule to look at too, whole: one that needs least where nodes are what costs.
     """
     n_blocks = setup.config.num_hidden_layers
     few = shortened(setup.graph(), [0, *([min(1, n_blocks - 1)] * (_FEW - 1))]).config
@@ -30,7 +37,17 @@ def longest_sequence(setup: TrainingSetup, needs: Needs, budget_bytes: int) -> i
         if _total(replace(setup, n_tokens=low), needs, n_blocks, need.tile(low)) <= budget_bytes:
             break
         low -= -(-low // _MARGIN)
-    return low
+    return max(low, _longest_of(smallest, setup, needs, budget_bytes)) if smallest else low
+
+
+def _longest_of(schedule: str, setup: TrainingSetup, needs: Needs, budget_bytes: int) -> int:
+    @cache
+    def need(n_tokens: int) -> int:
+        plan = plan_run(replace(setup, schedule=schedule, choices=None, n_tokens=n_tokens), "")
+        return needs.total(plan.memory.peak_bytes, plan.memory.file_floor_bytes, plan.n_nodes)
+
+    high = setup.config.longest_sequence
+    return high if need(high) <= budget_bytes else _last_that_fits(need, budget_bytes, high)
 
 
 class _Needed:

@@ -31,7 +31,7 @@ def planned_by_name(
     """
     for name in NAMED:
         plan = plan_run(replace(setup, schedule=name, choices=None), model_hash)
-        seconds = float(node_seconds(plan.train.program, numbers, rule).sum())
+        seconds = sum(node_seconds(plan.train.program, numbers, rule).tolist())  # without NumPy's warnings of overflow
         if not isfinite(seconds):
             raise InputError(f"by the device's rates a step of {name} has no end; see `memsim devices show` for rates")
         yield name, plan, seconds

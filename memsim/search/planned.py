@@ -51,8 +51,8 @@ def planned_result(
         named=tuple(_named_point(searched, name, device, needs_of) for name in SCHEDULES),
         front=tuple(points),
         smallest_budget_bytes=searched.smallest().need_bytes,
-        longest_seq_len=longest_sequence(setup, searched.needs, budget_bytes),
         format_cost=format_cost(setup, found.plan) if found else None,
+        longest_seq_len=longest_sequence(setup, searched.needs, budget_bytes, searched.smallest_named),
     )
     memory = found.plan.memory if found else None
     return Result(

@@ -24,8 +24,11 @@ from memsim.schedules.lowering import lower
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device import Numbers, Rule
 from memsim.simulator.pagecache import Key, PageCache
-from memsim.simulator.trace import StepTrace, file_sizes, trace_node
+from memsim.simulator.trace import StepTrace, TraceNode, file_sizes, trace_node
 from memsim.simulator.walk import walk
+
+Traced = dict[tuple[object, ...], TraceNode]
+"""Nodes that were traced, by all that decides what they do but where they stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +93,21 @@ def shortened(graph: ModelGraph, kinds: Sequence[int]) -> ModelGraph:
 
 
 def probe(
-    graph: ModelGraph, choices: Choices, optimizer: OptimizerConfig, numbers: Numbers | None, rule: Rule
+    graph: ModelGraph,
+    choices: Choices,
+    optimizer: OptimizerConfig,
+    numbers: Numbers | None,
+    rule: Rule,
+    traced: Traced | None = None,
 ) -> Probe:
     """Lower the whole of ``graph`` and take it apart.
 
-    Seconds are those of a step that finds every file page in memory; without ``numbers`` they are all 0.
+    Seconds are those of a step that finds every file page in memory; without ``numbers`` they are all 0. ``traced`` are
+    nodes of earlier probes of the same model.
     """
     program = lower(graph, choices, optimizer)
-    live = _live_bytes(program)
-    seconds = np.zeros(len(program.nodes)) if numbers is None else node_seconds(program, numbers, rule)
+    live, pinned = _live_bytes(program), _pinned(program)
+    seconds = np.zeros(len(program.nodes)) if numbers is None else node_seconds(program, numbers, rule, traced)
     time_ps = np.round(seconds * 1e12).astype(np.int64)
     repeat = program.repeat
     start, stop = (repeat.start, repeat.stop) if repeat else (0, len(program.nodes))
@@ -112,7 +121,7 @@ def probe(
             local_bytes=int(live[inside[part]].max()) - at_start[index],
             time_ps=int(time_ps[nodes_of[part]].sum()),
             n_nodes=len(nodes_of[part]),
-            pinned_bytes=_pinned(program, part),
+            pinned_bytes=pinned.get(part, 0),
             restored=_restored(program, nodes_of[part]),
         )
         for index, part in enumerate(parts)
@@ -126,7 +135,7 @@ def probe(
         head_bytes=int(live[inside["head"]].max()) - at_start[-1],
         time_ps=int(time_ps[outside].sum()),
         n_nodes=int(outside.sum()),
-        pinned_bytes=_pinned(program) - sum(block.pinned_bytes for block in blocks),
+        pinned_bytes=sum(pinned.values()) - sum(block.pinned_bytes for block in blocks),
         together_bytes=most_together(program),
     )
     return Probe(frame, blocks)
@@ -157,18 +166,45 @@ class _EverythingInMemory(PageCache):
         return []
 
 
-def node_seconds(program: Program, numbers: Numbers, rule: Rule) -> NDArray[np.float64]:
-    """Return the seconds that each node takes in a step, all its micro-batches together, if no weight is read."""
+def node_seconds(program: Program, numbers: Numbers, rule: Rule, traced: Traced | None = None) -> NDArray[np.float64]:
+    """Return the seconds that each node takes in a step, all its micro-batches together, if no weight is read.
+
+    Args:
+        program: What is executed.
+        numbers: The device's rates.
+        rule: What it counts.
+        traced: Nodes of programs of the same model, which have many in common; learns those of this one.
+    """
     sizes = file_sizes(program)
-    each = [trace_node(program, index, 0, sizes) for index in range(len(program.nodes))]
-    trace = StepTrace(tuple(each[index] for index in program.order()), 0)
+    known: Traced = {} if traced is None else traced
+    scratch, mapped = Space.SCRATCH, Space.MAPPED
+    each = []
+    for index, node in enumerate(program.nodes):
+        values = [program.values[name] for name in (*node.inputs, *node.outputs)]
+        key = (
+            node.op,
+            len(node.inputs),
+            *node.attrs.items(),
+            *[(v.type.shape, v.type.dtype, v.space is scratch, v.space is mapped) for v in values],
+        )
+        if key not in known:
+            known[key] = trace_node(program, index, 0, sizes)
+        each.append(known[key])
+    order = list(program.order())
+    trace = StepTrace(tuple(each[index] for index in order), 0)
     seconds = np.zeros(len(program.nodes))
-    for item in walk(trace, numbers, rule, _EverythingInMemory(0), first=False).timeline:
-        seconds[item.node.index] += item.split.total_s
+    for index, item in zip(
+        order, walk(trace, numbers, rule, _EverythingInMemory(0), first=False).timeline, strict=True
+    ):
+        seconds[index] += item.split.total_s
     return seconds
 
 
-def _pinned(program: Program, part: str | None = None) -> int:
-    """Return the pinned bytes of a part; of all, and of what is of no part, by default."""
+def _pinned(program: Program) -> dict[str, int]:
+    """Return the pinned bytes of each part."""
     sizes = {v.source: v.n_bytes for v in program.values.values() if v.space is Space.PINNED}
-    return sum(n for source, n in sizes.items() if part is None or source.startswith(f"{part}/"))
+    found: dict[str, int] = {}
+    for source, n_bytes in sizes.items():
+        part = source.partition("/")[0]
+        found[part] = found.get(part, 0) + n_bytes
+    return found

@@ -14,7 +14,7 @@ def nothing_fits(searched: Search, budget_bytes: int, decimal: bool = False) -> 
     def show(n_bytes: int) -> str:
         return format_bytes(n_bytes, decimal)
 
-    longest = longest_sequence(setup, searched.needs, budget_bytes)
+    longest = longest_sequence(setup, searched.needs, budget_bytes, searched.smallest_named)
     shorter = f"or shorten --seq-len to {longest}" if longest else "no --seq-len fits"
     peak = smallest.plan.memory.peak_bytes
     beside = "interpreter, libraries and mapped files" if searched.needs.with_files else "the app itself"

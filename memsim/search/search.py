@@ -8,14 +8,11 @@ arena values; the planner's own exact figure decides, and the next candidate is 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
-from memsim.models.parts import block_part
-from memsim.planner.plan import LIBRARY_FLOOR_BYTES
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
-from memsim.planner.staging import most_read_ahead, staging_for
 from memsim.progress_types import CountProgress
 from memsim.schedules.choices import Choices
+from memsim.search.counted import Counted
 from memsim.search.front import Front, least_mixtures
 from memsim.search.named import in_range, planned_by_name
 from memsim.search.needs import Needs
@@ -30,8 +27,6 @@ AUTO = "auto"
 
 PACKED = ("tile",)
 """Ways of unpacking where products take packed weights, which this machine's kernels do as fast as any."""
-
-_ITEM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +105,12 @@ class Search:
         exact = [self.exact(candidate) for candidate in nearly[:4]]
         return min((*exact, *self.named.values()), key=lambda found: found.need_bytes)
 
+    @property
+    def smallest_named(self) -> str:
+        """The named schedule that needs least of all schedules; empty where another one does."""
+        least = self.smallest()
+        return next((name for name, found in self.named.items() if found is least), "")
+
     def exact(self, candidate: Candidate, budget_bytes: int | None = None) -> Found:
         """Lower and place a candidate.
 
@@ -183,7 +184,7 @@ def search(
     found = list(regions(setup.graph(), setup.optimizer, numbers, rule, unpacks, bounds or Bounds(), progress))
     least_of: dict[int, Front] = {}
     for number, region in enumerate(found):
-        counted = _Counted(setup, region, needs)
+        counted = Counted(setup, region, needs)
         for index, (arena, ps, n_nodes) in enumerate(_rows(region, region.front)):
             points.append((counted.total(arena, n_nodes), ps, number, index))
         if id(region.front) not in least_of:  # regions that differ in what is pinned have the same mixtures
@@ -196,7 +197,7 @@ def search(
     for _, ps, number, index in _unbeaten(points, tolerance):
         region = found[number]
         arena, _, n_nodes = _row(region, index)
-        counted = _Counted(setup, region, needs, region.restored(index))
+        counted = Counted(setup, region, needs, region.restored(index))
         refined.append((counted.total(arena, n_nodes), ps, number, index))
         peaks[number, index] = counted.peak(arena)
     candidates = (
@@ -228,43 +229,6 @@ def _rows(region: Region, front: Front) -> Iterator[tuple[int, int, int]]:
 def _row(region: Region, index: int) -> tuple[int, int, int]:
     front = region.front
     return int(front.arena_bytes[index]), int(front.time_ps[index]) + region.extra_ps, int(front.n_nodes[index])
-
-
-class _Counted:
-    """What schedules of one region need, as the planner and the run count it.
-
-    Args:
-        setup: What is planned.
-        region: Choices for the whole step.
-        needs: How budgets are counted.
-        restored: What each block reads back from the scratch file; at least nothing.
-    """
-
-    def __init__(
-        self, setup: TrainingSetup, region: Region, needs: Needs, restored: Sequence[tuple[int, ...]] = ()
-    ) -> None:
-        sizes = {part: sum(map(prod, tensors.values())) for part, tensors in setup.graph().trained.items()}
-        size = max(sizes.values())
-        paged = region.whole.adapters == "paged"
-        adapters = _ITEM_BYTES * size if paged else 0
-        state = 0 if region.whole.state == "pinned" else _ITEM_BYTES * setup.optimizer.state_size(size)
-        largest = max((n_bytes for block in restored for n_bytes in block), default=0)
-        held = staging_for(max(adapters, state), max(adapters, largest)).n_bytes
-        loads = {part: [_ITEM_BYTES * count] for part, count in sizes.items() if paged}
-        parts = [block_part(index) for index in range(len(restored))]
-        copies = [n_bytes for part in ("embed", *parts, "head") for n_bytes in loads.get(part, [])]
-        for part, block in zip(reversed(parts), reversed(restored), strict=True):
-            copies += [*loads.get(part, []), *block]
-        copies += loads.get("embed", [])
-        self._held_bytes = region.pinned_bytes + held
-        self._floor_bytes = LIBRARY_FLOOR_BYTES + 2 * region.frames[0].together_bytes + most_read_ahead(copies)
-        self._needs = needs
-
-    def peak(self, arena_bytes: int) -> int:
-        return arena_bytes + self._held_bytes
-
-    def total(self, arena_bytes: int, n_nodes: int) -> int:
-        return self._needs.total(self.peak(arena_bytes), self._floor_bytes, n_nodes)
 
 
 def _unbeaten(points: Sequence[_Point], tolerance: float) -> list[_Point]:

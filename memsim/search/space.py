@@ -12,7 +12,7 @@ from memsim.schedules.choices import BlockChoices, Choices
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.search.front import Front, optimal_mixtures
 from memsim.search.keep_sets import MAX_SETS, keep_sets
-from memsim.search.probe import BlockCost, FrameCost, Probe, probe, shortened
+from memsim.search.probe import BlockCost, FrameCost, Probe, Traced, probe, shortened
 from memsim.simulator.device import Numbers, Rule
 
 _TILES = (2, 4, 8)
@@ -154,6 +154,7 @@ class _Prober:
         self, graph: ModelGraph, optimizer: OptimizerConfig, numbers: Numbers, rule: Rule, whole: Choices
     ) -> None:
         self._graph, self._optimizer, self._numbers, self._rule, self._whole = graph, optimizer, numbers, rule, whole
+        self._traced: Traced = {}
         self._beside = BlockChoices(frozenset(graph.residuals), frozenset())
 
     def block_costs(
@@ -214,4 +215,4 @@ class _Prober:
 
     def _probe(self, graph: ModelGraph, blocks: tuple[BlockChoices, ...], **changes: Any) -> Probe:
         choices = replace(self._whole, blocks=blocks, **changes)
-        return probe(graph, choices, self._optimizer, self._numbers, self._rule)
+        return probe(graph, choices, self._optimizer, self._numbers, self._rule, self._traced)

@@ -19,6 +19,7 @@ from memsim.schedules.choices import Choices, tiled
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.search.keep_sets import keep_sets
 from memsim.search.longest import longest_sequence
+from memsim.search.named import NAMED
 from memsim.search.needs import capped_process, device_app
 from memsim.search.probe import node_seconds
 from memsim.search.refusal import nothing_fits
@@ -65,8 +66,9 @@ def test_on_four_blocks_nothing_is_faster() -> None:
     setup, bounds = _toy_setup(), replace(SMALL, heads=("one_pass",))
     found = search(setup, NUMBERS, DEVICE.rule, NEEDS, bounds=bounds, tolerance=0.0)
     plans = [plan_run(replace(setup, choices=choices), "") for choices in _every_schedule(setup)]
+    assert len(plans) == 8 * 2**4
+    plans += [plan_run(replace(setup, schedule=name), "") for name in NAMED]  # they stand beside the space
     everything = sorted((_need(plan), _seconds(plan)) for plan in plans)
-    assert len(everything) == 8 * 2**4
     best = float("inf")
     for need, seconds in everything:
         if seconds < best * (1 - 1e-9):
