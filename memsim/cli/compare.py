@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -11,6 +11,7 @@ from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC
 from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.scheme import schemes_options, settings_of_schemes
+from memsim.cli.tokens import token_options
 from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
 from memsim.compare.contenders import LR_GRIDS, parse_contenders
 from memsim.compare.device_run import simulate_run
@@ -69,6 +70,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
     shell_complete=complete.tasks,
     help="Labelled examples instead of text, as for `memsim run`; docs-agreement comes with its own.",
 )
+@token_options
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
 @click.option(
     "--data",
@@ -125,6 +127,8 @@ def command(
     grids: tuple[str, ...],
     tune_steps: int | None,
     task: str | None,
+    tokenizer: str | None,
+    bos: Literal["auto", "document", "never"],
     template: bool,
     data: Path | None,
     validation_data: Path | None,
@@ -162,6 +166,8 @@ def command(
             data=data or _shipped(task, "train"),
             task=task,
             template=template,
+            tokenizer=tokenizer,
+            bos=bos,
             eval_sequences=eval_sequences,
             **settings_of_schemes(options, options["schemes"]),
             optimizer=OptimizerConfig(optimizer),

@@ -35,7 +35,7 @@ _SEQ_LEN = 256
 @scheme_options
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the list as JSON to PATH, or to stdout.")
 @click.pass_context
-def command(context: click.Context, json_path: str | None, **options: Any) -> None:
+def command(context: click.Context, /, json_path: str | None, **options: Any) -> None:
     """List model families and presets, or fetch a real model.
 
     Of each: parameters, INT4 size, trainable parameters under --scheme (a classifier has two labels), and the smallest

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from memsim.cli import complete
 from memsim.cli.drawing import SYNTHETIC, drawn
 from memsim.cli.scheme import scheme_options, scheme_settings
+from memsim.cli.tokens import token_options
 from memsim.cli.zeroth_order import GroupedCommand, zeroth_order_options, zeroth_order_settings
 from memsim.errors import InputError, UsageError
 from memsim.json_file import shown
@@ -87,17 +88,7 @@ def _options(settings: Sequence[str]) -> list[str]:
     help="Tell a task's options apart by a classifier that is trained too, or by the words of their answers.  "
     "[default: a classifier for RoBERTa and --scheme head]",
 )
-@click.option(
-    "--tokenizer",
-    metavar="FILE|bytes",
-    help="tokenizer.json or tokenizer.model, or bytes for one id per byte.  [default: the model's own]",
-)
-@click.option(
-    "--bos",
-    type=click.Choice(["auto", "document", "never"]),
-    default="auto",
-    help="Begin every document as its tokenizer begins a text; auto: and every window of a longer one.",
-)
+@token_options
 @scheme_options
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
