@@ -48,7 +48,7 @@ class Workspace:
         """Run ``memsim run`` with defaults that would work, before ``arguments``."""
         defaults = ["--budget", "400MB", "--model", self.model, "--data", self.directory / "text.txt"]
         sizes = ["--seq-len", 16, "--steps", 1, "--lora-rank", 2, "--threads", 1]
-        return self.memsim("run", *defaults, *sizes, *arguments)
+        return self.memsim("run", *defaults, *sizes, "--tokenizer", "bytes", *arguments)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_defaults_of_these_tests_are_not_what_is_refused(workspace: Workspac
     workspace.monkeypatch.setattr(sys, "argv", ["memsim"])
     refused(workspace, 2, "--steps 0 is below 1", "--steps", 0)
     defaults = ["run", "--budget", "400MB", "--model", workspace.model, "--data", workspace.directory / "text.txt"]
-    sizes = ["--seq-len", 16, "--steps", 1, "--lora-rank", 2, "--threads", 1, "--out", "out"]
+    sizes = ["--seq-len", 16, "--steps", 1, "--lora-rank", 2, "--threads", 1, "--out", "out", "--tokenizer", "bytes"]
     workspace.monkeypatch.setattr(sys, "argv", ["memsim", *map(str, [*defaults, *sizes])])
     main()
     assert "done under 400.0 MB" in workspace.capsys.readouterr().out
@@ -260,7 +260,8 @@ def test_a_tokenizer_of_another_model(workspace: Workspace) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(workspace.model / "tokenizer.json"))
     (workspace.directory / "text.txt").write_text("w1 w2 w150 " * 40)
-    refused(workspace, 1, "has token id 150, beyond the model's vocabulary of 77; use the tokenizer.json that belongs")
+    refused(workspace, 1, "has token id 150, beyond the model's vocabulary of 77; use the tokenizer.json that belongs",
+            "--tokenizer", workspace.model / "tokenizer.json")  # fmt: skip
 
 
 # -- disks and directories ---------------------------------------------------------------------------------------------
@@ -391,3 +392,18 @@ def test_a_model_with_more_positions_takes_more_tokens(workspace: Workspace) -> 
 )
 def test_settings_of_schedules_that_cannot_work(workspace: Workspace, arguments: list, words: str) -> None:
     refused(workspace, 2, words, *arguments)
+
+
+def test_a_model_without_a_tokenizer(workspace: Workspace) -> None:
+    words = "has no tokenizer.json, no tokenizer.model, and not both vocab.json and merges.txt; give the model's own"
+    defaults = ["--budget", "400MB", "--model", workspace.model, "--data", "text.txt", "--seq-len", 16]
+    code, printed = workspace.memsim("run", *defaults)
+    assert code == 1
+    assert words in printed.splitlines()[-1]
+    assert not (workspace.directory / "runs").exists()
+
+
+def test_a_file_that_is_no_tokenizer(workspace: Workspace) -> None:
+    (workspace.directory / "odd.json").write_text("[]")
+    refused(workspace, 1, "odd.json is corrupt", "--tokenizer", "odd.json")
+    refused(workspace, 1, "cannot read tokenizer none.json: No such file", "--tokenizer", "none.json")

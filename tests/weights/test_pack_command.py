@@ -35,9 +35,9 @@ def test_prints_the_error_of_each_matrix_and_a_total(tmp_path):
 
 def test_says_when_there_is_no_tokenizer(tmp_path):
     source = write_checkpoint(tmp_path / "hf", TOY)
-    assert f"{source} has no tokenizer.json beside it; put the model's into {tmp_path}/a, or runs take bytes" in (
-        run(source, tmp_path / "a").stderr
-    )
+    said = run(source, tmp_path / "a").stderr
+    assert f"memsim: no tokenizer: {source} has no tokenizer.json, no tokenizer.model, and not both" in said
+    assert "runs of it need --tokenizer" in said
     (source / "tokenizer.json").write_text("{}")
     assert "tokenizer" not in run(source, tmp_path / "b").stderr
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -15,6 +15,7 @@ from memsim.cli.progress import bytes_progress, stage
 from memsim.cli.running.run_settings import command_line, given_settings
 from memsim.cli.say import say
 from memsim.cli.scheme_options import scheme_values, schemes_options
+from memsim.cli.tokens import token_options
 from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options, zeroth_order_values
 from memsim.compare.contenders import LR_GRIDS, Shared, parse_contenders, with_contender
 from memsim.compare.device_run import simulate_run
@@ -70,6 +71,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
     shell_complete=complete.tasks,
     help="Labelled examples instead of text, as for `memsim run`; docs-agreement comes with its own.",
 )
+@token_options
 @click.option("--template/--no-template", default=True, help="Prompt as the task's template says, or only its text.")
 @path_option("--data", "Text, or examples, to train on.  [default: shipped]")
 @path_option("--validation-data", "What learning rates are chosen on.  [default: shipped]")
@@ -95,6 +97,8 @@ def command(
     grids: tuple[str, ...],
     tune_steps: int | None,
     task: str | None,
+    tokenizer: str | None,
+    bos: Literal["auto", "document", "never"],
     template: bool,
     data: Path | None,
     validation_data: Path | None,
@@ -132,6 +136,8 @@ def command(
             task=task,
             template=template,
             eval_data=validation,
+            tokenizer=tokenizer,
+            bos=bos,
             eval_sequences=eval_sequences,
             accumulate=accumulate,
             compute=compute,

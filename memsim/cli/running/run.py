@@ -14,6 +14,7 @@ from memsim.cli.json_option import file_option, json_option
 from memsim.cli.running.run_settings import asked_changes, asked_run, command_line
 from memsim.cli.say import say
 from memsim.cli.scheme_options import scheme_options
+from memsim.cli.tokens import token_options
 from memsim.cli.zeroth_order_options import GroupedCommand, zeroth_order_options
 from memsim.models.presets import PRESETS
 from memsim.regression.baseline import from_run, write_baseline
@@ -85,17 +86,7 @@ def _options(settings: Sequence[str]) -> list[str]:
     help="Tell a task's options apart by a classifier that is trained too, or by the words of their answers.  "
     "[default: a classifier for RoBERTa and --scheme head]",
 )
-@click.option(
-    "--tokenizer",
-    metavar="FILE|bytes",
-    help="tokenizer.json or tokenizer.model, or bytes for one id per byte.  [default: the model's own]",
-)
-@click.option(
-    "--bos",
-    type=click.Choice(["auto", "document", "never"]),
-    default="auto",
-    help="Begin every document as its tokenizer begins a text; auto: and every window of a longer one.",
-)
+@token_options
 @scheme_options
 @click.option(
     "--optimizer", type=click.Choice(list(STATE_PER_PARAMETER)), default="adamw", help="What updates what is trained."
