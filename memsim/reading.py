@@ -2,8 +2,8 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from memsim.errors import InputError
 
@@ -21,7 +21,7 @@ def kind_of_file(mode: int) -> str:
     return _SPECIAL.get(stat.S_IFMT(mode), "no file")
 
 
-def open_regular(path: Path, name: str | None = None) -> BinaryIO:
+def open_regular(path: Path, name: str | None = None) -> BufferedReader:
     """Open an untrusted ``path`` for reading, through links, refusing pipes and devices (on which a read would hang).
 
     Args:
