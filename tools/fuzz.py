@@ -7,7 +7,7 @@ The exit code is 1 if any mutation ended otherwise; each is named with what make
 
 import argparse
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("tests/stress", "tests/support")]
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
 
-from fuzzing import LIMIT_BYTES, LIMIT_S, Tally, fuzz  # noqa: E402
-from kinds import all_kinds  # noqa: E402
+from fuzzing import LIMIT_BYTES, LIMIT_S, Tally, fuzz  # type: ignore[import-not-found]  # noqa: E402
+from kinds import all_kinds  # type: ignore[import-not-found]  # noqa: E402
 
 _MOST_SHOWN = 10
 
@@ -45,7 +45,7 @@ def main() -> None:
             work = Path(directory, "work")
             work.mkdir()
             tallies[kind.name] = fuzz(kind, count, arguments.seed, work)
-            subprocess.run(["rm", "-rf", str(work)], check=True)
+            shutil.rmtree(work)
             print(_row(kind.name, tallies[kind.name]), flush=True)
     _report(tallies, time.monotonic() - started_s, arguments.reasons)
 

@@ -28,8 +28,8 @@ def figure(path: Path, columns: int = 1) -> "Iterator[list[Axes]]":
 
     # Nothing of a date or a random number in the file; text as text, so that it can be searched and needs no
     # font; and a dollar sign in a name begins no formula.
-    settings: Any = {"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}
-    with matplotlib.rc_context(settings):
+    svg: Any = {"svg.hashsalt": "memsim", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}
+    with matplotlib.rc_context(svg):
         drawn, axes = pyplot.subplots(1, columns, figsize=(_WIDTH_IN * columns, _HEIGHT_IN), squeeze=False)
         try:
             for one in axes[0]:

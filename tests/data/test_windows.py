@@ -91,7 +91,7 @@ def test_a_file_that_is_not_whole_ids_is_refused(tmp_path: Path, data: bytes, n_
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot map token file .*No such file"):
+    with pytest.raises(InputError, match="cannot read token file .*No such file"):
         TokenFile(tmp_path / "tokens", VOCAB)
 
 

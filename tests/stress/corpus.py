@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import sys
 import warnings
 from contextlib import closing
 from dataclasses import astuple, fields
@@ -31,11 +30,8 @@ from memsim.sweep.store import APPLICATION_ID, TABLE
 from memsim.weights.synthetic import write_synthetic
 from mlx_files import mlx_quantize, write_mlx
 from recorded import record, toy_run_plan, write_run, write_shares
+from toy_checkpoints import TOY, UNTIED, source_tensors
 from toy_families import toy_config
-
-sys.path.append(str(Path(__file__).parent.parent / "weights"))
-
-from toy_checkpoints import TOY, UNTIED, source_tensors  # noqa: E402
 
 N_STEPS = 4
 LORA = LoraConfig(rank=4, alpha=8)

@@ -125,6 +125,9 @@ def _one(kind: Kind, directory: Path, name: str, tally: Tally) -> None:
         tally.failures.append(f"{kind.name} {name}: {type(error).__name__}: {error!s:.300}")
         return
     tally.accepted += 1
+    if not (directory / kind.target).is_file():  # at which another library would wait for ever
+        tally.failures.append(f"{kind.name} {name:.80}: read, but there is no file")
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
