@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("tests/stress", "tests/support")]
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
 
-from fuzzing import LIMIT_BYTES, LIMIT_S, Tally, fuzz  # type: ignore[import-not-found]  # noqa: E402
-from kinds import all_kinds  # type: ignore[import-not-found]  # noqa: E402
+from fuzzing import LIMIT_BYTES, LIMIT_S, Tally, fuzz  # noqa: E402
+from kinds import all_kinds  # noqa: E402
 
 _MOST_SHOWN = 10
 
