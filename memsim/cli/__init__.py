@@ -11,24 +11,25 @@ from memsim.cli.say import say
 from memsim.errors import MemsimError
 
 _COMMANDS = {
-    "run": "running",
-    "plan": "predicting",
-    "compare": "comparing",
-    "pack": "running",
-    "simulate": "predicting",
-    "replay": "predicting",
-    "replay-seeds": "running",
-    "profile": "measuring",
-    "report": "comparing",
-    "validate": "predicting",
-    "check": "comparing",
-    "diff": "comparing",
-    "bench": "measuring",
-    "sweep": "comparing",
-    "models": "listing",
-    "devices": "listing",
+    "run": ("running", "Fine-tune a model in a process that the kernel kills at --budget."),
+    "plan": ("predicting", "Find the fastest training step that fits a budget; nothing is run."),
+    "compare": ("comparing", "Compare schedules and schemes by loss and accuracy."),
+    "pack": ("running", "Quantise a checkpoint."),
+    "simulate": ("predicting", "Simulate a run on a phone: would it survive, how long is a step."),
+    "replay": ("predicting", "Do so with a recorded run, or with any memray capture."),
+    "replay-seeds": ("running", "Make the adapter of a zeroth-order run again from its seeds."),
+    "profile": ("measuring", "Show where time and memory of a step go."),
+    "report": ("comparing", "Put runs side by side in one HTML file."),
+    "validate": ("predicting", "Compare predictions with published and measured figures."),
+    "check": ("comparing", "Run a baseline again: has its footprint grown?"),
+    "diff": ("comparing", "Show what one run does otherwise than another."),
+    "bench": ("measuring", "Time kernels and steps beside this machine's roofs and other programs."),
+    "sweep": ("comparing", "Do every point of a grid file."),
+    "models": ("listing", "List models, or fetch a real one."),
+    "devices": ("listing", "List devices, show one with its sources, or measure this machine."),
 }
-"""Command -> the group that its module is in, in the order in which people meet them."""
+"""Command -> the group that its module is in, and what it is for: help imports no command. People meet them in this
+order."""
 
 
 class _LazyGroup(click.Group):
@@ -42,10 +43,15 @@ class _LazyGroup(click.Group):
         """Import and return one subcommand, or None for an unknown name."""
         if cmd_name not in _COMMANDS:
             return None
-        module = f"memsim.cli.{_COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}"
+        module = f"memsim.cli.{_COMMANDS[cmd_name][0]}.{cmd_name.replace('-', '_')}"
         command = importlib.import_module(module).command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the names of subcommands without importing any, and the group's own options."""
