@@ -301,6 +301,7 @@ class Result:
         planned: What only a plan knows: what else there is.
         recording: What recording cost, if the run was recorded.
         message: What ended the run, in one line, if it is not done.
+        unheard: Why progress could not be printed, if it was so.
         request: What the run was asked for; not in a baseline, which has settings of its own.
         versions: Distribution name to version.
     """
@@ -346,6 +347,7 @@ class Result:
     planned: PlannedResult | None = None
     recording: RecordingResult | None = None
     message: str | None = None
+    unheard: str | None = None
     request: Request | None = None
     host: Host
     versions: dict[str, str]

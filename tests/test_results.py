@@ -24,13 +24,24 @@ RECORD = Result(command="run", source="measured", model="toy", host=HOST, versio
 # The fields of schema 1, in the order of the file. A change here is a new schema number.
 FIELDS = [
     *("schema", "command", "source", "model", "schedule", "seq_len"),
-    *("task", "scheme", "lora_rank", "trainable_parameters", "optimizer"),
+    *("task", "tokenizer", "scheme", "lora_rank", "trainable_parameters", "optimizer"),
     *("compute", "threads", "weights", "page_cache", "budget_bytes", "enforcement", "fits", "exit_reason"),
     *("baseline_footprint_bytes", "peak_footprint_bytes", "peak_working_set_bytes"),
     *("planned_peak_bytes", "planned_mapped_bytes", "planned_working_set_bytes", "planned_footprint_bytes"),
     "file_floor_bytes",
     *("peak_rss_bytes", "kernel_peak_bytes", "step_s", "steps", "evals", "time_by_op_s", "peak_by_value"),
-    *("planned_step_s", "choices", "simulated", "planned", "recording", "message", "request", "host", "versions"),
+    *(
+        "planned_step_s",
+        "choices",
+        "simulated",
+        "planned",
+        "recording",
+        "message",
+        "unheard",
+        "request",
+        "host",
+        "versions",
+    ),
 ]
 STEP_FIELDS = [
     *("loss", "accuracy", "step_s", "peak_footprint_bytes"),

@@ -188,9 +188,11 @@ def _open_group(version: int, budget_bytes: int, proc: Path) -> Cap:
 
 def _try_to_join(launcher: list[str]) -> None:
     """Run nothing inside the group: joining may be forbidden where making it was not."""
-    answer = subprocess.run(
-        [*launcher, "/bin/sh", "-c", ":"], capture_output=True, text=True, timeout=_JOIN_S, check=False
-    )
+    command = [*launcher, "/bin/sh", "-c", ":"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_JOIN_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"no process joined {launcher[-1]} in {_JOIN_S:.0f} s") from error
     if answer.returncode != 0:
         raise Unavailable(f"no process can join {launcher[-1]}: {answer.stderr.strip()}")
 

@@ -7,7 +7,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from memsim import __version__
+from memsim.cli.limits import system_refusal
 from memsim.cli.say import say
+from memsim.cli.streams import close_streams, hear_signals, open_streams
 from memsim.errors import MemsimError
 
 _COMMANDS = {
@@ -71,6 +73,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every memsim error becomes one line on stderr and its exit code."""
+    open_streams()
+    hear_signals()
     try:
         cli.main(standalone_mode=False)
     except MemsimError as error:
@@ -84,9 +88,13 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our stdout (`| head`) went away: not an error of ours, and nothing more can be said.
-        sys.stderr.close()
         sys.exit(1)
-    except OSError as error:
-        # Of a disk or a file that no command expected to fail.
-        say(f"memsim: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        # Of a disk, a file or a limit that no command expected to fail.
+        line = system_refusal(error)
+        if line is None:
+            raise
+        say(f"memsim: {line}", err=True)
         sys.exit(MemsimError.exit_code)
+    finally:
+        close_streams()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from memsim.cli.progress import bytes_progress, stage
-from memsim.cli.say import say
+from memsim.cli.say import say, unheard
 from memsim.printable import printable
 from memsim.progress_types import BytesProgress
 from memsim.runtime.config import RunConfig, scheme_of
@@ -36,7 +36,9 @@ class _Lines:
         self._config = config
 
     def callbacks(self, packing: BytesProgress) -> RunProgress:
-        return RunProgress(stage=stage, packing=packing, planned=self.planned, step=self.step, note=self.note)
+        return RunProgress(
+            stage=stage, packing=packing, planned=self.planned, step=self.step, note=self.note, unheard=unheard
+        )
 
     def size(self, n_bytes: int) -> str:
         return format_bytes(n_bytes, self._config.decimal)

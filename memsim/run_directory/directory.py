@@ -161,11 +161,16 @@ def _tidy(directory: RunDirectory) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the directories in ``parent`` that never got their names, since their process died."""
+    """Remove what dead processes left in ``parent``: directories without their names, and work in those with one."""
     for path in parent.glob(".memsim-*"):
         match = _UNSETTLED.fullmatch(path.name)
         if match and start_time(int(match[1])) != int(match[2]):
             discard(path)
+    for lock in parent.glob(f"*/{_LOCK}"):  # of those that got it, and were killed later
+        directory = RunDirectory(lock.parent)
+        if directory.checkpoints.is_dir() and not (lock.is_symlink() or lock.parent.is_symlink()):
+            with suppress(InputError), locked(lock.parent, path=lock):  # refused while it is in use
+                _tidy(directory)
 
 
 def make_unsettled(parent: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import shlex
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -87,7 +88,7 @@ def carry_out(
         if outcome.reason == "interrupted":
             outcome.message = f"interrupted after {len(outcome.steps)} steps"
         result = make_record(ready, identity, enforcement, kernel_peak, outcome, history, request)
-        result = _leave(ready, directory, job, outcome, result)
+        result = _leave(ready, directory, job, outcome, replace(result, unheard=progress.unheard()))
     except MemsimError as error:
         raise type(error)(_with_hint(str(error), out, history.saved_step)) from error
     finally:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
 def asking_first(ask: Callable[[], bool]) -> Iterator[None]:
-    """Call ``ask`` on the first SIGINT, SIGTERM or SIGHUP; raise KeyboardInterrupt on the second.
+    """Call ``ask`` on the first SIGINT, SIGTERM, SIGHUP or SIGQUIT; raise KeyboardInterrupt on the second.
 
     It is raised on the first, too, if ``ask`` returns False. Only in the main thread, which alone gets signals.
     """

@@ -56,6 +56,7 @@ class RunProgress:
         node: A node is done; called at most ten times a second.
         step: A step is done.
         note: A line worth reading.
+        unheard: Returns why something of this could not be shown, or None.
     """
 
     stage: StageProgress = lambda text: None
@@ -64,6 +65,7 @@ class RunProgress:
     node: Callable[[NodeDone], None] = lambda node: None
     step: Callable[[StepDone], None] = lambda step: None
     note: StageProgress = lambda text: None
+    unheard: Callable[[], str | None] = lambda: None
 
 
 FINISHED: "list[Callable[[RunConfig, RunOutcome], None]]" = []

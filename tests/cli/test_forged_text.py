@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from command import Command
 
 import memsim.cli
 from capped_runs import config_for
+from command import Command
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.run_directory.checkpoints import DIRECTORY
 from memsim.run_directory.settings_file import Identity, write_run_file

@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from command import Command
 
+from command import Command
 from recorded import write_run
 from special_files import make_device
 
