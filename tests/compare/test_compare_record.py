@@ -92,7 +92,7 @@ def test_the_plot_is_one_svg_that_names_every_schedule_and_repeats_to_the_byte(t
 
 def test_the_table_has_a_line_for_each_contender_with_its_last_figures() -> None:
     mebp = curve(scored(result([5.0, 4.0, 3.0], 0.5, 10**8), losses={0.1: 2.0, 0.2: 1.0}), DEVICE)
-    lines = table([mebp, replace(mebp, label="mebp-head", lr_losses={})], decimal=True).splitlines()
+    lines = table([mebp, replace(mebp, label="mebp-head", lr_losses={})], decimal=True)
     header, first, second, star = lines
     assert len(header) == len(first) == len(second)
     assert first.split()[:6] == ["mebp", "3", "0.2*", "5.0000", "->", "3.0000"]

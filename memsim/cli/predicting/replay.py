@@ -71,8 +71,10 @@ def command(
     if json_path is not None:
         emit_json(replayed.result if isinstance(replayed, ReplayedRun) else replayed.record, json_path)
     if json_path != "-":
-        text = _run_summary(replayed, decimal) if isinstance(replayed, ReplayedRun) else _summary(replayed, decimal)
-        say(*text)
+        if isinstance(replayed, ReplayedRun):
+            say(*_run_summary(replayed, decimal))
+        else:
+            say(*_summary(replayed, decimal))
     if not replayed.fits:
         say(f"memsim: {_complaint(replayed, decimal)}", err=True)
         sys.exit(LimitError.exit_code)
