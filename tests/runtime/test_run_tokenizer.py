@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from memsim.runtime.tokenizer_choice import choose_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from capped_runs import private_cache, run_toy
+from memsim.data.tokenizer_choice import choose_tokenizer
 from memsim.errors import InputError
 from memsim.json_decode import decode
 from memsim.result_file import read_result
