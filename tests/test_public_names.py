@@ -16,17 +16,17 @@ ROOT = Path(__file__).parent.parent
 SIGNATURES = {
     "memsim.plan": (
         "(model='qwen2.5-0.5b', *, budget_bytes=None, device='host', seq_len=256, scheme=None, optimizer=None, "
-        "accumulate=1, threads=0, progress=None)"
+        "accumulate=1, threads=0, progress=None, searching=None)"
     ),
     "memsim.simulate": (
         "(model='qwen2.5-0.5b', *, schedule='mebp', device='iphone-15-pro-max', budget_bytes=None, mode='foreground', "
         "seq_len=256, steps=20, scheme=None, optimizer=None, accumulate=1, advised=True)"
     ),
     "memsim.replay": (
-        "(recorded, *, device='iphone-15-pro-max', budget_bytes=None, mode='foreground', steps=20, advised=True)"
+        "(recorded, *, device='iphone-15-pro-max', budget_bytes=None, mode='foreground', steps=None, advised=None)"
     ),
     "memsim.read_result": "(path)",
-    "memsim.runtime.run": "(config, progress=None)",
+    "memsim.runtime.run": "(config, progress=None, command='')",
 }
 CLASSES = {
     *("memsim.LoraConfig", "memsim.OptimizerConfig", "memsim.Result"),

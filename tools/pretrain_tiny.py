@@ -143,7 +143,7 @@ def tokens_of(texts: list[str]) -> Bytes:
 
 
 def quantised(weight: torch.Tensor) -> torch.Tensor:
-    """Return a matrix [N, K] as a pack holds it (``memsim.weights.quantize``): INT4 in groups of 32 columns."""
+    """Return a matrix [N, K] on levels -7...7 in groups of 32 columns, which a pack takes over without loss."""
     groups = weight.reshape(len(weight), -1, GROUP_SIZES[0])
     scales = (groups.abs().amax(2, keepdim=True) / 7).half().float()
     return (groups / scales.clamp(min=1e-8)).round().clamp(-7, 7).mul(scales).reshape(weight.shape)

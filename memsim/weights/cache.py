@@ -96,7 +96,7 @@ def checkpoint_of(name: str) -> Path | None:
 
 
 def identifier(name: str) -> str:
-    """Return what ``--model name`` means in every directory: a preset, a hub id as it was given, or an absolute path.
+    """Return what ``--model name`` means in every directory: an absolute path, or a word that is none, as given.
 
     Raises:
         InputError: It cannot be asked whether a file of that name is there.
@@ -105,7 +105,8 @@ def identifier(name: str) -> str:
         return name.lower()
     try:
         path = Path(name).absolute()
-        return name if is_hub_id(name) and not path.exists() else str(path)
+        nowhere = not path.exists() and (is_hub_id(name) or path.name == name)  # or it is a name that nothing has
+        return name if nowhere else str(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read model {name!r}: {getattr(error, 'strerror', None) or error}") from error
 

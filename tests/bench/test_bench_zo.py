@@ -18,6 +18,8 @@ from memsim.bench.zeroth_order import BF16_PEER, Finding, ZoReport, bench_zo
 from memsim.cli import cli
 from memsim.errors import InputError
 from memsim.host import host_info
+from memsim.ir.matrix_format import symmetric
+from memsim.models.matrix_formats import Formats
 from memsim.results import Result, StepResult
 from memsim.runtime.config import RunConfig
 from memsim.simulator.device_file import find_device
@@ -77,7 +79,7 @@ def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ZoReport:
             1,
         )  # fmt: skip
 
-    pack = SimpleNamespace(config=toy_config(), group_size=32, n_bytes=200 * 512)
+    pack = SimpleNamespace(config=toy_config(), formats=Formats(symmetric(32)), n_bytes=200 * 512)
     monkeypatch.setenv("MEMSIM_CACHE", str(tmp_path))
     monkeypatch.setattr(bench, "timed_run", timed_run)
     monkeypatch.setattr(bench, "_disk_blocks", lambda: blocks[0])

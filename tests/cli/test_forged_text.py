@@ -12,8 +12,9 @@ from capped_runs import config_for
 from command import Command
 from memsim.regression.baseline import from_run, write_baseline
 from memsim.run_directory.checkpoints import DIRECTORY
-from memsim.run_directory.settings_file import Identity, write_run_file
+from memsim.run_directory.settings_file import RUN_FILE, Identity, write_run_file
 from memsim.runtime.config import RunConfig
+from memsim.runtime.origin import Origin
 from memsim.simulator.device_file import find_device, format_device
 from recorded import record, toy_run_plan, write_run, write_shares
 
@@ -23,6 +24,7 @@ CLI = Path(memsim.cli.__file__).parent
 IDENTITY = Identity(
     model_hash="h", texts={}, program="p", threads=1, compute="f32", cpu="c", kernels="k", versions={"numpy": "1"}
 )
+ORIGIN = Origin(started="2026-12-01T00:00:00+00:00", commands=(), files={})
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def memsim(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 def test_text_leaves_by_one_way() -> None:
     """Only ``say`` prints, and ``devices show --toml``, whose text is a file with everything else escaped."""
     found = {
-        path.name for path in CLI.glob("*.py") if re.search(r"click\.(s?echo|secho)\(|[^.\w]print\(", path.read_text())
+        path.name for path in CLI.rglob("*.py") if re.search(r"click\.(s?echo|secho)\(|[^.\w]print\(", path.read_text())
     }
     assert found == {"say.py", "devices.py"}
 
@@ -93,12 +95,14 @@ def test_a_title_comes_back_from_the_file_that_is_shown(tmp_path: Path, title: s
     assert find_device(str(tmp_path / "phone.toml")).title == title
 
 
-@pytest.mark.parametrize("changes", [{"scratch": Path(FORGED)}, {"model": FORGED}, {"schedule": FORGED}])
+@pytest.mark.parametrize("changes", [{"scratch": FORGED}, {"model": FORGED}, {"schedule": FORGED}])
 def test_settings_of_a_run_that_goes_on(tmp_path: Path, memsim: Command, changes: dict) -> None:
     directory = tmp_path / "run" / DIRECTORY
     directory.mkdir(parents=True)
-    config = replace(config_for(tmp_path / "model", None), **changes)
-    write_run_file(directory, config, IDENTITY)
+    write_run_file(directory, config_for(tmp_path / "model", None), IDENTITY, ORIGIN)
+    file = json.loads((directory / RUN_FILE).read_text())
+    file["settings"] |= changes  # which no checked setting lets in
+    (directory / RUN_FILE).write_text(json.dumps(file))
     done = memsim("run", "--resume", tmp_path / "run")
     assert done.code in (1, 2)
     assert_plain(done.err)

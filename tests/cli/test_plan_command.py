@@ -69,7 +69,7 @@ def test_nothing_fits_is_exit_code_3_with_the_deficit() -> None:
         (("--seq-len", 5000), UsageError, "--seq-len 5000 is above the model's max_position_embeddings, 2048"),
         (("--seq-len", 0), UsageError, "--seq-len 0 is below 1"),
         (("--threads", 999), UsageError, "--threads 999 must be from 0 to"),
-        (("--emit", "nowhere/plan.json"), InputError, "cannot write --emit nowhere/plan.json"),
+        (("--emit", "nowhere/plan.json"), InputError, "cannot write nowhere/plan.json: its directory does not exist"),
         (("--lora-rank", 0), UsageError, "--lora-rank 0 is below 1"),
         (("--scheme", "norms", "--lora-rank", 4), UsageError, "--lora-rank belongs to --scheme lora, not to norms"),
         (("--labels", 3), UsageError, "--labels belongs to --scheme head, not to lora"),

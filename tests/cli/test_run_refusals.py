@@ -406,4 +406,4 @@ def test_a_model_without_a_tokenizer(workspace: Workspace) -> None:
 def test_a_file_that_is_no_tokenizer(workspace: Workspace) -> None:
     (workspace.directory / "odd.json").write_text("[]")
     refused(workspace, 1, "odd.json is corrupt", "--tokenizer", "odd.json")
-    refused(workspace, 1, "cannot read tokenizer none.json: No such file", "--tokenizer", "none.json")
+    refused(workspace, 1, "none.json: No such file", "--tokenizer", "none.json")

@@ -160,7 +160,7 @@ def test_a_full_scratch_disk_is_one_line(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match=r"is full: spilling needs 0\.\d MiB; free some space or choose another"):
+    with pytest.raises(InputError, match=r"is full: spilling needs 48\.0 KiB; free some space or choose another"):
         make_session(toy_pack, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

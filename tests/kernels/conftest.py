@@ -39,7 +39,8 @@ class Kit:
         low, high = {"symmetric": (-8, 8), "affine": (0, 16), "symmetric8": (-128, 128)}[form]
         values = self.rng.integers(low, high, (n_rows, n_columns))
         groups = (n_rows, -(-n_columns // group_size))
-        scales = self.rng.uniform(0.01, 0.1, groups).astype(np.float16)
+        finest = 16 if form == "symmetric8" else 1  # weights of one size in every format: logits grow with them
+        scales = (self.rng.uniform(0.01, 0.1, groups) / finest).astype(np.float16)
         offsets = self.rng.uniform(-0.8, 0.0, groups).astype(np.float16) if form == "affine" else None
         q, stored = reference.pack_q4(values, scales, group_size, 8 if form == "symmetric8" else 4, offsets)
         q.flags.writeable = stored.flags.writeable = False

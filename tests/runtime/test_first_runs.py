@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from capped_runs import cache
 from memsim.errors import InputError, WorkerError
 from memsim.execution.cache_entries import discard_torn, torn_entries
 from memsim.runtime import prepare
 from memsim.runtime.kernels import compiling
 from memsim.runtime.kernels.compiling import _Count
 from memsim.runtime.kernels.marker import kernels_directory, marker_path, read_marker
+
+assert cache  # a fixture, found by name
 
 ANSWER = {"fastest": "f32", "paths": ["f32"]}
 FOOTPRINT = 64_000_000
@@ -192,7 +195,8 @@ def test_the_count_tells_what_is_left() -> None:
     ]
 
 
-def test_a_threading_layer_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cache")
+def test_a_threading_layer_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_THREADING_LAYER", "tbb")
     with pytest.raises(WorkerError, match="NUMBA_THREADING_LAYER=tbb is not installed here; unset it") as refused:
         compiling.kernel_child(1, "f32")

@@ -64,7 +64,9 @@ def classifier(disk: Path) -> Path:
 def run_task(model: Path, directory: Path, **changes: object) -> RunOutcome:
     data = directory / "examples.jsonl"
     data.write_text("".join(json.dumps(film) + "\n" for film in FILMS))
-    settings = {"task": "sst2", "data": data, "eval_data": data, "seq_len": SEQ_LEN, "lora": LORA, "compute": "f32"}
+    settings = {"task": "sst2", "data": data, "eval_data": data, "seq_len": SEQ_LEN, "compute": "f32"}
+    if changes.get("scheme", "lora") == "lora":
+        settings["lora"] = LORA
     settings |= {"optimizer": OptimizerConfig("adamw", lr=1e-2)} | changes
     return run_toy(model, directory / "out", **settings)
 

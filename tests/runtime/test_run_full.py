@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 CONFIG = toy_config(vocab_size=300, num_key_value_heads=1)
 SETTINGS = {"scheme": "full", "schedule": "mezo", "seq_len": 32, "steps": 6, "checkpoint_every": 2}
-SETTINGS |= {"optimizer": OptimizerConfig(lr=1e-4), "seed": 3}
+SETTINGS |= {"optimizer": OptimizerConfig(lr=1e-4), "seed": 3, "tokenizer": "bytes"}
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from memsim.run_directory.checkpoints import DIRECTORY, state_file_name
 from memsim.run_directory.seed_log import SeedLog, header_of
 from memsim.run_directory.settings_file import Identity, write_run_file
 from memsim.run_directory.steps_file import History
+from memsim.runtime.origin import Origin
 from memsim.schedules.choices import Choices, choices_for
 from memsim.schedules.record import record_choices
 from memsim.schedules.zeroth_order import ZeroOrder, estimator
@@ -39,6 +40,7 @@ IDENTITY = Identity(
     model_hash="h" * 64, texts={"tokens.bin": "a" * 64}, program="p", threads=1, compute="f32", cpu="c", kernels="k",
     versions={"numpy": "2"},
 )  # fmt: skip
+ORIGIN = Origin(started="2026-12-01T00:00:00+00:00", commands=("memsim run",), files={})
 WORDS = "memory is what a phone has least of, and a page that is clean can be dropped\n"
 
 
@@ -120,7 +122,7 @@ def finished_run(directory: Path) -> dict[str, bytes]:
     write_run(directory)
     checkpoints = directory / DIRECTORY
     checkpoints.mkdir()
-    write_run_file(checkpoints, config_for(directory, None, steps=N_STEPS), IDENTITY)
+    write_run_file(checkpoints, config_for(directory, None, steps=N_STEPS), IDENTITY, ORIGIN)
     history = History(directory, None, ())
     for step in range(N_STEPS):
         history.add_step(StepResult(loss=3.0 - step / 2, accuracy=0.5, step_s=0.25), {"rope": 0.125, "add": 0.5})

@@ -39,6 +39,7 @@ from memsim.run_directory.seed_log import read_seed_log
 from memsim.run_directory.settings_file import read_run_file
 from memsim.run_directory.steps_file import STEPS_FILE, History
 from memsim.runtime.config import RunConfig
+from memsim.runtime.origin import Origin
 from memsim.search.plan_file import read_plan
 from memsim.simulator.device_file import read_device
 from memsim.simulator.recordings.capture import read_any_capture
@@ -392,9 +393,10 @@ def _check_baseline(directory: Path, found: Any) -> None:
 
 def _check_run_file(directory: Path, found: Any) -> None:
     parsed = json.loads((directory / DIRECTORY / "run.json").read_bytes())
-    settings, identity = found
+    settings, identity, origin = found
     oracles.assert_holds(oracles.plain(settings), parsed["settings"])
     oracles.assert_holds(oracles.plain(identity), parsed["identity"])
+    oracles.assert_holds(oracles.plain(origin), parsed["origin"])
 
 
 def _check_checkpoint(directory: Path, found: Any) -> None:
@@ -444,7 +446,7 @@ def all_kinds(work: Path) -> list[Kind]:
         ),
         Kind(
             "run settings", run, f"{DIRECTORY}/run.json", json_mutations,
-            lambda directory: read_run_file(directory / DIRECTORY, RunConfig), _check_run_file,
+            lambda directory: read_run_file(directory / DIRECTORY, RunConfig, Origin), _check_run_file,
         ),
         Kind("checkpoint record", run, RECORD, json_mutations, _newest, _check_checkpoint, _repair_record),
         Kind(

@@ -30,7 +30,8 @@ def test_training_sees_weights_exactly_as_the_pack_holds_them(tool: ModuleType) 
     weight = torch.randn(32, 96, generator=torch.Generator().manual_seed(0))
     weight[3, 32:64] = 0
     seen = tool.quantised(weight).numpy()
-    np.testing.assert_array_equal(seen, dequantize(*quantize(weight.numpy(), 32, "w"), 32, 96))
+    scales = np.abs(weight.numpy()).reshape(32, 3, 32).max(axis=2).repeat(32, axis=1) / 7
+    assert np.all(np.abs(seen - weight.numpy()) <= scales * (0.5 + 2**-8))  # the nearest level, of a scale in float16
     np.testing.assert_array_equal(seen, dequantize(*quantize(seen, 32, "w"), 32, 96))  # so packing it loses nothing
 
 
