@@ -66,7 +66,9 @@ def test_head(kit, engine, shape, biased):
     loss_error, dx_error = (1e-5, 1e-4) if engine == "f32" else (5e-3, 2e-2)
     assert abs(stats[0] - want[0]) <= loss_error * (abs(want[0]) + want[2])
     assert stats[2] == want[2]
-    assert abs(stats[1] - want[1]) <= (0 if engine == "f32" else 0.02 * tokens)  # near ties may change sides
+    first, second = np.sort(logits, axis=1)[:, [-1, -2]].T
+    near_ties = np.sum(first - second <= 0.01 * np.abs(logits).max())  # which the rounding of bf16 may decide
+    assert abs(stats[1] - want[1]) <= (0 if engine == "f32" else near_ties)
     assert np.linalg.norm(dx - want_dx) <= dx_error * np.linalg.norm(want_dx)
     if tokens > 2:
         assert not np.any(dx[1])
