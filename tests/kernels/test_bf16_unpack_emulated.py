@@ -118,7 +118,7 @@ def start_job_in_python():
     """Return ``start_job`` as Python runs it, with the helpers that it calls."""
     from memsim_kernels import bf16_panels
 
-    function = bf16_panels.start_job.py_func
-    scope = dict(function.__globals__)
-    scope |= {"address": lambda array: array.ctypes.data, "format_of": levels.format_of.py_func}
+    # Where nothing is compiled, they are Python functions already.
+    function, format_of = (getattr(each, "py_func", each) for each in (bf16_panels.start_job, levels.format_of))
+    scope = dict(function.__globals__) | {"address": lambda array: array.ctypes.data, "format_of": format_of}
     return type(function)(function.__code__, scope)
