@@ -12,9 +12,11 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait let others run, as in memsim's own processes
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
-# A shell that starts pytest in the background has it, and all that it starts, ignore Ctrl-C, which some tests send.
+# A shell that starts pytest in the background has it, and all that it starts, ignore signals that some tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_configure(config: pytest.Config) -> None:
