@@ -1,33 +1,17 @@
 """The configuration of a language model, with Hugging Face's field names."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from math import prod
 from typing import Any
 
-from memsim.errors import InputError
-from memsim.json_file import shown
 from memsim.models.family import FAMILIES, Family
-from memsim.models.fields import boolean, integer, mapping, number
-from memsim.models.rope import Rope, RopeScaling, read_rope
+from memsim.models.rope import Rope, RopeScaling
 
 SUPPORTED_MODEL_TYPES = tuple(FAMILIES)
 FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
-
-_MAX_LAYERS = 10_000
-_MAX_LABELS = 100_000
-_EPSILONS = (1e-30, 1.0)  # published ones are from 1e-12 to 1e-5; less is 0 in f32
-_TOKEN_PREDICTORS = ("RobertaForMaskedLM",)
-_CLASSIFIERS = ("RobertaForSequenceClassification",)
-_PROBLEM = "single_label_classification"
-# Fields that change what a model computes, with the only value that memsim has; missing and null are fine.
-_UNSUPPORTED = {
-    "attn_logit_softcapping": None,
-    "final_logit_softcapping": None,
-    "mlp_bias": False,
-    "partial_rotary_factor": 1.0,
-    "use_bidirectional_attention": False,
-}
+MULTIMODAL = {"gemma3": "gemma3_text"}
+"""The ``model_type`` of a model that sees pictures too -> that of the language model in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +34,7 @@ class ModelConfig:
         query_pre_attn_scalar: Scores are divided by its root; None is head_dim.
         type_vocab_size: Token types, of which memsim uses the first.
         num_labels: Classes of a model that classifies whole sequences; None for one that predicts tokens.
+        multimodal_type: The ``model_type`` of the model that sees pictures too, whose language model this is.
     """
 
     model_type: str
@@ -72,11 +57,12 @@ class ModelConfig:
     query_pre_attn_scalar: int | None = None
     type_vocab_size: int | None = None
     num_labels: int | None = None
+    multimodal_type: str | None = None
 
     @property
     def family(self) -> Family:
         """What its ``model_type`` fixes."""
-        return FAMILIES[self.model_type]
+        return FAMILIES[self.model_type] if self.multimodal_type is None else _language_model(self.model_type)
 
     def layer_type(self, index: int) -> str:
         """Return the kind of block ``index``; blocks of a kind run the same program."""
@@ -190,124 +176,9 @@ class ModelConfig:
         return data
 
 
-def config_from_dict(data: Mapping[str, Any], where: str) -> ModelConfig:
-    """Read a Hugging Face ``config.json`` (or our own ``ModelConfig.to_dict``), untrusted.
-
-    Of a multimodal ``gemma3`` file, the text model is read.
-
-    Args:
-        data: The parsed JSON object.
-        where: What the error messages call its file.
-
-    Raises:
-        InputError: An unknown architecture, a missing or impossible field, or a feature that is not modelled.
-    """
-    if data.get("model_type") == "gemma3":
-        data = {**mapping(data, "text_config", where), "model_type": "gemma3_text"}
-    model_type = data.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise InputError(f"{where}: model_type {shown(model_type)} is not supported; memsim runs: {supported}")
+@cache
+def _language_model(model_type: str) -> Family:
+    """Return a family with the names that its tensors have inside a multimodal model."""
     family = FAMILIES[model_type]
-    data = {**family.defaults, **{key: value for key, value in data.items() if value is not None}}
-    data |= {ours: data[theirs] for ours, theirs in family.fields.items() if theirs in data}
-    _refuse_unsupported(data, family, where)
-    heads, hidden_size = integer(data, "num_attention_heads", where), integer(data, "hidden_size", where)
-    data = {"num_key_value_heads": heads, "head_dim": hidden_size // heads, **data}
-    rope, local = None, None
-    if family.first_position is None:
-        rope, local = read_rope(data, family.window == "pattern", where)
-    sliding_window, layer_types = _read_layers(data, family, where)
-    config = ModelConfig(
-        model_type=model_type,
-        vocab_size=integer(data, "vocab_size", where),
-        hidden_size=hidden_size,
-        intermediate_size=integer(data, "intermediate_size", where),
-        num_hidden_layers=integer(data, "num_hidden_layers", where),
-        num_attention_heads=heads,
-        num_key_value_heads=integer(data, "num_key_value_heads", where),
-        head_dim=integer(data, "head_dim", where),
-        rms_norm_eps=number(data, "rms_norm_eps", where, *_EPSILONS),
-        rope_theta=rope.theta if rope else None,
-        max_position_embeddings=integer(data, "max_position_embeddings", where),
-        tie_word_embeddings=boolean(data, "tie_word_embeddings", where),
-        attention_bias=boolean(data, "attention_bias", where) or family.always_biased,
-        rope_scaling=rope.scaling if rope else None,
-        rope_local_base_freq=local.theta if local else None,
-        sliding_window=sliding_window,
-        layer_types=layer_types,
-        query_pre_attn_scalar=integer(data, scalar, where) if (scalar := "query_pre_attn_scalar") in data else None,
-        type_vocab_size=integer(data, "type_vocab_size", where) if family.normed_embedding else None,
-        num_labels=_read_labels(data, family, where),
-    )
-    if heads % config.num_key_value_heads:
-        raise InputError(f"{where}: {heads} query heads cannot share {config.num_key_value_heads} key-value heads")
-    if config.longest_sequence < 1:
-        raise InputError(f"{where}: 'max_position_embeddings' {config.max_position_embeddings} leaves no position")
-    if config.head_dim % 2 and config.ropes():
-        raise InputError(f"{where}: head_dim {config.head_dim} is odd; RoPE rotates pairs")
-    return config
-
-
-def _refuse_unsupported(data: Mapping[str, Any], family: Family, where: str) -> None:
-    key, value = family.activation_key
-    if data.get(key, value) != value:
-        raise InputError(f"{where}: {key} {shown(data[key])} is not supported; {data['model_type']} uses {value!r}")
-    for key, neutral in {**_UNSUPPORTED, **family.fixed}.items():
-        if data.get(key, neutral) != neutral:
-            raise InputError(f"{where}: {key} {shown(data[key])} is not supported")
-    if data.get("word_embed_proj_dim", data.get("hidden_size")) != data.get("hidden_size"):
-        raise InputError(f"{where}: word_embed_proj_dim {shown(data['word_embed_proj_dim'])} is not supported")
-
-
-def _read_labels(data: Mapping[str, Any], family: Family, where: str) -> int | None:
-    """Return the number of classes of a sequence classifier, None for a model that predicts tokens."""
-    architectures = data.get("architectures")
-    name = architectures[0] if isinstance(architectures, list) and architectures else None
-    if not family.transformed_head:
-        return None
-    if name is None:  # our own file
-        return integer(data, "num_labels", where) if "num_labels" in data else None
-    if name not in _CLASSIFIERS + _TOKEN_PREDICTORS:
-        known = ", ".join(_CLASSIFIERS + _TOKEN_PREDICTORS)
-        raise InputError(f"{where}: the architecture {shown(name)} has no head that memsim knows; it has {known}")
-    if name in _TOKEN_PREDICTORS:
-        return None
-    if data.get("problem_type", _PROBLEM) != _PROBLEM:
-        raise InputError(f"{where}: problem_type {shown(data['problem_type'])} is not supported; memsim has {_PROBLEM}")
-    names = mapping(data, "id2label", where)
-    labels = integer({"num_labels": 2, **({"num_labels": len(names)} if names else {}), **data}, "num_labels", where)
-    if not 1 < labels <= _MAX_LABELS:  # one label is a regression to transformers
-        raise InputError(f"{where}: {labels} labels; a classifier has 2 to {_MAX_LABELS:,}")
-    return labels
-
-
-def _read_layers(data: Mapping[str, Any], family: Family, where: str) -> tuple[int | None, tuple[str, ...] | None]:
-    """Return the sliding window, and the kind of each block; None twice if no block has a window."""
-    layers = integer(data, "num_hidden_layers", where)
-    # Before anything is listed by layer: a hostile count must not make a list of billions.
-    if layers > _MAX_LAYERS:
-        raise InputError(f"{where}: {layers} layers are over the {_MAX_LAYERS} that memsim takes")
-    if family.window == "none" or (family.window == "all" and "sliding_window" not in data):
-        return None, None
-    types = data.get("layer_types")
-    if types is None:
-        types = _layer_types(data, family, layers, where)
-    if not isinstance(types, list | tuple) or len(types) != layers or any(kind not in LAYER_TYPES for kind in types):
-        raise InputError(f"{where}: 'layer_types' must be a list of {layers}, each {' or '.join(LAYER_TYPES)}")
-    if SLIDING not in types:
-        return None, None
-    return integer(data, "sliding_window", where), tuple(types)
-
-
-def _layer_types(data: Mapping[str, Any], family: Family, layers: int, where: str) -> list[str]:
-    """Return what ``layer_types`` means where a file does not have it."""
-    if family.window == "pattern":
-        pattern = integer(data, "sliding_window_pattern", where)
-        return [SLIDING if (index + 1) % pattern else FULL for index in range(layers)]
-    if family.window == "all":
-        return [SLIDING] * layers
-    if not boolean(data, "use_sliding_window", where):
-        return [FULL] * layers
-    full = integer(data, "max_window_layers", where)
-    return [SLIDING if index >= full else FULL for index in range(layers)]
+    prefix = f"{family.prefix}language_model."
+    return replace(family, prefix=prefix, blocks=prefix + family.blocks.removeprefix(family.prefix))

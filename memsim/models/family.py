@@ -35,7 +35,8 @@ class Family:
         names: Our name of a module -> Hugging Face's, where they differ.
         fields: Our name of a field -> that of its ``config.json``, where they differ.
         fixed: Fields that change what a model computes, with the only value that memsim has.
-        defaults: Values of the fields that published files of this family leave out.
+        defaults: Values of fields that a file may leave out: those of transformers' class.
+        architectures: The classes that compute what memsim does for this ``model_type``.
     """
 
     norm: str = "rmsnorm"
@@ -62,13 +63,41 @@ class Family:
     fields: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ()
 
+
+_ROPE = {"rope_theta": 10_000.0, "rms_norm_eps": 1e-6}
+_QWEN = {
+    "max_position_embeddings": 32_768,
+    "max_window_layers": 28,
+    "num_key_value_heads": 32,
+    "sliding_window": 4_096,
+}
 
 FAMILIES = {
-    "qwen2": Family(biased=("q_proj", "k_proj", "v_proj"), always_biased=True, window="upper"),
-    "qwen3": Family(qk_norm=True, window="upper"),
-    "llama": Family(defaults={"rope_theta": 10_000.0}),
-    "mistral": Family(window="all", defaults={"rope_theta": 10_000.0}),
+    "qwen2": Family(
+        biased=("q_proj", "k_proj", "v_proj"),
+        always_biased=True,
+        window="upper",
+        defaults=_ROPE | _QWEN,
+        architectures=("Qwen2ForCausalLM", "Qwen2Model"),
+    ),
+    "qwen3": Family(
+        qk_norm=True,
+        window="upper",
+        defaults=_ROPE | _QWEN | {"head_dim": 128},
+        architectures=("Qwen3ForCausalLM", "Qwen3Model"),
+    ),
+    "llama": Family(
+        defaults=_ROPE | {"max_position_embeddings": 2_048},
+        architectures=("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),  # the last: its first name, of 2023
+    ),
+    "mistral": Family(
+        window="all",
+        fixed={"attention_bias": False},  # transformers' class has none, and drops those of the file
+        defaults=_ROPE | {"max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4_096},
+        architectures=("MistralForCausalLM", "MistralModel"),
+    ),
     "gemma3_text": Family(
         norms=(
             "input_layernorm",
@@ -82,7 +111,7 @@ FAMILIES = {
         activation_key=("hidden_activation", "gelu_pytorch_tanh"),
         scaled_embedding=True,
         window="pattern",
-        # Transformers' Gemma3TextConfig: the files of the larger models name only what differs from it.
+        # The files of the larger models name only what differs from it.
         defaults={
             "vocab_size": 262_208,
             "num_attention_heads": 8,
@@ -97,6 +126,7 @@ FAMILIES = {
             "sliding_window_pattern": 6,
             "tie_word_embeddings": True,
         },
+        architectures=("Gemma3ForCausalLM", "Gemma3TextModel"),
     ),
     "opt": Family(
         norm="layernorm",
@@ -125,7 +155,8 @@ FAMILIES = {
             "_remove_final_layer_norm": False,
             "rms_norm_eps": 1e-5,  # of torch's LayerNorm
         },
-        defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+        defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": True, "max_position_embeddings": 2_048},
+        architectures=("OPTForCausalLM", "OPTModel"),
     ),
     "roberta": Family(
         norm="layernorm",
@@ -169,7 +200,6 @@ FAMILIES = {
             "bos_token_id": 0,
             "eos_token_id": 2,
         },
-        # Of transformers' RobertaConfig.
         defaults={
             "vocab_size": 50_265,
             "rms_norm_eps": 1e-12,
@@ -177,6 +207,7 @@ FAMILIES = {
             "type_vocab_size": 2,
             "tie_word_embeddings": True,
         },
+        architectures=("RobertaForMaskedLM", "RobertaForSequenceClassification"),
     ),
 }
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from memsim.errors import InputError
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 
 _QWEN2 = {
     "model_type": "qwen2",

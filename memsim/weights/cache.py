@@ -15,7 +15,8 @@ from pathlib import Path
 from memsim.errors import InputError
 from memsim.files import cache_dir
 from memsim.json_file import read_object
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 from memsim.models.matrix_formats import Packing, describe
 from memsim.models.presets import PRESETS, preset
 from memsim.progress_types import BytesProgress

@@ -16,7 +16,8 @@ from typing import Any
 from memsim.errors import InputError, UsageError
 from memsim.ir.matrix_format import MatrixFormat, symmetric
 from memsim.json_file import read_object, shown
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 from memsim.models.matrix_formats import Formats, Packing, formats_from, formats_of
 from memsim.models.parts import GROUP_SIZES, matrices, part_names, part_tensors
 from memsim.weights.tensor_file import PAD_PREFIX, TENSOR_ALIGNMENT, TensorEntry, read_header
@@ -194,7 +195,7 @@ def _config(data: Mapping[str, Any], where: Path) -> ModelConfig:
     config = data.get("config")
     if not isinstance(config, dict):
         raise InputError(f"{where}: 'config' must be an object")
-    return config_from_dict(config, str(where))
+    return config_from_dict(config, str(where), foreign=False)
 
 
 def _formats(data: Mapping[str, Any], config: ModelConfig, where: Path) -> Formats:

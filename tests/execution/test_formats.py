@@ -14,7 +14,8 @@ from gguf_files import write_gguf
 from memsim.data.windows import Batches
 from memsim.execution.session import Session
 from memsim.execution.storage.arrays import SeparateArrays
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 from memsim.models.lora import LoraConfig
 from memsim.weights.pack import Pack
 from memsim.weights.packing import pack_checkpoint

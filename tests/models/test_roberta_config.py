@@ -3,7 +3,7 @@ import json
 import pytest
 
 from memsim.errors import InputError, UsageError
-from memsim.models.config import config_from_dict
+from memsim.models.config_file import config_from_dict
 from memsim.models.lora import LoraConfig, check_lora, with_our_names
 from memsim.models.presets import PRESETS
 
@@ -69,9 +69,9 @@ CLASSIFIER = ["RobertaForSequenceClassification"]
         ({"architectures": ["RobertaModel"]}, "the architecture 'RobertaModel' has no head that memsim knows"),
         (
             {"architectures": ["RobertaForTokenClassification"]},
-            "it has RobertaForSequenceClassification, RobertaForMaskedLM",
+            "it has RobertaForMaskedLM, RobertaForSequenceClassification",
         ),
-        ({"architectures": [["x"]]}, "the architecture a list has no head"),
+        ({"architectures": [["x"]]}, "'architectures' must be a list of names, not a list"),
         ({"architectures": CLASSIFIER, "num_labels": 1}, "1 labels; a classifier has 2 to 100,000"),
         ({"architectures": CLASSIFIER, "num_labels": 10**8}, "100000000 labels; a classifier has"),
         ({"architectures": CLASSIFIER, "problem_type": "regression"}, "problem_type 'regression' is not supported"),

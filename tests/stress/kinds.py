@@ -221,7 +221,7 @@ def _check_pack(directory: Path, found: tuple[Any, dict[str, Any]]) -> None:
 
 def _repair_pack(directory: Path) -> None:
     """Make sizes and checksums those of the files, and the hash that of the description."""
-    from memsim.models.config import config_from_dict
+    from memsim.models.config_file import config_from_dict
 
     description = json.loads((directory / PACK_FILE).read_bytes())
     for name, part in description["parts"].items():

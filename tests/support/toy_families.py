@@ -1,6 +1,7 @@
 """Toy configurations: a small model, and one of every family that uses all that the family has."""
 
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 
 
 def toy_config(**changes: object) -> ModelConfig:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from gguf_files import write_gguf
 from memsim.errors import InputError
-from memsim.models.config import config_from_dict
+from memsim.models.config_file import config_from_dict
 from memsim.weights.cache import find_model
 from memsim.weights.pack import open_pack
 from memsim.weights.packing import pack_checkpoint

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from memsim.errors import InputError
 from memsim.json_file import shown
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 from memsim.weights.readers.gguf_config import hugging_face_config
 from memsim.weights.readers.gguf_file import GgufHeader, read_gguf_header
 from memsim.weights.readers.gguf_tensor import GGUF_KINDS, GgufTensor
@@ -60,7 +61,7 @@ def open_gguf(path: Path) -> Checkpoint:
             shape than the metadata imply; or the ``gguf`` package is missing.
     """
     header = read_gguf_header(path)
-    config = config_from_dict(_config_dict(header, path), str(path))
+    config = config_from_dict(_config_dict(header, path), str(path), foreign=False)
     names = _GEMMA_BLOCK if config.model_type.startswith("gemma3") else _BLOCK
     unused = set(header.tensors) - {ROPE_FACTORS}
     tensors: dict[tuple[str, str], SourceTensor] = {}

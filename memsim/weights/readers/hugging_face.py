@@ -11,7 +11,8 @@ from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.json_file import read_object, shown
-from memsim.models.config import ModelConfig, config_from_dict
+from memsim.models.config import ModelConfig
+from memsim.models.config_file import config_from_dict
 from memsim.models.family import DECODER, Family
 from memsim.models.parts import matrices, part_names, vectors
 from memsim.weights.readers.mlx_tensor import mlx_tensor
