@@ -51,6 +51,41 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise InputError(f"{where} is not valid JSON: {' '.join(str(error).split())[:200]}") from None
 
 
+class Repeated:
+    """The value of a key that an object has twice, with different values: it is none that anybody could use."""
+
+    def __repr__(self) -> str:
+        return "two different values"
+
+
+def _last_or_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for key, value in pairs:
+        data[key] = value if data.get(key, value) == value else Repeated()
+    return data
+
+
+def read_foreign(path: Path, max_bytes: int) -> dict[str, Any]:
+    """Read the JSON object in a file of another program, of which we use a part.
+
+    What other parts hold is their own: NaN and infinity are floats there, and a key that appears twice has a value that
+    no check of a field that is used will take (`Repeated`).
+
+    Raises:
+        InputError: Unreadable, over ``max_bytes``, not UTF-8, not JSON, nested too deeply, or no object.
+    """
+    text = read_bytes(path, max_bytes, "such a file")
+    try:
+        data = json.loads(text.decode(), object_pairs_hook=_last_or_repeated)
+    except RecursionError:
+        raise InputError(f"{path} is not valid JSON: nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold a JSON object, not a {type(data).__name__}")
+    return data
+
+
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
     """Parse one JSON object.
 

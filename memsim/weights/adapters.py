@@ -42,6 +42,8 @@ _UNSUPPORTED_LISTS = (
 
 # A block's number, and the whole name of a module in it.
 _PATTERN = r".*\.\d+\.({})"
+# The same inside a multimodal model, whose other half has modules of the same names.
+_LANGUAGE_MODEL_PATTERN = r".*language_model\.layers\.\d+\.({})"
 
 Adapter = Mapping[tuple[int, str], NDArray[np.float32]]
 
@@ -177,10 +179,13 @@ def peft_targets(config: ModelConfig, lora: LoraConfig) -> list[str] | str:
     """Return what PEFT calls the projections with an adapter.
 
     That is the shortest end of each name that no other projection has; or, where one name is the end of another
-    (RoBERTa's ``output.dense`` and ``attention.output.dense``) and only one is meant, a regular expression.
+    (RoBERTa's ``output.dense`` and ``attention.output.dense``) and only one is meant, a regular expression; and so it
+    is in a multimodal model, where only the language model is trained.
     """
     modules = module_names(config)
     chosen = [theirs for theirs, ours in modules.items() if lora.targets(ours)]
+    if config.multimodal_type is not None:
+        return _LANGUAGE_MODEL_PATTERN.format("|".join(map(re.escape, chosen)))
     ends = [_shortest_end(theirs, modules) for theirs in chosen]
     if {theirs for theirs in modules if any(_is_end(end, theirs) for end in ends)} == set(chosen):
         return ends
@@ -205,10 +210,11 @@ def _projections_of(targets: Any, config: ModelConfig, path: Path) -> tuple[str,
     Raises:
         InputError: They are no list of names, and no regular expression of ours; or one is unknown.
     """
-    start, end = _PATTERN.split("{}")
-    exact = isinstance(targets, str) and targets.startswith(start) and targets.endswith(end)
-    if exact:
-        targets = targets[len(start) : -len(end)].replace("\\", "").split("|")
+    exact = False
+    for pattern in (_LANGUAGE_MODEL_PATTERN, _PATTERN):
+        start, end = pattern.split("{}")
+        if isinstance(targets, str) and targets.startswith(start) and targets.endswith(end):
+            exact, targets = True, targets[len(start) : -len(end)].replace("\\", "").split("|")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise InputError(f"{path}: target_modules must be a list of names, not {shown(targets)}")
     modules = module_names(config)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from memsim.errors import InputError
 from memsim.files import cache_dir
-from memsim.json_file import read_object
+from memsim.json_file import read_foreign
 from memsim.models.config import ModelConfig
 from memsim.models.config_file import config_from_dict
 from memsim.models.matrix_formats import Packing, describe
@@ -30,10 +30,11 @@ from memsim.weights.recipe import Recipe
 from memsim.weights.registry_models import MODELS, is_registry_model, registry_model
 from memsim.weights.shipped import PACKS
 from memsim.weights.synthetic import GENERATOR_VERSION, write_synthetic
+from memsim.weights.what_it_is import what_it_is
 
 DEFAULT_GROUP_SIZE = 32
 
-_PACKER_VERSION = 4  # raise it when the same checkpoint packs to other bytes
+_PACKER_VERSION = 5  # raise it when the same checkpoint packs to other bytes
 
 
 def cached_synthetic(name: str, config: ModelConfig, packing: Packing, seed: int, progress: BytesProgress) -> Pack:
@@ -126,7 +127,7 @@ def local_source(name: str, progress: BytesProgress) -> Path:
 
 def _open_path(path: Path, progress: BytesProgress, group_size: int | None, seed: int) -> Pack:
     if path.suffix == ".json" and path.is_file():
-        config = config_from_dict(read_object(path, MAX_CONFIG_BYTES), str(path))
+        config = config_from_dict(read_foreign(path, MAX_CONFIG_BYTES), str(path))
         return cached_synthetic(path.stem, config, group_size or DEFAULT_GROUP_SIZE, seed, progress)
     if is_pack(path):
         pack = open_pack(path)
@@ -135,6 +136,8 @@ def _open_path(path: Path, progress: BytesProgress, group_size: int | None, seed
         return pack
     if is_source(path):
         return _cached_checkpoint(path, Recipe(group_size=group_size), progress)
+    if found := what_it_is(path):
+        raise InputError(found)
     problem = (
         "is neither a pack nor a Hugging Face directory" if path.is_dir() else "is no preset, directory or GGUF file"
     )

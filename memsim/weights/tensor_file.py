@@ -22,6 +22,7 @@ from memsim.json_file import parse_object, shown
 from memsim.models.parts import TensorSpec
 from memsim.reading import open_regular
 from memsim.units import format_bytes
+from memsim.weights.what_it_is import lfs_pointer
 
 MAX_HEADER_BYTES = 100_000_000
 TENSOR_ALIGNMENT = 64  # a cache line, and one AVX-512 register
@@ -110,7 +111,8 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> dict[st
             file_bytes = os.fstat(file.fileno()).st_size
             header_bytes = int.from_bytes(file.read(8), "little")
             if file_bytes < 8 or header_bytes > file_bytes - 8:
-                raise InputError(f"{path} is truncated, or not a safetensors file ({file_bytes} bytes)")
+                truncated = f"{path} is truncated, or not a safetensors file ({file_bytes} bytes)"
+                raise InputError(lfs_pointer(path) or truncated)
             if header_bytes > max_header_bytes:
                 raise InputError(
                     f"{path} has a header of {format_bytes(header_bytes)}, above {format_bytes(max_header_bytes)}"

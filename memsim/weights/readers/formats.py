@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
+from memsim.weights.readers.gguf_files import gguf_parts, is_gguf
 from memsim.weights.readers.gguf_model import open_gguf
 from memsim.weights.readers.hugging_face import CONFIG_FILE, is_checkpoint, open_checkpoint
 from memsim.weights.readers.source import Checkpoint
 from memsim.weights.tokenizers.directory_tokenizer import TOKENIZER_FILES
 
-_GGUF_SUFFIX = ".gguf"
-
 
 def is_source(path: Path) -> bool:
     """Return whether ``path`` looks like a checkpoint: a Hugging Face or MLX directory, or a GGUF file."""
-    return is_checkpoint(path) or _is_gguf(path)
+    return is_checkpoint(path) or is_gguf(path)
 
 
 def open_source(path: Path) -> Checkpoint:
@@ -21,20 +20,18 @@ def open_source(path: Path) -> Checkpoint:
     Raises:
         InputError: A file is missing or malformed, a tensor is missing, or has the wrong shape or type.
     """
-    return open_gguf(path) if _is_gguf(path) else open_checkpoint(path)
+    return open_gguf(path) if is_gguf(path) else open_checkpoint(path)
 
 
 def source_files(path: Path) -> list[Path]:
     """Return the files of a checkpoint whose change means other weights, configuration or tokenizer.
 
     Raises:
+        InputError: The parts of a GGUF file have an impossible name.
         OSError: It cannot be listed.
     """
-    if _is_gguf(path):
-        return [path, *(beside for name in TOKENIZER_FILES if (beside := path.parent / name).is_file())]
+    if is_gguf(path):
+        beside = (path.parent / name for name in TOKENIZER_FILES)
+        return [*gguf_parts(path), *(file for file in beside if file.is_file())]
     names = {CONFIG_FILE, *TOKENIZER_FILES}
     return [file for file in path.iterdir() if file.name in names or ".safetensors" in file.suffixes]
-
-
-def _is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == _GGUF_SUFFIX and path.is_file()

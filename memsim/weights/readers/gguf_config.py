@@ -52,8 +52,6 @@ def hugging_face_config(
     arch = metadata.get("general.architecture")
     if arch not in MODEL_TYPES:
         raise InputError(f"{where}: architecture {shown(arch)} is not supported; memsim reads {', '.join(MODEL_TYPES)}")
-    if metadata.get("split.count", 1) != 1:
-        raise InputError(f"{where} is one of several files; join them with `llama-gguf-split --merge`")
     config: dict[str, Any] = {name: metadata.get(f"{arch}.{key}") for name, key in _FIELDS.items()}
     config = {name: value for name, value in config.items() if value is not None}
     config |= {"model_type": MODEL_TYPES[str(arch)], "vocab_size": vocab_size}

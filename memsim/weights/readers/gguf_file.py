@@ -19,6 +19,7 @@ import numpy as np
 from memsim.errors import InputError
 from memsim.json_file import shown
 from memsim.reading import open_regular
+from memsim.weights.what_it_is import lfs_pointer
 
 Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...]
 
@@ -106,7 +107,7 @@ class _Reader:
 
     def header(self) -> GgufHeader:
         if self._file_bytes < 24 or self._take(4) != b"GGUF":
-            raise InputError(f"{self._path} is not a GGUF file")
+            raise InputError(lfs_pointer(self._path) or f"{self._path} is not a GGUF file")
         version = self._scalar("<I")
         if version not in (2, 3):
             raise InputError(f"{self._path} is GGUF version {version}; memsim reads 2 and 3, little-endian")

@@ -18,7 +18,7 @@ from memsim.json_file import shown
 from memsim.models.config import ModelConfig
 from memsim.models.config_file import config_from_dict
 from memsim.weights.readers.gguf_config import hugging_face_config
-from memsim.weights.readers.gguf_file import GgufHeader, read_gguf_header
+from memsim.weights.readers.gguf_files import GgufFiles, read_gguf_files
 from memsim.weights.readers.gguf_tensor import GGUF_KINDS, GgufTensor
 from memsim.weights.readers.hugging_face import hugging_face_name, wanted_tensors
 from memsim.weights.readers.source import Checkpoint, SourceTensor, eos_in
@@ -54,13 +54,14 @@ _MAX_ROPE_FACTORS = 1 << 12
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Check a GGUF file without reading any weight.
+    """Check a GGUF file, or the files of one model of which it is one, without reading any weight.
 
     Raises:
         InputError: Malformed, an unknown architecture, or a tensor that is missing, unknown, or has another type or
             shape than the metadata imply; or the ``gguf`` package is missing.
     """
-    header = read_gguf_header(path)
+    header = read_gguf_files(path)
+    path = header.paths[0]
     config = config_from_dict(_config_dict(header, path), str(path), foreign=False)
     names = _GEMMA_BLOCK if config.model_type.startswith("gemma3") else _BLOCK
     unused = set(header.tensors) - {ROPE_FACTORS}
@@ -79,7 +80,7 @@ def open_gguf(path: Path) -> Checkpoint:
     return Checkpoint(path.parent, config, eos, tensors, read)
 
 
-def _config_dict(header: GgufHeader, path: Path) -> dict[str, Any]:
+def _config_dict(header: GgufFiles, path: Path) -> dict[str, Any]:
     embedding = header.tensors.get(_OUTER["model.embed_tokens.weight"])
     if embedding is None or len(embedding.shape) != 2:
         raise InputError(f"{path} has no matrix token_embd.weight; is it a language model?")
@@ -88,13 +89,13 @@ def _config_dict(header: GgufHeader, path: Path) -> dict[str, Any]:
     return config | {"tie_word_embeddings": tied, "attention_bias": "blk.0.attn_q.bias" in header.tensors}
 
 
-def _rope_factors(header: GgufHeader, path: Path) -> NDArray[np.float32] | None:
+def _rope_factors(header: GgufFiles, path: Path) -> NDArray[np.float32] | None:
     entry = header.tensors.get(ROPE_FACTORS)
     if entry is None:
         return None
     if entry.kind != "f32" or len(entry.shape) != 1 or not 0 < entry.shape[0] <= _MAX_ROPE_FACTORS:
         raise InputError(f"{path}: {ROPE_FACTORS} is {entry.kind} {list(entry.shape)}, not a short f32 vector")
-    with GgufTensor(ROPE_FACTORS, path, entry).open() as reader:
+    with GgufTensor(ROPE_FACTORS, header.places[ROPE_FACTORS], entry).open() as reader:
         return reader.read(0, 1).values.reshape(-1)
 
 
@@ -108,7 +109,7 @@ def _llama_cpp_name(name: str, block_names: Mapping[str, str]) -> str:
 
 
 def _checked(
-    name: str, stored_name: str, shape: tuple[int, ...], header: GgufHeader, config: ModelConfig, path: Path
+    name: str, stored_name: str, shape: tuple[int, ...], header: GgufFiles, config: ModelConfig, path: Path
 ) -> GgufTensor:
     entry = header.tensors.get(stored_name)
     if entry is None:
@@ -118,4 +119,4 @@ def _checked(
     if entry.kind not in GGUF_KINDS:
         raise InputError(f"{path}: {stored_name!r} is {entry.kind}; memsim packs {', '.join(GGUF_KINDS)}")
     reordered = header.metadata["general.architecture"] == "llama" and (".q_proj." in name or ".k_proj." in name)
-    return GgufTensor(name, path, entry, config.head_dim if reordered else None)
+    return GgufTensor(name, header.places[stored_name], entry, config.head_dim if reordered else None)

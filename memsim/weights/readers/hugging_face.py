@@ -5,33 +5,26 @@ type and shape that ``config.json`` implies, and reads are bounded by the checke
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from memsim.errors import InputError
-from memsim.json_file import read_object, shown
+from memsim.json_file import read_foreign, shown
 from memsim.models.config import ModelConfig
 from memsim.models.config_file import config_from_dict
 from memsim.models.family import DECODER, Family
 from memsim.models.parts import matrices, part_names, vectors
-from memsim.weights.readers.mlx_tensor import mlx_tensor
+from memsim.weights.readers.mlx_tensor import MLX_PARTS, mlx_tensor
 from memsim.weights.readers.plain_tensor import FLOAT_DTYPES, PlainTensor
+from memsim.weights.readers.safetensors_index import INDEX_FILE, Found, Tensors, find_tensors
 from memsim.weights.readers.source import Checkpoint, SourceTensor, eos_in
-from memsim.weights.tensor_file import TensorEntry, read_header
+from memsim.weights.readers.tensor_names import by_our_names, refuse_unread
 from memsim.weights.tokenizers.directory_tokenizer import directory_tokenizer
 
 CONFIG_FILE = "config.json"
 
-_WEIGHTS_FILE = "model.safetensors"
-_INDEX_FILE = "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 4 << 20
-_MAX_INDEX_BYTES = 64 << 20
-_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
-# How multimodal files begin the names of the text model, since transformers 4.52 and before.
-_MULTIMODAL = re.compile(r"^(model\.)?language_model\.")
-
-Found = Mapping[str, tuple[Path, TensorEntry]]
 
 
 def is_checkpoint(directory: Path) -> bool:
@@ -46,14 +39,18 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         InputError: A file is missing or malformed, a tensor is missing, or has the wrong shape or type.
     """
     where = directory / CONFIG_FILE
-    data = read_object(where, MAX_CONFIG_BYTES)
+    data = read_foreign(where, MAX_CONFIG_BYTES)
     config = config_from_dict(data, str(where))
-    found = {_MULTIMODAL.sub(r"\1", name): place for name, place in _find_tensors(directory).items()}
+    files = find_tensors(directory)
+    found, config = by_our_names(files.found, config, directory)
     _refuse_more_layers(found, config, directory)
-    tensors = {
-        (part, name): _checked(part, name, shape, config, found, directory)
-        for part, name, shape in wanted_tensors(config, len(found), CONFIG_FILE)
-    }
+    unread = set(found)
+    tensors: dict[tuple[str, str], SourceTensor] = {}
+    for part, name, shape in wanted_tensors(config, len(found) + len(files.missing), CONFIG_FILE):
+        theirs = hugging_face_name(part, name, config.family)
+        tensors[part, name] = _checked(theirs, name, shape, config, found, files, directory)
+        unread -= {theirs, *(f"{theirs.removesuffix('.weight')}.{other}" for other in MLX_PARTS)}
+    refuse_unread(unread, config, directory)
     eos = data.get("eos_token_id")
     eos_id = eos_in(eos[0] if isinstance(eos, list) and eos else eos, config)
     return Checkpoint(directory, config, eos_id, tensors, partial(directory_tokenizer, directory, config.model_type))
@@ -107,10 +104,17 @@ def _refuse_more_layers(found: Found, config: ModelConfig, directory: Path) -> N
 
 
 def _checked(
-    part: str, our_name: str, shape: tuple[int, ...], config: ModelConfig, found: Found, directory: Path
+    name: str,
+    our_name: str,
+    shape: tuple[int, ...],
+    config: ModelConfig,
+    found: Found,
+    files: Tensors,
+    directory: Path,
 ) -> SourceTensor:
-    name = hugging_face_name(part, our_name, config.family)
     if name not in found:
+        if shard := files.missing.get(name):
+            raise InputError(f"{directory / shard} has no tensor {name!r}, which {INDEX_FILE} says it holds")
         raise InputError(f"{directory} has no tensor {name!r}; is it a whole checkpoint of this architecture?")
     path, entry = found[name]
     if entry.dtype == "u32" and len(shape) == 2:
@@ -122,35 +126,3 @@ def _checked(
     # A pack holds what a norm multiplies with.
     offset = config.family.norm_offset if our_name.endswith("norm.weight") else 0.0
     return PlainTensor(name, path, entry, offset)
-
-
-def _find_tensors(directory: Path) -> dict[str, tuple[Path, TensorEntry]]:
-    """Return every tensor of the directory as name -> (file, place)."""
-    single, index = directory / _WEIGHTS_FILE, directory / _INDEX_FILE
-    if single.exists():
-        return {name: (single, entry) for name, entry in read_header(single).items()}
-    if not index.exists():
-        raise InputError(
-            f"{directory} has neither {_WEIGHTS_FILE} nor {_INDEX_FILE}; "
-            f"save the model with save_pretrained(..., safe_serialization=True)"
-        )
-    found = {}
-    headers: dict[str, dict[str, TensorEntry]] = {}
-    for name, shard in _weight_map(index).items():
-        if shard not in headers:
-            headers[shard] = read_header(directory / shard)
-        if name not in headers[shard]:
-            raise InputError(f"{directory / shard} has no tensor {shown(name)}, which {_INDEX_FILE} says it holds")
-        found[name] = (directory / shard, headers[shard][name])
-    return found
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_object(index, _MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise InputError(f"{index}: 'weight_map' must be an object")
-    for name, shard in weight_map.items():
-        # A plain file name only: no directory, no "..", no absolute path.
-        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
-            raise InputError(f"{index}: {shown(shard)}, the shard of {shown(name)}, is not a safetensors file name")
-    return weight_map

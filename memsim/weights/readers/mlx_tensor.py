@@ -24,6 +24,9 @@ from memsim.weights.tensor_file import TensorEntry
 
 _BITS = (2, 3, 4, 5, 6, 8)
 _GROUP_SIZES = (32, 64, 128)
+MLX_PARTS = ("scales", "biases")
+"""What lies beside the levels of a matrix."""
+
 _GRID_BITS = 4  # finer levels are not those of any format
 
 Place = tuple[Path, TensorEntry]
@@ -86,7 +89,7 @@ def mlx_tensor(name: str, shape: tuple[int, int], found: Mapping[str, Place], di
         InputError: A part is missing, or has a type or shape that MLX's affine format does not have.
     """
     stem = name.removesuffix(".weight")
-    missing = [part for part in (f"{stem}.scales", f"{stem}.biases") if part not in found]
+    missing = [part for kind in MLX_PARTS if (part := f"{stem}.{kind}") not in found]
     if missing:
         raise InputError(f"{directory}: {name!r} is u32 but has no {missing[0]!r}; memsim reads MLX's affine format")
     levels, scales, biases = found[name], found[f"{stem}.scales"], found[f"{stem}.biases"]
