@@ -114,6 +114,8 @@ def _checked(
 ) -> SourceTensor:
     if name not in found:
         if shard := files.missing.get(name):
+            if not (directory / shard).exists():
+                raise InputError(f"cannot read {directory / shard}: No such file or directory")
             raise InputError(f"{directory / shard} has no tensor {name!r}, which {INDEX_FILE} says it holds")
         raise InputError(f"{directory} has no tensor {name!r}; is it a whole checkpoint of this architecture?")
     path, entry = found[name]

@@ -19,10 +19,11 @@ from memsim.weights.readers.source import opened
 
 _CHUNK_BYTES = 1 << 20
 _LEGACY = re.compile(r"^(model\.)?language_model\.")
-# What changes no result: tables that transformers computes itself, the pooler that no head of ours reads, and the other
-# half of a multimodal model.
+# What changes no result: what fills our own files up, tables that transformers computes itself, the pooler that no head
+# of ours reads, and the other half of a multimodal model.
 _WITHOUT_EFFECT = re.compile(
-    r"(.*\.)?rotary_emb(_local)?\.inv_freq|(.*\.)?embeddings\.(position_ids|token_type_ids)|(.*\.)?pooler\.dense\.\w+"
+    r"_pad\d+|(.*\.)?rotary_emb(_local)?\.inv_freq|(.*\.)?embeddings\.(position_ids|token_type_ids)|"
+    r"(.*\.)?pooler\.dense\.\w+"
 )
 _OTHER_HALF = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
 # Second names of RoBERTa's head.

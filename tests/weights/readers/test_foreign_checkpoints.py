@@ -111,7 +111,7 @@ def stale_index(path: Path) -> None:
     write_shards(path, {"model.layers.7.old.weight": "model-1.safetensors"})
 
 
-@made("stale-file", "model-2.safetensors has no tensor 'model.layers.0.mlp.up_proj.weight', which model.safetensors.in")
+@made("stale-file", r"cannot read .*model-2\.safetensors: No such file")
 def stale_file(path: Path) -> None:
     write_shards(path, {})
     for shard in path.glob("model-?.safetensors"):
