@@ -19,10 +19,10 @@ _USED = frozenset((
     "architectures", "attention_bias", "head_dim", "hidden_size", "id2label", "intermediate_size", "label2id",
     "layer_types", "max_position_embeddings", "max_window_layers", "model_type", "multimodal_type",
     "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "num_labels",
-    "original_max_position_embeddings", "problem_type", "quantization", "query_pre_attn_scalar", "rms_norm_eps",
-    "rope_local_base_freq", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
-    "sliding_window_pattern", "tie_word_embeddings", "type_vocab_size", "use_sliding_window", "vocab_size",
-    "word_embed_proj_dim",
+    "original_max_position_embeddings", "problem_type", "quantization", "quantization_config",
+    "query_pre_attn_scalar", "rms_norm_eps", "rope_local_base_freq", "rope_parameters", "rope_scaling", "rope_theta",
+    "sliding_window", "sliding_window_pattern", "tie_word_embeddings", "type_vocab_size", "use_sliding_window",
+    "vocab_size", "word_embed_proj_dim",
 ))  # fmt: skip
 # Of these the names speak of mathematics, but they change nothing that is computed here: how it is computed
 # (pretraining_tp sums in another order), how generating goes, what a fresh model begins with, dropout, which memsim

@@ -18,6 +18,7 @@ from toy_families import FAMILY_CHANGES, family_config
 
 null = object()  # in a file; None is a field that it does not have
 SMALL = PRESETS["qwen2.5-0.5b"]
+MLX = {"group_size": 64, "bits": 4}
 LLAMA3 = PRESETS["llama-3.2-1b"].to_dict()["rope_scaling"]
 TOYS = [family_config(name) for name in FAMILY_CHANGES]
 
@@ -150,6 +151,7 @@ def test_published_files_may_leave_fields_out():
         ({"partial_rotary_factor": null, "rope_scaling": {"rope_type": null}, "sliding_window": 0}, {}),
         ({"max_position_embeddings": null}, {}),  # of Qwen2Config, as it happens
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, {}),
+        ({"quantization": MLX, "quantization_config": MLX}, {}),  # as MLX writes it
         ({"torch_dtype": "bfloat16", "_attn_kind": 1, "notes": {"by": "me"}, "logit_scale": 1.0, "moe_layers": []}, {}),
         ({"head_dim": 32}, {"head_dim": 32}),
     ],
@@ -210,6 +212,10 @@ def test_spellings_and_defaults(changes, expected):
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "train its base model with --scheme head"),
         ({"logit_scale": 0.5}, "'logit_scale' 0.5 is not known to memsim, which cannot tell what it changes"),
         ({"num_experts": 8}, "'num_experts' 8 is not known"),
+        (
+            {"quantization": MLX, "quantization_config": MLX | {"bits": 8}},
+            "quantization and quantization_config differ",
+        ),
         ({"quantization_config": {"quant_method": "awq"}}, "the weights are quantised by 'awq'"),
         ({"num_key_value_heads": None}, "14 query heads cannot share 32"),  # of Qwen2Config
         ({"rope_scaling": ["yarn"]}, "'rope_scaling' must be an object, not a list"),
