@@ -46,6 +46,15 @@ def open_regular(path: Path, name: str | None = None) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def drop_pages(descriptor: int, start: int, n_bytes: int) -> None:
+    """Drop a file's pages that nobody needs again, so that what is streamed through memory does not stay there.
+
+    Only Linux can be asked to; elsewhere they stay until the system wants their memory, which is right, too.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
+
+
 def _require_regular(mode: int, name: str) -> None:
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot read {name}: it is {kind_of_file(mode)}, not a regular file")

@@ -11,6 +11,7 @@ import psutil
 from memsim.calibration.fit_rates import StepSamples, fit_rates
 from memsim.calibration.measure_steps import measure_steps, throw_away
 from memsim.calibration.measure_storage import measure_storage
+from memsim.cap.linux import require_linux
 from memsim.errors import InputError
 from memsim.files import cache_dir, write_text
 from memsim.host import host_info
@@ -39,8 +40,9 @@ def calibrate(threads: int, compute: str, progress: Callable[[str], None]) -> De
 
     Raises:
         WorkerError: The kernels or the runs fail.
-        InputError: The cache or its disk cannot be used, or the processor has no such compute path.
+        InputError: This is not Linux, the cache or its disk cannot be used, or the processor has no such compute path.
     """
+    require_linux("measuring this machine")
     kernels = prepare_kernels(threads, progress)
     chosen = kernels.fastest if compute == "auto" else compute
     if chosen not in kernels.footprint_bytes:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memsim.cap.footprint import parent_pid, start_time
-from memsim.cap.group import PROC, Group, Unavailable, owned_name, read_control, write_control
+from memsim.cap.group import Group, Unavailable, owned_name, read_control, write_control
+from memsim.cap.linux import PROC
 from memsim.cap.mounts import unescaped
 
 _NAME = re.compile(r"memsim-(\d+)-(\d+)(?:-\d+|-parent)?")

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from memsim.cap.footprint import start_time
+from memsim.cap.linux import PROC
 
-PROC = Path("/proc")
 _REMOVE_S = 5.0  # a killed process with a gigabyte takes some tenths of a second to give it back
 
 

@@ -14,7 +14,8 @@ from typing import Self
 
 from memsim.cap import cgroups, systemd
 from memsim.cap.footprint import GroupFootprint, process_footprint
-from memsim.cap.group import PROC, Group, Unavailable, read_control
+from memsim.cap.group import Group, Unavailable, read_control
+from memsim.cap.linux import PROC, require_linux
 from memsim.errors import InputError, UsageError
 from memsim.units import format_bytes
 
@@ -151,8 +152,7 @@ def open_cap(budget_bytes: int, enforcement: str | None = None, proc: Path = PRO
         raise UsageError(f"a budget of {budget_bytes} bytes cannot hold a process; give one such as 1GB")
     if enforcement is not None and enforcement not in _OPENERS:
         raise UsageError(f"{enforcement!r} is no enforcement; use one of {', '.join(_OPENERS)}")
-    if not (proc / "self/mountinfo").exists():
-        raise InputError("a capped run needs Linux with /proc mounted; run memsim in a Linux machine or container")
+    require_linux("a capped run", proc)
     enclosing = cgroups.enclosing_limit_bytes(proc)
     if enclosing is not None and enclosing < budget_bytes:
         raise InputError(

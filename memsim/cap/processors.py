@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from memsim.cap.cgroups import find_hierarchy
-from memsim.cap.group import PROC, Unavailable, read_control
+from memsim.cap.group import Unavailable, read_control
+from memsim.cap.linux import PROC
 from memsim.errors import UsageError
 
 _NUMBA = "NUMBA_NUM_THREADS"

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 from memsim.cap.cgroups import find_hierarchy
-from memsim.cap.group import PROC, Group, Unavailable, owned_name, read_control
+from memsim.cap.group import Group, Unavailable, owned_name, read_control
+from memsim.cap.linux import PROC
 
 _ANSWER_S = 10.0  # the manager is asked over D-Bus; one that does not answer is as good as none
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from memsim.cap.processors import available_threads
 from memsim.errors import UsageError
 from memsim.execution.compile_cache import kernel_environment
 from memsim.quality.sample_text import WINDOW_TOKENS, sample_windows
@@ -74,7 +75,7 @@ def measure_losses(checkpoint: Checkpoint, pack: Pack, text: Path, stage: Stage)
 
 def _load_kernels(stage: Stage) -> int:
     """Have the kernels compiled by another process, and let this one load them; return the threads."""
-    threads = len(os.sched_getaffinity(0))
+    threads = available_threads()
     prepare_kernels(threads, stage)
     os.environ.update(kernel_environment())
     return threads

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from memsim.cap.linux import require_linux
 from memsim.cap.open import open_cap
 from memsim.errors import InputError, MemsimError
 from memsim.execution.protocol import WorkerJob
@@ -47,6 +48,7 @@ def run(config: RunConfig, progress: RunProgress | None = None, command: str = "
         LimitError: The plan does not fit the budget.
     """
     progress = progress or RunProgress()
+    require_linux("a capped run")
     check_new(config)
     check(config, config.out or RUNS)
     config = located(config)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from memsim.cap.linux import require_linux
 from memsim.errors import InputError
 from memsim.files import cache_dir
 
@@ -29,6 +30,7 @@ def reserved_cores(count: int) -> Iterator[tuple[int, ...]]:
     Raises:
         InputError: The cache cannot be written, or the kernel refuses.
     """
+    require_linux("reserving processors")
     available = os.sched_getaffinity(0)
     with ExitStack() as stack:
         try:

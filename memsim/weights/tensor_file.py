@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from memsim.errors import InputError
 from memsim.json_file import parse_object, shown
 from memsim.models.parts import TensorSpec
-from memsim.reading import open_regular
+from memsim.reading import drop_pages, open_regular
 from memsim.units import format_bytes
 from memsim.weights.what_it_is import lfs_pointer
 
@@ -293,5 +293,5 @@ class TensorFileWriter:
     def _flush(self) -> None:
         self._file.flush()
         os.fdatasync(self._file.fileno())
-        os.posix_fadvise(self._file.fileno(), self._flushed, self.n_bytes - self._flushed, os.POSIX_FADV_DONTNEED)
+        drop_pages(self._file.fileno(), self._flushed, self.n_bytes - self._flushed)
         self._flushed = self.n_bytes

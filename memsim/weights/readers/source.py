@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from memsim.errors import InputError
 from memsim.ir.matrix_format import MatrixFormat
 from memsim.models.config import ModelConfig
-from memsim.reading import open_regular
+from memsim.reading import drop_pages, open_regular
 from memsim.weights.quantize import Grid
 from memsim.weights.tokenizers.tokenizer_json import FoundTokenizer
 
@@ -140,4 +140,4 @@ def read_at(descriptor: int, offset: int, buffer: NDArray[np.uint8], what: str) 
         if n_bytes == 0:
             raise InputError(f"{what} ends too early; it was truncated meanwhile")
         done += n_bytes
-    os.posix_fadvise(descriptor, offset, len(view), os.POSIX_FADV_DONTNEED)
+    drop_pages(descriptor, offset, len(view))
