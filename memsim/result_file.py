@@ -45,11 +45,17 @@ def emit_json(record: Result | Mapping[str, Any], destination: str) -> None:
         destination: A path, or ``-``.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file, or standard output, cannot be written.
     """
     text = to_json(record) if isinstance(record, Result) else _dump(record)
     if destination == "-":
-        sys.stdout.write(text)
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # its reader has left, which is no fault
+            raise
+        except OSError as error:
+            raise InputError(f"cannot write the record to standard output: {error.strerror or error}") from error
     else:
         write_text(Path(destination), text)
 

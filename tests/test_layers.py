@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
     {"printable"},
     {"errors"},
     {""},  # the package itself: __version__
-    {"columns", "lazy", "progress_types"},
+    {"columns", "lazy", "progress_types", "system_limits"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What plans, simulates and reports starts without a compiler.

@@ -7,10 +7,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from memsim import __version__
-from memsim.cli.limits import system_refusal
 from memsim.cli.say import say
 from memsim.cli.streams import close_streams, hear_signals, open_streams
 from memsim.errors import MemsimError
+from memsim.system_limits import remedy, system_refusal
 
 _COMMANDS = {
     "run": ("running", "Fine-tune a model in a process that the kernel kills at --budget."),
@@ -78,7 +78,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except MemsimError as error:
-        say(f"memsim: {error}", err=True)
+        say(f"memsim: {error}{remedy(error.__cause__)}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -10,6 +10,7 @@ import sys
 from memsim.cap.footprint import process_footprint
 from memsim.errors import MemsimError
 from memsim.execution.compile_cache import forbid_compilation, loading
+from memsim.system_limits import system_refusal
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     except MemsimError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or 'the kernel cache'}: {error.strerror or error}")
+        sys.exit(system_refusal(error) or str(error))
 
 
 def _compile(threads: int) -> None:

@@ -17,6 +17,7 @@ from memsim.cap.footprint import GroupFootprint, NodeFootprint, process_footprin
 from memsim.errors import DivergedError, MemsimError, WorkerError
 from memsim.execution.compile_cache import forbid_compilation, loading
 from memsim.execution.protocol import GO, Messages, WorkerJob, read_job
+from memsim.system_limits import remedy, system_refusal
 
 if TYPE_CHECKING:
     from memsim.data.windows import Windows
@@ -41,12 +42,12 @@ def main() -> None:
             raise
         os._exit(EXIT_OUT_OF_MEMORY)  # no room is left for its stack, which limit_data counts
     except MemsimError as error:
-        messages.send("error", message=str(error), diverged=isinstance(error, DivergedError))
+        messages.send("error", message=f"{error}{remedy(error.__cause__)}", diverged=isinstance(error, DivergedError))
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno == errno.ENOMEM:  # how mmap says MemoryError
             os._exit(EXIT_OUT_OF_MEMORY)
-        messages.send("error", message=f"{error.filename or 'a file'}: {error.strerror or error}")
+        messages.send("error", message=system_refusal(error) or str(error))
         sys.exit(MemsimError.exit_code)
 
 

@@ -93,7 +93,8 @@ def new_directory(requested: Path | None, stem: str) -> Iterator[RunDirectory]:
             undo.callback(lambda: discard(directory.path))
             directory.checkpoints.mkdir()
         except OSError as error:
-            raise InputError(f"cannot create the output directory: {error}; choose another with --out") from error
+            reason = error.strerror or str(error)
+            raise InputError(f"cannot create {candidates[0]}: {reason}; choose another with --out") from error
         with _in_use(directory):
             try:
                 yield directory

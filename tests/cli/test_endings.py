@@ -11,8 +11,8 @@ import pytest
 
 from memsim.cap import open as opening
 from memsim.cap.group import Unavailable
-from memsim.cli.limits import system_refusal
 from memsim.run_directory.directory import make_unsettled, remove_leftovers
+from memsim.system_limits import system_refusal
 
 MODELS = f"{sys.executable} -m memsim models"
 

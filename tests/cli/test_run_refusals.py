@@ -274,7 +274,7 @@ def test_an_out_directory_that_exists(workspace: Workspace) -> None:
 
 
 def test_an_out_directory_that_cannot_be_made(workspace: Workspace) -> None:
-    refused(workspace, 1, "cannot create the output directory", "--out", "text.txt/out")
+    refused(workspace, 1, "text.txt/out: Not a directory; choose another with --out", "--out", "text.txt/out")
 
 
 def test_parents_of_the_out_directory_go_with_it(workspace: Workspace) -> None:

@@ -2,6 +2,13 @@
 
 import errno
 
+_MORE_FILES = "; raise `ulimit -n`"
+
+
+def remedy(cause: BaseException | None) -> str:
+    """Return what ends a line about an error with this cause: how to raise the limit behind it, if there is one."""
+    return _MORE_FILES if isinstance(cause, OSError) and cause.errno == errno.EMFILE else ""
+
 
 def system_refusal(error: BaseException) -> str | None:
     """Return the line about an error of the system, or None: it is a fault of memsim."""
@@ -13,7 +20,7 @@ def system_refusal(error: BaseException) -> str | None:
         return None
     what = error.strerror or str(error)
     if error.errno == errno.EMFILE:
-        return f"{what}; raise `ulimit -n`"
+        return what + _MORE_FILES
     if error.errno == errno.EAGAIN:
         return f"no process can be started: {what}; raise `ulimit -u`, or the limit of processes of this machine"
     if error.errno == errno.ENOMEM:
