@@ -11,7 +11,8 @@ from memsim.planner.plan import held_at
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.results import Result
 from memsim.runtime.settings import SETTING
-from memsim.schedules.catalog import SCHEDULE_NAMES, check_scheme
+from memsim.schedules.catalog import check_scheme
+from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device_file import find_device
 from memsim.simulator.record import simulated_result

@@ -51,7 +51,7 @@ def _tasks() -> Iterable[str]:
 
 
 def _schedules() -> Iterable[str]:
-    from memsim.schedules.catalog import SCHEDULE_NAMES
+    from memsim.schedules.names import SCHEDULE_NAMES
 
     return SCHEDULE_NAMES
 

@@ -8,7 +8,7 @@ from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.runtime.config import RunConfig
 from memsim.runtime.settings import SETTING, default_of
-from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder
 

@@ -26,8 +26,9 @@ from memsim.execution.storage.trained_matrices import TrainedMatrices
 from memsim.ir.program import Program, TensorType
 from memsim.ir.serialize import PlacedProgram
 from memsim.models.config import ModelConfig
-from memsim.models.decoder import constant_values, constants
+from memsim.models.decoder import constants
 from memsim.models.parts import part_names
+from memsim.models.rope_tables import constant_values
 from memsim.models.scheme import Scheme
 from memsim.models.tiles import tiled_matrices
 from memsim.planner.staging import staging

@@ -5,9 +5,6 @@ same program; ``x`` comes first among its inputs, weights, trainable tensors and
 that ``parts`` and the scheme give them. What a trainable tensor does follows from its name.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
 from memsim.ir.builder import Builder
 from memsim.ir.matrix_format import MatrixFormat
 from memsim.ir.program import Attr, Program, Space, TensorType
@@ -21,15 +18,6 @@ def constants(config: ModelConfig, n_tokens: int) -> dict[str, TensorType]:
     """Return the tables that block programs read, by name."""
     table = TensorType((n_tokens, config.head_dim // 2))
     return {f"{name}.{wave}": table for name in config.ropes() for wave in ("cos", "sin")}
-
-
-def constant_values(config: ModelConfig, n_tokens: int, first_position: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Return the values of ``constants`` for tokens from ``first_position`` on."""
-    values = {}
-    for name, rope in config.ropes().items():
-        for wave, table in zip(("cos", "sin"), rope.tables(config.head_dim, first_position + n_tokens), strict=True):
-            values[f"{name}.{wave}"] = table[first_position:]
-    return values
 
 
 def part_inputs(

@@ -5,14 +5,15 @@ y = W x + scale * B (A x) with A [R, in_features], B [out_features, R] and scale
 
 from dataclasses import dataclass, replace
 from math import prod, sqrt
-from typing import ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 from memsim.models.parts import matrices, part_names
-from memsim.models.scheme import Floats, Scheme, Stored, random_stream
+from memsim.models.scheme import Scheme, Stored, random_stream
+
+if TYPE_CHECKING:
+    from memsim.models.scheme import Floats
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -44,7 +45,7 @@ class LoraConfig(Scheme):
         """Return the adapter tensors of ``part``: ``adapter_shapes`` of a block, none elsewhere."""
         return dict(adapter_shapes(config, self)) if part.startswith("block_") else {}
 
-    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from PEFT's initial values (see the function of this name)."""
         fill_initial(tensor, name, *key)
 
@@ -121,7 +122,7 @@ def n_trainable(config: ModelConfig, scheme: Scheme) -> int:
     return sum(map(prod, shapes))
 
 
-def fill_initial(tensor: Floats, name: str, seed: int, block: int, position: int) -> None:
+def fill_initial(tensor: "Floats", name: str, seed: int, block: int, position: int) -> None:
     """Fill one adapter tensor with PEFT's initial values: A uniform in +-1 / sqrt(in_features), B zero.
 
     Each tensor has a random stream of its own, keyed by (seed, block, position in the block), so that values do not
@@ -130,6 +131,6 @@ def fill_initial(tensor: Floats, name: str, seed: int, block: int, position: int
     if name.endswith(".lora_B"):
         tensor.fill(0)
         return
-    random_stream((seed, block, position)).random(dtype=np.float32, out=tensor)
-    tensor -= np.float32(0.5)
-    tensor *= np.float32(2 / sqrt(tensor.shape[1]))
+    random_stream((seed, block, position)).random(dtype="float32", out=tensor)
+    tensor -= 0.5
+    tensor *= 2 / sqrt(tensor.shape[1])

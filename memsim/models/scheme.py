@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:  # the command line knows schemes by name before anything needs an array
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 MAX_LABELS = 4096
 
@@ -21,16 +22,16 @@ CLASSIFIER_STD = 0.02
 class Stored(Protocol):
     """What initial values may be taken from: the weights of one part."""
 
-    def vector(self, name: str) -> Floats:
+    def vector(self, name: str) -> "Floats":
         """Return the stored vector ``name`` of this part."""
 
-    def matrix(self, name: str) -> Floats:
+    def matrix(self, name: str) -> "Floats":
         """Return the stored matrix ``name`` of this part, without its quantisation."""
 
     def has(self, name: str) -> bool:
         """Return whether this part has the vector or matrix ``name``."""
 
-    def embeddings(self, where: NDArray[np.float64]) -> Floats:
+    def embeddings(self, where: "NDArray[np.float64]") -> "Floats":
         """Return N embeddings [N, C] as a sequence gets them: ``where`` [N] are places in the vocabulary, 0 to 1."""
 
 
@@ -58,7 +59,7 @@ class Scheme(ABC):
     def own_shapes(self, config: ModelConfig, part: str) -> dict[str, tuple[int, ...]]:
         """Return ``shapes`` without those of a classifier."""
 
-    def fill_initial(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_initial(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Fill one trainable tensor with its initial values.
 
         Args:
@@ -74,7 +75,7 @@ class Scheme(ABC):
             self.fill_own(tensor, name, key, stored)
 
     @abstractmethod
-    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Fill one of ``own_shapes`` (see ``fill_initial``)."""
 
     @abstractmethod
@@ -145,16 +146,16 @@ def with_classifier(model: ModelConfig, scheme: Scheme) -> ModelConfig:
     return replace(model, num_labels=scheme.labels) if scheme.labels and not model.family.causal else model
 
 
-def fill_classifier(tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+def fill_classifier(tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
     """Start from the model's own classifier or, in a model without one, as transformers does: small random weights."""
     module, _, kind = name.rpartition(".")
     if module != "score" and stored.has(module):
-        np.copyto(tensor, stored.vector(name) if kind == "bias" else stored.matrix(module))
+        tensor[...] = stored.vector(name) if kind == "bias" else stored.matrix(module)
     elif kind == "bias":
         tensor.fill(0)
     else:
-        random_stream(key).standard_normal(dtype=np.float32, out=tensor)
-        tensor *= np.float32(CLASSIFIER_STD)
+        random_stream(key).standard_normal(dtype="float32", out=tensor)
+        tensor *= CLASSIFIER_STD
 
 
 def check_length(scheme: Scheme, config: ModelConfig, seq_len: int) -> None:
@@ -174,6 +175,8 @@ def check_length(scheme: Scheme, config: ModelConfig, seq_len: int) -> None:
     )
 
 
-def random_stream(key: tuple[int, int, int]) -> np.random.Generator:
+def random_stream(key: tuple[int, int, int]) -> "np.random.Generator":
     """Return the random stream of one tensor (see ``Scheme.fill_initial``)."""
+    import numpy as np
+
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

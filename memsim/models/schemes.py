@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from memsim.errors import UsageError
 from memsim.models.config import ModelConfig
 from memsim.models.lora import LoraConfig
 from memsim.models.parts import vectors
-from memsim.models.scheme import MAX_LABELS, Floats, Scheme, Stored, random_stream
+from memsim.models.scheme import MAX_LABELS, Scheme, Stored, random_stream
+
+if TYPE_CHECKING:
+    from memsim.models.scheme import Floats
 
 MAX_VIRTUAL_TOKENS = 4096
 
@@ -34,9 +35,9 @@ class Norms(Scheme):
         tables = ("embed_positions.weight", "embed_types.weight", "lm_head.bias")
         return {name: shape for name, shape in vectors(config, part).items() if name not in tables}
 
-    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from the model's own."""
-        np.copyto(tensor, stored.vector(name))
+        tensor[...] = stored.vector(name)
 
     def check(self, config: ModelConfig) -> None:
         """Every model has norms."""
@@ -92,10 +93,10 @@ class Prefix(Scheme):
         shape = (self.virtual_tokens, config.num_key_value_heads * config.head_dim)
         return {"self_attn.prefix_k": shape, "self_attn.prefix_v": shape}
 
-    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from small random numbers: equal rows would stay equal."""
-        random_stream(key).standard_normal(dtype=np.float32, out=tensor)
-        tensor *= np.float32(PREFIX_STD)
+        random_stream(key).standard_normal(dtype="float32", out=tensor)
+        tensor *= PREFIX_STD
 
     def check(self, config: ModelConfig) -> None:
         """Check the number of virtual tokens.
@@ -126,9 +127,9 @@ class Prompt(Scheme):
         """Return the embeddings [P, C]."""
         return {"prompt.weight": (self.virtual_tokens, config.hidden_size)} if part == "embed" else {}
 
-    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Start from the embeddings of random tokens (PEFT's ``SAMPLE_VOCAB``)."""
-        np.copyto(tensor, stored.embeddings(random_stream(key).random(len(tensor))))
+        tensor[...] = stored.embeddings(random_stream(key).random(len(tensor)))
 
     def check(self, config: ModelConfig) -> None:
         """Check the number of virtual tokens.
@@ -159,7 +160,7 @@ class Head(Scheme):
         """Nothing beside the classifier is trained."""
         return {}
 
-    def fill_own(self, tensor: Floats, name: str, key: tuple[int, int, int], stored: Stored) -> None:
+    def fill_own(self, tensor: "Floats", name: str, key: tuple[int, int, int], stored: Stored) -> None:
         """Fill nothing: there is nothing beside the classifier."""
 
     def check(self, config: ModelConfig) -> None:

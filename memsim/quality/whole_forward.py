@@ -17,10 +17,11 @@ from memsim.errors import UsageError
 from memsim.execution.kernel_call import Kernel
 from memsim.ir.program import Node, Program
 from memsim.models.config import ModelConfig
-from memsim.models.decoder import attention_program, constant_values, embed_program, mlp_program
+from memsim.models.decoder import attention_program, embed_program, mlp_program
 from memsim.models.head import head_program
 from memsim.models.matrix_formats import Formats
 from memsim.models.parts import block_part, head_matrix
+from memsim.models.rope_tables import constant_values
 from memsim.models.schemes import Norms
 from memsim.weights.readers.source import Checkpoint
 from memsim.weights.tensor_file import map_file, read_header, view

@@ -26,11 +26,12 @@ from memsim.runtime.prepare import (
 from memsim.runtime.run_progress import RunProgress
 from memsim.schedules.catalog import check_scheme
 from memsim.schedules.choices import Choices
+from memsim.schedules.names import AUTO
 from memsim.search.needs import Needs
 from memsim.search.plan_file import plan_for
 from memsim.search.rates import rates_of
 from memsim.search.refusal import nothing_fits
-from memsim.search.search import AUTO, PACKED, Found, search
+from memsim.search.search import PACKED, Found, search
 from memsim.simulator.device_file import HOST
 from memsim.tasks.task import Task
 from memsim.tasks.task_file import find_task

@@ -23,14 +23,6 @@ from memsim.runtime.preflight import make_ready
 from memsim.runtime.run_progress import RunProgress
 from memsim.runtime.settings import SETTINGS
 
-KEEP_BITS = (
-    *("steps", "budget_bytes", "decimal", "cold", "verify", "scratch", "enforcement", "plan_check", "checkpoint_every"),
-)
-"""Settings that may change from one command to the next without a change of any bit of the adapter."""
-
-CHANGE_BITS = ("lr", "threads", "compute")
-"""Those that may change if the bits may."""
-
 
 @dataclass(frozen=True, slots=True)
 class Resumption:

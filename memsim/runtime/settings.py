@@ -15,9 +15,9 @@ from memsim.errors import UsageError
 from memsim.models.schemes import MAX_VIRTUAL_TOKENS, SCHEMES
 from memsim.results import Enforcement, SettingValue
 from memsim.schedules.choices import SCHEDULES
+from memsim.schedules.names import AUTO
 from memsim.schedules.optimizers import STATE_PER_PARAMETER
 from memsim.schedules.zeroth_order import MASKS, METHODS, NOISES, estimator
-from memsim.search.search import AUTO
 
 if TYPE_CHECKING:
     from memsim.runtime.config import RunConfig
@@ -27,6 +27,14 @@ MOST_STEPS: Final = 99_999_999
 
 LARGEST: Final = (1 << 63) - 1
 """What every file of a run can hold."""
+
+KEEP_BITS = (
+    *("steps", "budget_bytes", "decimal", "cold", "verify", "scratch", "enforcement", "plan_check", "checkpoint_every"),
+)
+"""Settings that may change from one command to the next without a change of any bit of the adapter."""
+
+CHANGE_BITS = ("lr", "threads", "compute")
+"""Those that may change if the bits may."""
 
 KINDS: Mapping[type, str] = {
     int: "an integer",

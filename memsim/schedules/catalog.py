@@ -12,11 +12,10 @@ from memsim.schedules.forward_gradient_lowering import ForwardGradientLowering
 from memsim.schedules.full_lowering import FullLowering, full_choices, lower_full_evaluation
 from memsim.schedules.hybrid_lowering import HybridLowering
 from memsim.schedules.lowering import lower, lower_evaluation
+from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import METHODS, Estimator, ZeroOrder, estimator, for_scheme
 from memsim.schedules.zeroth_order_lowering import ZeroOrderLowering, zeroth_order_choices
-
-SCHEDULE_NAMES: tuple[str, ...] = (*SCHEDULES, *METHODS)
 
 
 def lower_schedule(

@@ -8,12 +8,13 @@ from memsim.models.lora import n_trainable
 from memsim.planner.run_plan import plan_run
 from memsim.results import Band, PlannedResult, PlanPoint, Result
 from memsim.schedules.choices import SCHEDULES, Choices
+from memsim.schedules.names import AUTO
 from memsim.schedules.record import record_choices
 from memsim.search.format_cost import format_cost
 from memsim.search.longest import longest_sequence
 from memsim.search.needs import Needs
 from memsim.search.probe import node_seconds
-from memsim.search.search import AUTO, Candidate, Found, Search, plan_needs
+from memsim.search.search import Candidate, Found, Search, plan_needs
 from memsim.simulator.device import Device
 from memsim.simulator.simulate import simulate
 from memsim.simulator.trace import trace_program

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from memsim.planner.run_plan import RunPlan, TrainingSetup, plan_run
 from memsim.progress_types import CountProgress
 from memsim.schedules.choices import Choices
+from memsim.schedules.names import AUTO
 from memsim.search.counted import Counted
 from memsim.search.front import Front, least_mixtures
 from memsim.search.named import in_range, planned_by_name
@@ -21,9 +22,6 @@ from memsim.simulator.device import Numbers, Rule
 
 TOLERANCE = 1e-3
 """Candidates whose times differ by less, as a share, are one."""
-
-AUTO = "auto"
-"""The name of a schedule that was searched for."""
 
 PACKED = ("tile",)
 """Ways of unpacking where products take packed weights, which this machine's kernels do as fast as any."""

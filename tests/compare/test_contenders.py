@@ -6,7 +6,7 @@ from memsim.compare.contenders import LR_GRIDS, Contender, default_grid, own_set
 from memsim.errors import UsageError
 from memsim.models.schemes import SCHEMES
 from memsim.runtime.settings import MOST_STEPS
-from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder, estimator
 
 FIRST_ORDER, ZEROTH_ORDER = LR_GRIDS["first-order"]["lora"], LR_GRIDS["zeroth-order"]["lora"]

@@ -15,10 +15,9 @@ from memsim.models.lora import LoraConfig
 from memsim.regression.baseline import read_baseline
 from memsim.runtime.config import RunConfig
 from memsim.runtime.settings import BY_OPTION, LARGEST, MOST_STEPS, SETTINGS, recorded_settings
-from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.names import AUTO, SCHEDULE_NAMES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import ZeroOrder
-from memsim.search.search import AUTO
 
 LOWER = {"budget_bytes": 10**9}
 

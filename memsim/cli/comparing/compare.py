@@ -33,7 +33,7 @@ from memsim.runtime.config import RunConfig
 from memsim.runtime.outcome import RunOutcome
 from memsim.runtime.run_progress import RunProgress
 from memsim.runtime.settings import refuse_ignored
-from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.simulator.device_file import find_device
 from memsim.tasks.task_file import find_task
 from memsim.units import is_decimal, parse_bytes

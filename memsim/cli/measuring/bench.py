@@ -31,8 +31,7 @@ from memsim.errors import UsageError
 from memsim.models.presets import PRESETS
 from memsim.result_file import emit_json
 from memsim.runtime.config import RunConfig
-from memsim.schedules.catalog import SCHEDULE_NAMES
-from memsim.search.search import AUTO
+from memsim.schedules.names import AUTO, SCHEDULE_NAMES
 from memsim.simulator.device_file import find_device
 from memsim.units import is_decimal, parse_bytes
 

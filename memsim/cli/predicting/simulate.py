@@ -13,7 +13,7 @@ from memsim.cli.say import say
 from memsim.cli.scheme_options import chosen_scheme, scheme_options_without_task
 from memsim.errors import LimitError
 from memsim.result_file import emit_json
-from memsim.schedules.catalog import SCHEDULE_NAMES
+from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.simulate import MODES, Mode
 from memsim.units import is_decimal, parse_bytes

@@ -12,11 +12,10 @@ from memsim.cli.zeroth_order_options import zeroth_order_values
 from memsim.errors import UsageError
 from memsim.json_file import shown
 from memsim.runtime.config import RunConfig
-from memsim.runtime.resume import CHANGE_BITS, KEEP_BITS
-from memsim.runtime.settings import BY_OPTION, refuse_ignored
+from memsim.runtime.settings import BY_OPTION, CHANGE_BITS, KEEP_BITS, refuse_ignored
+from memsim.schedules.names import AUTO
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.search.plan_file import PlanFile, read_plan
-from memsim.search.search import AUTO
 from memsim.units import is_decimal, parse_bytes
 from memsim.weights.shipped import has_examples, shipped_examples
 
