@@ -106,3 +106,15 @@ def test_help_loads_no_compiler_and_no_tokenizer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistake_is_said_before_numbers_are_imported(name: str) -> None:
+    code = (
+        "import sys, memsim.cli\n"
+        f"sys.argv = ['memsim', *{name.split()!r}, '--no-such-option']\n"
+        "try:\n    memsim.cli.main()\n"
+        "except SystemExit as end:\n    print(end.code, {'numpy', 'numba', 'psutil', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, "No such option" in done.stderr) == ("2 set()\n", True), done.stderr

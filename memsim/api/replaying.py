@@ -10,10 +10,11 @@ from memsim.errors import UsageError
 from memsim.results import Result
 from memsim.simulator.device_file import find_device
 from memsim.simulator.forked import read_captures
+from memsim.simulator.modes import STEPS, Mode
 from memsim.simulator.record import replayed_result
 from memsim.simulator.recordings.capture import Capture, capture_record
 from memsim.simulator.recordings.recording import Recording, read_recording
-from memsim.simulator.simulate import Mode, Simulation, simulate
+from memsim.simulator.simulate import Simulation, simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,6 @@ class ReplayedCapture:
     def fits(self) -> bool:
         """Whether the app survives by the nominal numbers."""
         return self.simulation.survival[self.mode].killed_at is None
-
-
-STEPS = 20
-"""Optimizer steps of a replayed run, if nothing else is said."""
 
 
 def replay(

@@ -15,8 +15,9 @@ from memsim.schedules.catalog import check_scheme
 from memsim.schedules.names import SCHEDULE_NAMES
 from memsim.schedules.optimizers import OptimizerConfig
 from memsim.simulator.device_file import find_device
+from memsim.simulator.modes import MODES, Mode
 from memsim.simulator.record import simulated_result
-from memsim.simulator.simulate import MODES, Mode, Simulation
+from memsim.simulator.simulate import Simulation
 from memsim.simulator.simulate import simulate as simulate_trace
 from memsim.simulator.trace import trace_program
 from memsim.weights.dimensions import find_dimensions

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
+from memsim.compare.rates import LR_GRIDS, Grid
 from memsim.errors import UsageError
 from memsim.models.lora import LoraConfig
 from memsim.runtime.config import RunConfig
@@ -13,33 +14,6 @@ from memsim.schedules.optimizers import OptimizerConfig
 from memsim.schedules.zeroth_order import METHODS, ZeroOrder
 
 VIRTUAL_TOKENS: int = default_of(RunConfig, "virtual_tokens")
-Grid = tuple[float, float, float]
-
-LR_GRIDS: Mapping[str, Mapping[str, Grid]] = {
-    "first-order": {
-        "lora": (3e-4, 1e-3, 3e-3),
-        "norms": (1e-2, 3e-2, 1e-1),
-        "prefix": (1e-2, 3e-2, 1e-1),
-        "prompt": (1e-2, 3e-2, 1e-1),
-        "head": (1e-3, 3e-3, 1e-2),
-    },
-    "zeroth-order": {
-        "lora": (1e-4, 3e-4, 1e-3),
-        "norms": (3e-3, 1e-2, 3e-2),
-        "prefix": (1e-1, 3e-1, 1e0),
-        "prompt": (1e0, 3e0, 1e1),
-        "head": (1e-4, 3e-4, 1e-3),
-        "full": (1e-5, 3e-5, 1e-4),
-    },
-    "zeroth-order, by Adam or signs": {
-        "lora": (1e-4, 3e-4, 1e-3),
-        "norms": (3e-3, 1e-2, 3e-2),
-        "prefix": (3e-2, 1e-1, 3e-1),
-        "prompt": (3e-2, 1e-1, 3e-1),
-        "head": (3e-4, 1e-3, 3e-3),
-        "full": (1e-5, 3e-5, 1e-4),
-    },
-}
 """Learning rates to choose from where the user names none, for AdamW and for estimates of the gradient, which random
 walks limit to smaller steps. Adam, signs and FZOO take steps whose length does not depend on the gradient's. Rates of a
 scheme that is not here are those of LoRA. Found by trials on validation texts of the model that memsim ships."""

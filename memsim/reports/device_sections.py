@@ -6,7 +6,8 @@ from math import log2
 from memsim.reports.charts import COLOURS, Line, datum, line_chart, table, text
 from memsim.reports.verdicts import Verdict
 from memsim.results import Band
-from memsim.simulator.simulate import MODES, Survival
+from memsim.simulator.modes import MODES
+from memsim.simulator.simulate import Survival
 from memsim.simulator.unpack_share import PARTS, UnpackShare
 from memsim.units import format_bytes
 

@@ -9,8 +9,9 @@ from memsim.planner.run_plan import RunPlan, TrainingSetup
 from memsim.planner.traffic import Traffic, step_traffic
 from memsim.results import LimitResult, Result, SimulatedResult, StepResult
 from memsim.schedules.catalog import updates_by
+from memsim.simulator.modes import Mode
 from memsim.simulator.recordings.recording import Recording
-from memsim.simulator.simulate import Mode, Simulation, Survival
+from memsim.simulator.simulate import Simulation, Survival
 
 
 def simulated_result(

@@ -3,17 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Literal
 
 from memsim.results import Band, Verdict
 from memsim.simulator.device import CORNERS, Corner, Device, Numbers
+from memsim.simulator.modes import MODES, Mode
 from memsim.simulator.pagecache import PageCache
 from memsim.simulator.thermal import Heat
 from memsim.simulator.trace import StepTrace, TraceNode
 from memsim.simulator.walk import NodeTime, StepTime, file_cache, footprint, walk
-
-Mode = Literal["foreground", "entitled", "background"]
-MODES: tuple[Mode, ...] = ("foreground", "entitled", "background")
 
 
 @dataclass(frozen=True, slots=True)

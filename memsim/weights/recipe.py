@@ -1,12 +1,15 @@
 """How a checkpoint's matrices are to be stored, and the formats that this gives them."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memsim.errors import UsageError
 from memsim.ir.matrix_format import KINDS, MatrixFormat
 from memsim.models.matrix_formats import Formats, formats_from
 from memsim.models.parts import matrices, part_names
-from memsim.weights.readers.source import Checkpoint
+
+if TYPE_CHECKING:
+    from memsim.weights.readers.source import Checkpoint
 
 CHOICES = ("symmetric", "affine", "source")
 EMBEDDING_BITS = (4, 8)
@@ -46,7 +49,7 @@ class Recipe:
             raise UsageError("--format source keeps the groups of the file; leave --group-size out")
         self._usual()  # refuses groups that it has not
 
-    def chosen(self, checkpoint: Checkpoint) -> str:
+    def chosen(self, checkpoint: "Checkpoint") -> str:
         """Return the format that this means for a checkpoint."""
         if self.format is not None:
             return self.format
@@ -55,7 +58,7 @@ class Recipe:
         )
         return "source" if quantized and self.group_size is None else "symmetric"
 
-    def formats(self, checkpoint: Checkpoint) -> Formats:
+    def formats(self, checkpoint: "Checkpoint") -> Formats:
         """Return the format of each matrix of a checkpoint."""
         usual = None if self.chosen(checkpoint) == "source" else self._usual()
         formats = {}
@@ -76,7 +79,7 @@ def recipe_of(asked: Recipe | int) -> Recipe:
     return Recipe("symmetric", asked) if isinstance(asked, int) else asked
 
 
-def _places(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+def _places(checkpoint: "Checkpoint") -> list[tuple[str, str]]:
     """Return (part, name) of every matrix."""
     config = checkpoint.config
     return [(part, name) for part in part_names(config) for name in matrices(config, part)]

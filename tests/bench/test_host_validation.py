@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from capped_runs import cache, write_model
-from memsim.bench.host import CALIBRATION, HELD_OUT, HostCase, HostRow, _interleaved, parse_cases, summarise
+from memsim.bench.host import HostCase, HostRow, _interleaved, parse_cases, summarise
+from memsim.bench.host_runs import CALIBRATION, HELD_OUT
 from memsim.cli.predicting.validate import command
 from memsim.errors import UsageError
 

@@ -64,4 +64,5 @@ def test_completing_a_command_imports_no_numpy() -> None:
         "atexit.register(lambda: print('numpy' in sys.modules, file=sys.stderr)); main()"
     )
     assert ask("memsim si", code=code).stderr == "False\n"
-    assert ask("memsim simulate --de", code=code).stderr == "True\n"  # so the first can fail
+    assert ask("memsim simulate --de", code=code).stderr == "False\n"
+    assert ask("memsim si", code=f"import numpy; {code}").stderr == "True\n"  # so the others can fail

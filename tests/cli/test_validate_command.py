@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from memsim.cli.predicting import validate
+from memsim.cli.predicting import validate_work
 from memsim.cli.predicting.validate import command
 from memsim.simulator.published_figures import TABLE
 from memsim.simulator.validation import validate_table
@@ -13,7 +13,7 @@ CELLS = TABLE[:2] + TABLE[6:8]  # two models; all five are in tests/simulator
 
 
 def test_prints_every_cell_and_hides_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(validate, "validate_table", lambda device: validate_table(device, CELLS))
+    monkeypatch.setattr(validate_work, "validate_table", lambda device: validate_table(device, CELLS))
     path = tmp_path / "validation.json"
     result = CliRunner().invoke(command, ["--json", str(path)], catch_exceptions=False)
     assert result.exit_code == 0

@@ -2,7 +2,8 @@
 
 import pytest
 
-from memsim.compare.contenders import LR_GRIDS, Contender, default_grid, own_settings, parse_contenders
+from memsim.compare.contenders import Contender, default_grid, own_settings, parse_contenders
+from memsim.compare.rates import LR_GRIDS
 from memsim.errors import UsageError
 from memsim.models.schemes import SCHEMES
 from memsim.runtime.settings import MOST_STEPS

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from memsim.results import Band, Result
 from memsim.schedules.choices import SCHEDULES
-from memsim.simulator.simulate import Mode, Simulation, Survival
+from memsim.simulator.modes import Mode
+from memsim.simulator.simulate import Simulation, Survival
 from memsim.units import format_bytes
 
 Held = Sequence[tuple[str, int]]

@@ -9,9 +9,10 @@ from memsim.errors import InputError
 from memsim.ir.work import Kind
 from memsim.json_decode import decode
 from memsim.planner.work import Work
+from memsim.simulator.modes import Mode
 from memsim.simulator.record import limit_result
 from memsim.simulator.recordings.capture_file import read_capture
-from memsim.simulator.simulate import Mode, Simulation
+from memsim.simulator.simulate import Simulation
 from memsim.simulator.trace import StepTrace, TraceNode
 
 SCHEMA = "memsim.capture/1"
