@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memsim.api.simulation import MAX_STEPS, check_limits
+from memsim.api.simulation import MAX_STEPS, Survives, check_limits
 from memsim.errors import UsageError
 from memsim.results import Result
 from memsim.simulator.device_file import find_device
@@ -18,7 +18,7 @@ from memsim.simulator.simulate import Simulation, simulate
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayedRun:
+class ReplayedRun(Survives):
     """A recorded run on a device.
 
     Attributes:
@@ -33,11 +33,6 @@ class ReplayedRun:
     recording: Recording
     mode: Mode
 
-    @property
-    def fits(self) -> bool:
-        """Whether the app survives by the nominal numbers."""
-        return self.simulation.survival[self.mode].killed_at is None
-
     def held_where_killed(self) -> tuple[tuple[str, int], ...]:
         """Return the values that are live at the node that breaks the limit, and their bytes; none if it fits."""
         node = self.simulation.survival[self.mode].killed_at
@@ -48,7 +43,7 @@ class ReplayedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayedCapture:
+class ReplayedCapture(Survives):
     """The memory of any Python program on a device; a capture says nothing of times.
 
     Attributes:
@@ -62,11 +57,6 @@ class ReplayedCapture:
     simulation: Simulation
     capture: Capture
     mode: Mode
-
-    @property
-    def fits(self) -> bool:
-        """Whether the app survives by the nominal numbers."""
-        return self.simulation.survival[self.mode].killed_at is None
 
 
 def replay(

@@ -25,8 +25,21 @@ from memsim.weights.dimensions import find_dimensions
 MAX_STEPS = 100_000
 
 
+class Survives:
+    """What was simulated for an app that runs in one ``mode``."""
+
+    __slots__ = ()
+    simulation: Simulation
+    mode: Mode
+
+    @property
+    def fits(self) -> bool:
+        """Whether the app survives by the nominal numbers."""
+        return self.simulation.survival[self.mode].killed_at is None
+
+
 @dataclass(frozen=True, slots=True)
-class Simulated:
+class Simulated(Survives):
     """A simulated fine-tuning run.
 
     Attributes:
@@ -40,11 +53,6 @@ class Simulated:
     simulation: Simulation
     plan: RunPlan
     mode: Mode
-
-    @property
-    def fits(self) -> bool:
-        """Whether the app survives by the nominal numbers."""
-        return self.simulation.survival[self.mode].killed_at is None
 
     def held_where_killed(self) -> tuple[tuple[str, int], ...]:
         """Return the values that are live at the node that breaks the limit, and their bytes; none if it fits."""

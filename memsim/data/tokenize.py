@@ -187,13 +187,18 @@ def run_child(
 def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_tokens``."""
     job = _Job(**json.loads(sys.argv[1]))
+    answer_parent(job.source_name, lambda: _tokenize(job))
+
+
+def answer_parent(source_name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """Do the work of a child, and send the parent what comes of it, or why nothing does."""
     try:
-        answer = _tokenize(job)
+        answer = work()
     except InputError as error:
         say(error=str(error))
         sys.exit(1)
     except OSError as error:
-        say(error=f"cannot tokenize {job.source_name}: {error.strerror or error}")
+        say(error=f"cannot tokenize {source_name}: {error.strerror or error}")
         sys.exit(1)
     say(**answer)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from memsim.data.examples import record_words
 from memsim.data.text import jsonl_lines
-from memsim.data.tokenize import PROGRESS_BYTES, Bos, run_child, say, token_name, used
+from memsim.data.tokenize import PROGRESS_BYTES, Bos, answer_parent, run_child, say, token_name, used
 from memsim.data.tokenizer_choice import ChosenTokenizer
 from memsim.data.tokenizer_file import begin_ids, load_tokenizer
 from memsim.data.windows import IGNORED, Ids
@@ -126,15 +126,7 @@ def prepare_examples(
 def main() -> None:
     """Run the job given as the only argument; the child's side of ``prepare_examples``."""
     job = decode(ExampleJob, json.loads(sys.argv[1]), "job")
-    try:
-        answer = _tokenize(job)
-    except InputError as error:
-        say(error=str(error))
-        sys.exit(1)
-    except OSError as error:
-        say(error=f"cannot tokenize {job.source_name}: {error.strerror or error}")
-        sys.exit(1)
-    say(**answer)
+    answer_parent(job.source_name, lambda: _tokenize(job))
 
 
 def _tokenize(job: ExampleJob) -> dict[str, Any]:

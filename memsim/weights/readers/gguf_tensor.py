@@ -7,10 +7,8 @@ of Q4_K has 8 times 32 columns, with scale and offset in 6 bits each of d and m 
 all of these are our formats, other order of levels. What has groups of 16 is not.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from memsim.ir.matrix_format import MatrixFormat
 from memsim.weights.quantize import Grid
 from memsim.weights.readers.gguf_file import GgufEntry, gguf_library
-from memsim.weights.readers.source import Chunk, RowReader, as_rows, opened, read_at
+from memsim.weights.readers.source import Chunk, OneFileTensor, RowReader, read_at
 
 GGUF_KINDS = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k")
 
@@ -31,20 +29,14 @@ _FORMATS = {"f32": None, "f16": None, "bf16": None, "q4_0": _SYMMETRIC, "q4_1": 
 
 
 @dataclass(frozen=True, slots=True)
-class GgufTensor:
+class GgufTensor(OneFileTensor[GgufEntry]):
     """A ``SourceTensor`` of a GGUF file.
 
     Attributes:
-        name: Hugging Face's name.
-        path: The file.
-        entry: Its place there.
         rope_head_dim: Rows of a head, where llama.cpp put the two halves that RoPE rotates side by side: row 2 i is
             Hugging Face's row i of the head, row 2 i + 1 its row D/2 + i. None where the order is the same.
     """
 
-    name: str
-    path: Path
-    entry: GgufEntry
     rope_head_dim: int | None = None
 
     @property
@@ -57,25 +49,9 @@ class GgufTensor:
         """The smallest format that keeps its levels; 8 bits where that is none of 4 bits."""
         return _FORMATS.get(self.entry.kind, _EIGHT_BITS)
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Its shape as a matrix; a vector is one row."""
-        return as_rows(self.entry.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        """Its size in the file."""
-        return self.entry.n_bytes
-
-    @contextmanager
-    def open(self) -> Iterator[RowReader]:
-        """Open its file for reading by rows.
-
-        Raises:
-            InputError: It cannot be read.
-        """
-        with opened(self.path) as descriptor:
-            yield _GgufReader(self, descriptor)
+    def reader(self, descriptor: int) -> RowReader:
+        """Return what reads its rows from its open file."""
+        return _GgufReader(self, descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,18 @@
 """A plain tensor of a safetensors file, in bf16, f16 or f32, as a source of rows."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memsim.weights.readers.source import Chunk, RowReader, as_rows, opened, read_at
+from memsim.weights.readers.source import Chunk, OneFileTensor, RowReader, read_at
 from memsim.weights.tensor_file import TensorEntry
 
 FLOAT_DTYPES = {"bf16": "<u2", "f16": "<f2", "f32": "<f4"}
 
 
 @dataclass(frozen=True, slots=True)
-class PlainTensor:
+class PlainTensor(OneFileTensor[TensorEntry]):
     """A ``SourceTensor`` that is stored as floats.
 
     Attributes:
@@ -25,9 +22,6 @@ class PlainTensor:
         offset: What is added to its values.
     """
 
-    name: str
-    path: Path
-    entry: TensorEntry
     offset: float = 0.0
 
     @property
@@ -40,25 +34,9 @@ class PlainTensor:
         """It has no levels that a format could keep."""
         return None
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Its shape as a matrix; a vector is one row."""
-        return as_rows(self.entry.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        """Its size in the file."""
-        return self.entry.n_bytes
-
-    @contextmanager
-    def open(self) -> Iterator[RowReader]:
-        """Open its file for reading by rows.
-
-        Raises:
-            InputError: It cannot be read.
-        """
-        with opened(self.path) as descriptor:
-            yield _PlainReader(self, descriptor)
+    def reader(self, descriptor: int) -> RowReader:
+        """Return what reads its rows from its open file."""
+        return _PlainReader(self, descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """What a pack is made of: the tensors of a checkpoint, whatever its format, each read by rows."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,60 @@ class Checkpoint:
     def n_bytes(self) -> int:
         """Bytes of all tensors that a pack needs."""
         return sum(tensor.n_bytes for tensor in self.tensors.values())
+
+
+class Placed(Protocol):
+    """Where a tensor lies in its file: what a header says of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+
+
+Entry = TypeVar("Entry", bound=Placed)
+
+
+@dataclass(frozen=True, slots=True)
+class OneFileTensor(ABC, Generic[Entry]):
+    """A ``SourceTensor`` whose bytes lie together in one file.
+
+    Attributes:
+        name: Hugging Face's name.
+        path: The file.
+        entry: Its place there.
+    """
+
+    name: str
+    path: Path
+    entry: Entry
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Its shape as a matrix; a vector is one row."""
+        return as_rows(self.entry.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size in the file."""
+        return self.entry.n_bytes
+
+    @abstractmethod
+    def reader(self, descriptor: int) -> RowReader:
+        """Return what reads its rows from its open file."""
+
+    @contextmanager
+    def open(self) -> Iterator[RowReader]:
+        """Open its file for reading by rows.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        with opened(self.path) as descriptor:
+            yield self.reader(descriptor)
 
 
 def as_rows(shape: tuple[int, ...]) -> tuple[int, int]:
