@@ -43,6 +43,12 @@ def tangent_op(*work: str) -> TangentRule:
     return rule
 
 
+def pointwise_op(node: Node) -> WithTangent:
+    """One op serves every function of single elements, by its slope; an attribute says which."""
+    given = same_op(node)
+    return given._replace(op="pointwise_tangent", attrs=given.attrs | {"activation": node.op})
+
+
 def gated_op(node: Node) -> WithTangent:
     """One op serves every gate; an attribute says which."""
     given = same_op(node)

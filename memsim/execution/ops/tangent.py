@@ -4,13 +4,14 @@ Where a Jacobian is symmetric but for the weights, the backward kernel of the op
 products. All in f32 but for the packed product, which is that of the compute path.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 import memsim_kernels as k
 from memsim.execution.kernel_call import NO_BIAS, Attrs, Kernel
+from memsim.execution.ops.elementwise import ELEMENTWISE_KERNELS
 from memsim.execution.storage.mapped_weights import Array
 from memsim.ir.ops.tangent import TANGENT_ROWS
 
@@ -73,15 +74,10 @@ def _gated(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
     ds += by_up
 
 
-def _by_its_slope(forward: Callable[..., None], backward: Callable[..., None]) -> Kernel:
-    """Return the op of a function of single elements."""
-
-    def call(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
-        (y, dy), (x, dx) = _halves(o[0]), _halves(i[0])
-        forward(y, x)
-        backward(dy, dx, x)
-
-    return call
+def _pointwise(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
+    (y, dy), (x, dx) = _halves(o[0]), _halves(i[0])
+    ELEMENTWISE_KERNELS[a["activation"]]([y], [x], a)
+    ELEMENTWISE_KERNELS[f"{a['activation']}_backward"]([dy], [dx, x], a)
 
 
 def _add_table_rows(o: Sequence[Array], i: Sequence[Array], a: Attrs) -> None:
@@ -156,8 +152,7 @@ def tangent_kernels(linear_q4: Kernel, head: Kernel) -> dict[str, Kernel]:
         "rmsnorm_tangent": _rmsnorm,
         "layernorm_tangent": _layernorm,
         "gated_tangent": _gated,
-        "relu_tangent": _by_its_slope(k.relu_forward, k.relu_backward),
-        "gelu_tangent": _by_its_slope(k.gelu_forward, k.gelu_backward),
+        "pointwise_tangent": _pointwise,
         "add_table_rows_tangent": _add_table_rows,
         "attention_tangent": _attention,
         "linear_cross_entropy_q4_tangent": partial(_head, head),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from memsim.ir.gradients import of_first_summand, of_gate, of_input, of_output, of_sum
 from memsim.ir.op import Attrs, OpTable, integer, lanes_of, require
 from memsim.ir.program import TensorType
-from memsim.ir.tangents import gated_op, same_op, tangent_op
+from memsim.ir.tangents import gated_op, pointwise_op, same_op
 from memsim.ir.work import ELEMENTWISE, Kind, OpWork
 
 ELEMENTWISE_OPS = OpTable()
@@ -36,7 +36,7 @@ def _geglu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return _swiglu_backward(i, attrs)
 
 
-@ELEMENTWISE_OPS.op("relu", may_reuse=((0, 0),), gradient=of_input, tangent=tangent_op(), work=ELEMENTWISE)
+@ELEMENTWISE_OPS.op("relu", may_reuse=((0, 0),), gradient=of_input, tangent=pointwise_op, work=ELEMENTWISE)
 def _relu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, H] = max(x, 0)."""
     require(len(i) == 1, i)
@@ -50,7 +50,7 @@ def _relu_backward(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [i[1]]
 
 
-@ELEMENTWISE_OPS.op("gelu", may_reuse=((0, 0),), gradient=of_input, tangent=tangent_op(), work=ELEMENTWISE)
+@ELEMENTWISE_OPS.op("gelu", may_reuse=((0, 0),), gradient=of_input, tangent=pointwise_op, work=ELEMENTWISE)
 def _gelu(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Y [T, H] = x Phi(x), the GELU with the error function."""
     return _relu(i, attrs)
@@ -97,7 +97,7 @@ def _add_row(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     "add_table_rows",
     may_reuse=((0, 0),),
     gradient=of_first_summand,
-    tangent=tangent_op(),
+    tangent=pointwise_op,
     sees_sequence=True,
     work=OpWork(Kind.ELEMENTWISE, moves=lambda i, o: 3 * o[0].n_bytes),
 )

@@ -75,15 +75,9 @@ def _gated_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     return [i[0], TensorType((3, i[0].shape[0] // 2, i[0].shape[1]))]
 
 
-@TANGENT_OPS.op("relu_tangent", work=ELEMENTWISE)
-def _relu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [2 T, H], from x [2 T, H]."""
-    return [i[0]]
-
-
-@TANGENT_OPS.op("gelu_tangent", work=ELEMENTWISE)
-def _gelu_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-    """Y [2 T, H], from x [2 T, H]."""
+@TANGENT_OPS.op("pointwise_tangent", work=ELEMENTWISE)
+def _pointwise_tangent(i: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """Y [2 T, H], from x [2 T, H]; ``activation`` says which function of single elements."""
     return [i[0]]
 
 
