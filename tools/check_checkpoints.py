@@ -229,14 +229,28 @@ ROWS: dict[str, Callable[[Setting], list[Row]]] = {
 }  # fmt: skip
 
 
+def table(rows: list[Row]) -> str:
+    """Return figures as the documents show them."""
+    lines = ["| figure | at most | measured | from |", "|---|---|---|---|"]
+    lines += [f"| {row.name} | {row.asked:g} | {row.measured:.2g} | {row.note} |" for row in rows]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure the rows that are asked for, and exit with 1 when one misses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("text", "smollm2", "gemma"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+        parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of a record instead, and measure nothing")
     asked = parser.parse_args()
+    if asked.table:
+        print(table([Row(**row) for row in json.loads(asked.table.read_text())]))
+        return
+    missing = [name for name in ("text", "smollm2", "gemma") if getattr(asked, name) is None]
+    if missing:
+        parser.error(f"--{missing[0]} is needed")
     found: list[Row] = []
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".check-") as work:
         setting = Setting(asked.smollm2.absolute(), asked.gemma.absolute(), asked.text, Path(work))
