@@ -1,7 +1,6 @@
-"""Untrusted text, streamed: checked UTF-8 or JSONL in, chunks of text out."""
+"""Untrusted text, streamed: checked UTF-8 in, chunks of text or lines out."""
 
 import codecs
-import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -31,16 +30,6 @@ def utf8_chunks(file: BinaryIO, name: str) -> Iterator[str]:
             return
 
 
-def jsonl_texts(file: BinaryIO, name: str) -> Iterator[list[str]]:
-    """Yield the ``text`` of each line's object, as a list of one chunk; blank lines are skipped.
-
-    Raises:
-        InputError: A line is longer than 64 MiB, is not UTF-8 or not a JSON object, or has no ``text`` string.
-    """
-    for number, line in jsonl_lines(file, name):
-        yield [_document(line, f"{name} line {number}")]
-
-
 def jsonl_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
     """Yield (number, line) of each line that is not blank.
 
@@ -54,21 +43,3 @@ def jsonl_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
             raise InputError(f"{name} line {number} is longer than {MAX_LINE_BYTES >> 20} MiB")
         if line.strip():
             yield number, line
-
-
-def _document(line: bytes, where: str) -> str:
-    try:
-        data = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8: byte {error.start} of the line is wrong ({error.reason})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}); every line must be an object with a 'text' string") from error
-    text = data.get("text") if isinstance(data, dict) else None
-    if not isinstance(text, str):
-        problem = "'text' is not a string" if isinstance(data, dict) and "text" in data else "there is no 'text' field"
-        raise InputError(f"{where}: {problem}; every line must be an object with a 'text' string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where}: 'text' holds half of a surrogate pair, which is not a character") from error
-    return text

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 
 from memsim.cap.child import child_command, start_child
-from memsim.data.text import jsonl_texts, utf8_chunks
+from memsim.data.record_files import holds_records, record_texts
+from memsim.data.text import utf8_chunks
 from memsim.data.token_pieces import ids_of_whole
 from memsim.data.tokenizer_choice import ChosenTokenizer
 from memsim.data.tokenizer_file import begin_ids, encoder, load_tokenizer
@@ -85,7 +86,7 @@ def prepare_tokens(
     """Turn a text into a file of little-endian uint32 token ids, written atomically.
 
     Args:
-        source: A UTF-8 text file, or ``.jsonl`` with a ``text`` string in each line's object. None is the text that
+        source: A UTF-8 text file, or one of records, each a JSON object with a ``text`` string. None is the text that
             every Python carries, ``pydoc_data.topics``.
         tokenizer: The model's. Bytes are ids 0 to 255.
         out: The token file to write.
@@ -216,8 +217,8 @@ def _tokenize(job: _Job) -> dict[str, Any]:
         file.seek(0)
         if total_bytes == 0:
             raise InputError(f"{job.source_name} is empty")
-        is_jsonl = job.source is None or Path(job.source).suffix.lower() == ".jsonl"
-        texts = jsonl_texts(file, job.source_name) if is_jsonl else iter([utf8_chunks(file, job.source_name)])
+        records = job.source is None or holds_records(file, job.source_name)
+        texts = record_texts(file, job.source_name) if records else iter([utf8_chunks(file, job.source_name)])
         loaded = load_tokenizer(job.tokenizer) if job.tokenizer else None
         ids_of: TextIds = _byte_ids if loaded is None else partial(ids_of_whole, encode=encoder(loaded))
         begin = begin_ids(loaded) if loaded is not None and job.begins else ()

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from memsim.data.examples import record_words
-from memsim.data.text import jsonl_lines
+from memsim.data.record_files import record_lines
 from memsim.data.tokenize import PROGRESS_BYTES, Bos, answer_parent, run_child, say, token_name, used
 from memsim.data.tokenizer_choice import ChosenTokenizer
 from memsim.data.tokenizer_file import begin_ids, load_tokenizer
@@ -138,8 +138,7 @@ def _tokenize(job: ExampleJob) -> dict[str, Any]:
     with source as file, open(job.out_fd, "wb", closefd=False) as out:  # noqa: PTH123 (a descriptor)
         total_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
-        for number, line in jsonl_lines(file, job.source_name):
-            where = f"{job.source_name} line {number}"
+        for where, line in record_lines(file, job.source_name):
             example = job.task.example(
                 parse_object(line.removeprefix(codecs.BOM_UTF8), where), job.with_template, where
             )

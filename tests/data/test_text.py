@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memsim.data import text
-from memsim.data.text import jsonl_texts, utf8_chunks
+from memsim.data.record_files import record_texts
+from memsim.data.text import utf8_chunks
 from memsim.errors import InputError
 
 
@@ -15,7 +16,7 @@ def read(data: bytes) -> str:
 
 
 def documents(data: bytes) -> list[str]:
-    return ["".join(chunks) for chunks in jsonl_texts(io.BytesIO(data), "a.jsonl")]
+    return ["".join(chunks) for chunks in record_texts(io.BytesIO(data), "a.jsonl")]
 
 
 @settings(max_examples=100, deadline=None)
@@ -62,10 +63,10 @@ def test_a_byte_order_mark_is_no_text() -> None:
         (b'{"text": "x"', r"line 2 is not JSON \("),
         (b"plain words", r"line 2 is not JSON \("),
         (b"[" * 100_000, r"line 2 is not JSON \("),
-        (b'{"body": "x"}', "line 2: there is no 'text' field; every line must be an object with a 'text' string"),
+        (b'{"body": "x"}', "line 2: there is no 'text' field; every record must be an object with a 'text' string"),
         (b'["text"]', "line 2: there is no 'text' field"),
         (b'{"text": 5}', "line 2: 'text' is not a string"),
-        (b'{"text": "\xff"}', "line 2 is not UTF-8: byte 10 of the line is wrong"),
+        (b'{"text": "\xff"}', "line 2 is not UTF-8: byte 10 of the record is wrong"),
         (b'{"text": "\\ud800"}', "line 2: 'text' holds half of a surrogate pair"),
     ],
 )

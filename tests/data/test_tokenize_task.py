@@ -122,7 +122,7 @@ def test_special_tokens_stay_first_and_are_no_answer(tmp_path: Path, seq_len: in
         (b"\n \n", {}, "examples.jsonl has no example"),
         (b"{}\n", {}, "line 1: the field 'sentence' is missing"),
         (b'\n{"sentence": "x", "label": 7}\n', {}, "line 2: the label 'label' is 7"),
-        (b"[1]\n", {}, "line 1 must hold a JSON object, not a list"),
+        (b"[1]\n", {}, "begins as an array, but is not at most 64 MiB of JSON objects in one"),
         (b'{"sentence": "x"\n', {}, "line 1 is not valid JSON"),
         (b'{"sentence": "\xff", "label": 0}\n', {}, "line 1 is not valid JSON"),
         (b'{"sentence": "x", "sentence": "y", "label": 0}\n', {}, "appears twice"),

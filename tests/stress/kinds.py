@@ -24,7 +24,8 @@ from mutations import (
 )
 
 import memsim
-from memsim.data.text import jsonl_texts, utf8_chunks
+from memsim.data.record_files import record_texts
+from memsim.data.text import utf8_chunks
 from memsim.data.tokenize import load_tokenizer
 from memsim.data.windows import TokenFile
 from memsim.errors import InputError
@@ -336,7 +337,7 @@ def _check_text(directory: Path, found: str) -> None:
 
 def _read_records(directory: Path) -> list[str]:
     with open_regular(directory / "text.jsonl", "the text") as file:
-        return ["".join(chunks) for chunks in jsonl_texts(file, "the text")]
+        return ["".join(chunks) for chunks in record_texts(file, "the text")]
 
 
 def _check_records(directory: Path, found: list[str]) -> None:
