@@ -1,5 +1,7 @@
 """The pytest plugin: tests that fail when they take more memory than they may, or than they took.
 
+Over 250 lines: pytest finds a plugin's hooks in one module.
+
 What a test takes is what this process and its descendants hold beyond what they held when the test began, as
 ``memsim.cap.watch`` measures it from outside. Where a test makes one ``memsim`` run, its record says more, and is
 used. Each test stands alone: it begins and ends its own measurement, however it ends.

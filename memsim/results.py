@@ -1,5 +1,7 @@
 """The one record of planned, measured and simulated results: a field is described once, by its annotation.
 
+Over 250 lines: every field of every record stands here, with what it means.
+
 `memsim.result_file` writes it as JSON and reads it back.
 """
 

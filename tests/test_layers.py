@@ -200,6 +200,12 @@ MOST_FILES = 20
 LARGER = {"kernels/memsim_kernels": "Numba's cache is keyed by the files' paths, and every family has two or three"}
 
 
+def test_no_file_is_longer_than_a_reader_can_hold_without_saying_why() -> None:
+    for path in (*MEMSIM, *KERNELS, *(ROOT / "tools").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 250 or "Over 250 lines: " in (ast.get_docstring(ast.parse(text)) or ""), path
+
+
 def test_no_room_has_more_files_than_a_reader_can_hold() -> None:
     folders = {path.parent for path in [*MEMSIM, *KERNELS, *(ROOT / "tests").rglob("*.py")]}
     counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}

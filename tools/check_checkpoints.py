@@ -1,5 +1,7 @@
 """Hold memsim to transformers on public files: ``python tools/check_checkpoints.py --text T --smollm2 S --gemma G``.
 
+Over 250 lines: a row after the other, with what they share.
+
 Rows: ids of a mixed text; loss of each file before the first step of a capped run; loss of the packs that Gemma's file
 gives; an MLX directory made of SmolLM2; twenty AdamW steps beside PEFT. transformers reads the same files
 (``from_pretrained(directory, gguf_file=...)``). Printed: what is asked of each figure, and what was measured.

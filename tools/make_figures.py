@@ -1,5 +1,7 @@
 """Make the picture and the table of README.md from stored measurements: ``python tools/make_figures.py [--measure]``.
 
+Over 250 lines: one figure after the other, none of which another file needs.
+
 ``traces/step-memory.json`` holds what runs took and what was planned for them; ``docs/step-memory.svg`` and the table
 between two marks of README.md show it, and tests hold that they do. ``--measure`` runs anew: leave the machine idle for
 a few minutes, look at the difference, and commit all of them.

@@ -1,5 +1,7 @@
 """Train the model that memsim ships as ``--model tiny``: ``nice python tools/pretrain_tiny.py OUT`` (extra ``torch``).
 
+Over 250 lines: a recipe, which is read from top to bottom.
+
 A byte-level Qwen2-style model learns the docstrings and comments of CPython's standard library; CPython's language
 documentation (``pydoc_data.topics``) is kept from it and becomes the text to fine-tune on. From half of the steps on
 the forward pass sees the weights as the pack will hold them, so that the checkpoint loses nothing when it is packed.

@@ -1,5 +1,7 @@
 """Grouped-query attention by tiles of 64 queries and 64 keys, with the softmax taken tile by tile.
 
+Over 250 lines: forward and backward share their tiles.
+
 T tokens, D head_dim, NH query heads, NKV key-value heads; query head h reads key-value head h // (NH / NKV). Query t
 sees all keys, or, if ``causal``, keys 0 ... t, or the last ``window`` of those. Tiles in which no query sees a key are
 skipped. Nothing of size T x T exists. A tile of scores is kept transposed, [keys, queries], so that the maximum, the

@@ -1,5 +1,7 @@
 """Attention as in ``attention``, with products in bf16 and sums, softmax and everything kept in float32.
 
+Over 250 lines: forward and backward share their tiles.
+
 q, k, v, do, the probabilities and their gradients are rounded to bf16 where they enter a product, as flash attention
 on accelerators does. Bits depend on the engine (AMX or vectors), never on threads or addresses.
 """

@@ -1,5 +1,7 @@
 """The inner loops of bf16 products: a block of the result in tile registers (AMX) or vector registers (AVX-512).
 
+Over 250 lines: the code that is emitted for a block is read from end to end.
+
 Addresses are int64, distances are bytes, and nothing checks bounds. A row block is 16 rows of the left matrix, bf16
 [steps, 16, 32]; the panel is that of ``bf16_unpack``. The block of the result starts from one place (a bias repeated at
 distance 0, the matrix itself, a block of scratch) and goes to another; each place is its address and the distances

@@ -1,5 +1,7 @@
 """Panels of bf16 products: 32 columns of a packed or dense matrix, and their product with all row blocks.
 
+Over 250 lines: what is unpacked into tiles and what multiplies them agree on every place.
+
 While one panel is multiplied by the row blocks (see ``bf16_rows``), the next is unpacked. Each thread has room for
 both, and for two row blocks of results at an edge.
 """

@@ -1,5 +1,7 @@
 """Text to token ids, in a process of its own, so that no other process of a run ever holds a tokenizer.
 
+Over 250 lines: both sides of one process, with the job that they share.
+
 ``prepare_tokens`` starts ``python -m memsim.data.tokenize JOB`` (a JSON object). The child writes ids to the open
 file it inherits and JSON lines to stdout: ``{"done_bytes", "total_bytes"}`` as it goes, then ``{"n_tokens"}`` and what
 the tokenizer added, or ``{"error"}``. The text is streamed in pieces (``token_pieces``), to the ids of the whole. Every

@@ -1,5 +1,7 @@
 """Examples of a task to labelled windows, in a process of its own, as ``tokenize`` does with text.
 
+Over 250 lines: both sides of one process, with the job that they share.
+
 ``prepare_examples`` starts ``python -m memsim.data.tokenize_task JOB``. An example becomes one window for training,
 of its right option, and one for each option in an evaluation. Labels are the tokens of the answer; all others are
 ignored. For a classifier, an example is one window of its prompt, and its last token has the index of the right option

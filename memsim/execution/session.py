@@ -1,5 +1,7 @@
 """A training session: programs bound to weights, adapters, scratch and data, in this process.
 
+Over 250 lines: it owns all memory of a run, and lets go of it in order.
+
 The capped worker runs one; tests run it directly.
 """
 

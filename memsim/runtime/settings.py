@@ -1,5 +1,7 @@
 """Every setting of a run, described once: its option, type, range and unit, and which runs it means something to.
 
+Over 250 lines: the table of all settings is in one place, with the rules that it is read by.
+
 ``check_settings`` is called whenever a ``RunConfig`` is made, so that no door has rules of its own: the command line,
 Python, a sweep's points, comparisons, baselines and resumed runs. A setting that would be ignored is refused by name.
 """

@@ -1,5 +1,7 @@
 """Lowering: block programs and choices become one flat step program.
 
+Over 250 lines: it is the only description of a training step, and is read as one.
+
 This is the only description of a training step. Plain backprop, MeBP and every later schedule differ in the
 ``Choices`` given here, that is, in which values the backward nodes read: kept, restored or recomputed.
 """

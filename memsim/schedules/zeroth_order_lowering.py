@@ -1,5 +1,7 @@
 """Lowering a zeroth-order step: perturbed forwards as lanes of one stream, their losses, one estimate, updates.
 
+Over 250 lines: lanes, noise and updates of one method are read together.
+
 Weights, adapters, scratch and block programs are those of every step (``lowering``, ``emitter``); a step adds
 ``perturb`` before each block, ``estimate`` after the last lane, and updates that draw the noise again.
 """

@@ -1,4 +1,7 @@
-"""LoRA adapters on disk, in PEFT's format, so that other tools can load what memsim trained."""
+"""LoRA adapters on disk, in PEFT's format, so that other tools can load what memsim trained.
+
+Over 250 lines: PEFT's format is written and read by the same names.
+"""
 
 import json
 import re

@@ -1,5 +1,7 @@
 """A pack: a directory with ``pack.json``, one safetensors file per part, and perhaps a tokenizer.
 
+Over 250 lines: what a pack may hold is checked where it is opened.
+
 ``memsim.models.parts`` says what each file holds. A pack may come from anywhere, so everything in it is checked
 before use: descriptions and headers when it is opened (no tensor is read), tensor data by its SHA-256 once mapped.
 """

@@ -1,4 +1,7 @@
-"""From a checkpoint of any format to a pack, streamed by rows: the footprint does not depend on a matrix's size."""
+"""From a checkpoint of any format to a pack, streamed by rows: the footprint does not depend on a matrix's size.
+
+Over 250 lines: a matrix is read, rounded, written and judged in one stream.
+"""
 
 import os
 import shutil

@@ -1,5 +1,7 @@
 """Safetensors files: bounded header reading, read-only mapping, and aligned streaming writes.
 
+Over 250 lines: a format's reader and writer are held to each other.
+
 Format: 8 bytes little-endian header length, a JSON header, then the tensors, back to back and without holes. A
 hole that alignment needs is therefore itself a tensor, ``_pad<i>`` of type U8.
 """

@@ -56,7 +56,8 @@ def _options(settings: Sequence[str]) -> list[str]:
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text or JSON records (field `text`, or a task's fields), one a line or an array, to train on.  [default: CPython's own documentation; "
+    help="UTF-8 text or JSON records (field `text`, or a task's fields), one a line or an array, to train on.  "
+    "[default: CPython's own documentation; "
     "examples made of it for the task docs-agreement]",
 )
 @click.option(
