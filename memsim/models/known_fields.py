@@ -30,9 +30,9 @@ _USED = frozenset((
 NEUTRAL = frozenset((
     "activation_dropout", "attention_dropout", "attention_probs_dropout_prob", "attn_implementation",
     "attn_pdrop", "bad_words_ids", "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
-    "dropout", "embd_pdrop", "embedding_dropout", "encoder_no_repeat_ngram_size", "fused_mlp", "hidden_dropout",
-    "hidden_dropout_prob", "init_std", "initializer_range", "layerdrop", "mlp_dropout", "output_attentions",
-    "output_hidden_states", "pretraining_tp", "resid_pdrop", "tie_encoder_decoder", "use_cache", "use_flash_attn",
+    "dropout", "embd_pdrop", "embedding_dropout", "encoder_no_repeat_ngram_size", "flash_attn", "fused_mlp",
+    "hidden_dropout", "hidden_dropout_prob", "init_std", "initializer_range", "layerdrop", "mlp_dropout",
+    "output_attentions", "output_hidden_states", "pretraining_tp", "resid_pdrop", "tie_encoder_decoder", "use_cache", "use_flash_attn",
     "use_flash_attention", "use_flash_attention_2", "use_fused_rms_norm", "use_fused_cross_entropy",
 ))  # fmt: skip
 # The only value of a field that memsim has, whatever the family; missing and null are fine.
