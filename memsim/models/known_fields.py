@@ -20,9 +20,9 @@ _USED = frozenset((
     "layer_types", "max_position_embeddings", "max_window_layers", "model_type", "multimodal_type",
     "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "num_labels",
     "original_max_position_embeddings", "problem_type", "quantization", "quantization_config",
-    "query_pre_attn_scalar", "rms_norm_eps", "rope_local_base_freq", "rope_parameters", "rope_scaling", "rope_theta",
-    "sliding_window", "sliding_window_pattern", "tie_word_embeddings", "type_vocab_size", "use_sliding_window",
-    "vocab_size", "word_embed_proj_dim",
+    "query_pre_attn_scalar", "rms_norm_eps", "rope_local_base_freq", "rope_parameters", "rope_scaling",
+    "rope_theta", "sliding_window", "sliding_window_pattern", "tie_word_embeddings", "type_vocab_size",
+    "use_sliding_window", "vocab_size", "word_embed_proj_dim",
 ))  # fmt: skip
 # Of these the names speak of mathematics, but they change nothing that is computed here: how it is computed
 # (pretraining_tp sums in another order), how generating goes, what a fresh model begins with, dropout, which memsim
@@ -32,8 +32,9 @@ NEUTRAL = frozenset((
     "attn_pdrop", "bad_words_ids", "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
     "dropout", "embd_pdrop", "embedding_dropout", "encoder_no_repeat_ngram_size", "flash_attn", "fused_mlp",
     "hidden_dropout", "hidden_dropout_prob", "init_std", "initializer_range", "layerdrop", "mlp_dropout",
-    "output_attentions", "output_hidden_states", "pretraining_tp", "resid_pdrop", "tie_encoder_decoder", "use_cache", "use_flash_attn",
-    "use_flash_attention", "use_flash_attention_2", "use_fused_rms_norm", "use_fused_cross_entropy",
+    "output_attentions", "output_hidden_states", "pretraining_tp", "resid_pdrop", "tie_encoder_decoder",
+    "use_cache", "use_flash_attn", "use_flash_attention", "use_flash_attention_2", "use_fused_rms_norm",
+    "use_fused_cross_entropy",
 ))  # fmt: skip
 # The only value of a field that memsim has, whatever the family; missing and null are fine.
 _FIXED: dict[str, Any] = {
