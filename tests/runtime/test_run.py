@@ -108,7 +108,8 @@ def test_the_peak_is_within_the_budget_and_within_five_percent_of_the_plan(finis
     assert result.peak_working_set_bytes is not None and result.planned_peak_bytes is not None
     assert result.planned_peak_bytes > 20 * MB
     error = result.peak_working_set_bytes - result.planned_peak_bytes
-    assert abs(error) <= NOISE_BYTES + group_error_bytes()
+    # It is the difference of two readings of the group, at the baseline and at the peak, each off by as much.
+    assert abs(error) <= NOISE_BYTES + 2 * group_error_bytes()
     peaks = [step.peak_footprint_bytes or 0 for step in result.steps]
     assert all(result.baseline_footprint_bytes < peak <= result.peak_footprint_bytes for peak in peaks)
 
