@@ -40,14 +40,30 @@ def tried(fault: Fault, directory: Path) -> dict[str, object]:
         return row | {"code": None, "last": " ".join(str(error).split())[:300]}
     left = shop.left()
     right = done.code == fault.code and fault.says in done.last and "Traceback" not in done.err and not left
-    return row | {"right": right, "code": done.code, "last": done.last[-300:], "left": left}
+    return row | {"right": right, "code": done.code, "last": without_paths(done.last[-300:]), "left": left}
 
 
-def shown(row: dict[str, object], directory: Path) -> str:
+def without_paths(text: str) -> str:
+    """Return a line without the directories of this machine."""
+    return re.sub(r"/\S*/", "", text)
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return what the documents show: each fault, the exit code, the last line, what was left behind."""
+    lines = ["| fault | exit code | last line | left behind |", "|---|---|---|---|"]
+    for row in rows:
+        ended = (
+            f"{row['code']} | {row['last']} | {row['left'] or 'nothing'}" if "code" in row else f"| {row['skipped']} |"
+        )
+        lines.append(f"| {row['fault']} | {ended} |".replace("`", ""))
+    return "\n".join(lines)
+
+
+def shown(row: dict[str, object]) -> str:
     """Return one line for people."""
     if "skipped" in row:
         return f"skip  {row['fault']}: {row['skipped']}"
-    last = re.sub(r"/\S*/", "", str(row["last"]).replace(str(directory), ""))
+    last = without_paths(str(row["last"]))
     left = f"; left {row['left']}" if row["left"] else ""
     return f"{'ok  ' if row['right'] else 'WRONG'}  exit {row['code']}  {row['fault']}: {last[:110]}{left}"
 
@@ -58,7 +74,11 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of a record instead, and try nothing")
     asked = parser.parse_args()
+    if asked.table:
+        print(table(json.loads(asked.table.read_text())))
+        return
     prepare_kernels(1, lambda text: print(text, file=sys.stderr))
     rows = []
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="faults-") as name:
@@ -68,7 +88,7 @@ def main() -> None:
                 directory = Path(name) / f"{number:02d}"
                 directory.mkdir()
                 rows.append(tried(fault, directory))
-                print(shown(rows[-1], directory), flush=True)
+                print(shown(rows[-1]), flush=True)
     wrong = sum(not row["right"] for row in rows)
     print(f"{len(rows)} faults, {wrong} wrong, {sum('skipped' in row for row in rows)} skipped")
     if asked.json:
